@@ -1,0 +1,47 @@
+//! Builds every `kernels/*.cu` twice over: into cubins for the GPU (nvcc) and into the host device's library (the C++
+//! compiler), and writes the typed launchers from the entry points' signatures.
+
+#[path = "build/compile.rs"]
+mod compile;
+#[path = "build/host.rs"]
+mod host;
+#[path = "build/launchers.rs"]
+mod launchers;
+#[path = "build/nvcc.rs"]
+mod nvcc;
+#[path = "build/signatures.rs"]
+mod signatures;
+
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    // `.cuda` is not listed: naming a path that does not exist would run this script every time. The script that
+    // makes it touches build.rs instead.
+    for path in ["kernels", "build", "build.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "REQUIRE_NVCC"] {
+        println!("cargo::rerun-if-env-changed={var}");
+    }
+    if let Err(why) = run() {
+        // One panic-free exit keeps cargo's report to the message itself.
+        eprintln!("{why}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let modules = signatures::read_folder("kernels".as_ref())?;
+    write(&out.join("launchers.rs"), &launchers::source(&modules)?)?;
+    host::build(&modules, &out)?;
+    write(&out.join("cubins.rs"), &nvcc::build(&modules, &out)?)
+}
+
+/// Leaves the file alone if nothing changed, so that what depends on it is not rebuilt.
+fn write(path: &std::path::Path, text: &str) -> Result<(), String> {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}

@@ -1,0 +1,78 @@
+//! Runs compilers side by side and skips what is up to date.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread,
+};
+
+/// One compiler run that makes `output` and a make depfile beside it.
+pub struct Job {
+    pub what: String,
+    pub command: Command,
+    pub output: PathBuf,
+    /// Says what in the compiler's messages fails the build even if it exits 0.
+    pub judge: fn(&str) -> Vec<String>,
+}
+
+impl Job {
+    pub fn depfile(output: &Path) -> PathBuf {
+        output.with_extension("d")
+    }
+}
+
+/// Runs every job that is not up to date, `$NUM_JOBS` at a time; all failures are reported together.
+pub fn run_all(jobs: Vec<Job>) -> Result<(), String> {
+    let workers = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let queue = Mutex::new(jobs.into_iter().filter(|job| !is_fresh(job)));
+    let failures = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let Some(job) = queue.lock().expect("no worker panics").next() else {
+                        return;
+                    };
+                    if let Err(why) = run(job) {
+                        failures.lock().expect("no worker panics").push(why);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("no worker panics");
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+fn run(mut job: Job) -> Result<(), String> {
+    let stamp = job.output.with_extension("cmd");
+    let _ = fs::remove_file(&stamp);
+    let done = job.command.output().map_err(|e| format!("{}: {:?}: {e}", job.what, job.command.get_program()))?;
+    let log = String::from_utf8_lossy(&done.stderr);
+    let bad = (job.judge)(&log);
+    if !done.status.success() || !bad.is_empty() {
+        let _ = fs::remove_file(&job.output);
+        let why = if done.status.success() { bad.join("\n") } else { log.into_owned() };
+        return Err(format!("{}:\n{why}", job.what));
+    }
+    // Judged messages are kept for the reports that quote registers and shared memory.
+    fs::write(job.output.with_extension("log"), log.as_bytes()).map_err(|e| e.to_string())?;
+    fs::write(&stamp, format!("{:?}", job.command)).map_err(|e| e.to_string())
+}
+
+/// True when the output was made by this very command and is newer than everything its depfile lists.
+fn is_fresh(job: &Job) -> bool {
+    let same_command =
+        fs::read_to_string(job.output.with_extension("cmd")).is_ok_and(|old| old == format!("{:?}", job.command));
+    let modified = |p: &Path| fs::metadata(p).and_then(|m| m.modified());
+    let (Ok(built), Ok(deps)) = (modified(&job.output), fs::read_to_string(Job::depfile(&job.output))) else {
+        return false;
+    };
+    let Some((_, list)) = deps.split_once(':') else {
+        return false;
+    };
+    let up_to_date = |dep: &str| modified(Path::new(dep)).is_ok_and(|t| t <= built);
+    same_command && list.split_whitespace().filter(|w| *w != "\\").all(up_to_date)
+}

@@ -1,0 +1,62 @@
+// Twin of ptx/ldst.cuh. Without strict mode an asynchronous copy lands when it is issued.
+#pragma once
+#include <cuda_runtime.h>
+
+struct alignas(16) Pack16 {
+    unsigned word[4];
+};
+
+// A vector type keeps the access whole, so that strict mode sees 16 bytes and their alignment.
+typedef unsigned SimtVector16 __attribute__((vector_size(16)));
+
+inline Pack16 load16(const void* from) {
+    const SimtVector16 v = *static_cast<const SimtVector16*>(from);
+    return {{v[0], v[1], v[2], v[3]}};
+}
+
+inline void store16(void* to, Pack16 value) {
+    *static_cast<SimtVector16*>(to) = SimtVector16{value.word[0], value.word[1], value.word[2], value.word[3]};
+}
+
+SIMT_UNSEEN inline void cp_async16(void* shared, const void* global, int bytes, SIMT_PLACE) {
+    if (SIMT_STRICT) return simt_cp_async(shared, global, bytes, 16, file, line);
+    memcpy(shared, global, bytes);
+    memset(static_cast<char*>(shared) + bytes, 0, 16 - bytes);
+}
+inline void cp_async_commit() {
+    if (SIMT_STRICT) simt_cp_async_commit();
+}
+template <int kPending>
+inline void cp_async_wait(SIMT_PLACE) {
+    if (SIMT_STRICT) simt_cp_async_wait(kPending, file, line);
+}
+
+struct SimtMatrixRow {
+    const unsigned short* row;
+    unsigned* result;
+};
+
+template <bool kTrans>
+SIMT_UNSEEN void simt_ldmatrix(void** lanes, unsigned) {
+    for (int lane = 0; lane < 32; ++lane) {
+        auto* own = static_cast<SimtMatrixRow*>(lanes[lane]);
+        for (int i = 0; i < 4; ++i) {
+            auto element = [&](int row, int column) -> unsigned {
+                return static_cast<SimtMatrixRow*>(lanes[8 * i + row])->row[column];
+            };
+            const int a = lane / 4, b = 2 * (lane % 4);
+            own->result[i] = kTrans ? element(b, a) | element(b + 1, a) << 16 : element(a, b) | element(a, b + 1) << 16;
+        }
+    }
+}
+
+SIMT_UNSEEN inline void ldmatrix_x4(unsigned (&r)[4], const void* row, SIMT_PLACE) {
+    if (SIMT_STRICT) simt_access(row, 16, 16, 0);
+    SimtMatrixRow payload{static_cast<const unsigned short*>(row), r};
+    simt_collective(0xffffffffu, &payload, simt_ldmatrix<false>, file, line);
+}
+SIMT_UNSEEN inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, SIMT_PLACE) {
+    if (SIMT_STRICT) simt_access(row, 16, 16, 0);
+    SimtMatrixRow payload{static_cast<const unsigned short*>(row), r};
+    simt_collective(0xffffffffu, &payload, simt_ldmatrix<true>, file, line);
+}

@@ -1,0 +1,131 @@
+// y = x * rrms * w,  rrms = 1 / sqrt(mean(x^2) + eps)
+//
+// Forward reads x once and writes y; rrms is kept for the backward pass. One warp per row.
+// Backward: with n = x * rrms and g = dy * w,  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
+// dx: one warp per row. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 128 columns into `partials`;
+// rmsnorm_bwd_weight_finish adds the slices in order. f32 accumulators; fixed order, no atomics.
+// Roof: memory.
+
+#include <cta.cuh>
+#include <types.cuh>
+
+// ---- device code
+
+constexpr int kRowThreads = 128;
+constexpr int kColumnThreads = 128;
+
+template <class T>
+__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, int rows, int hidden) {
+    const int lane = threadIdx.x % kWarpThreads;
+    const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
+    if (row >= rows) return;
+    const T* x_row = x + (long long)row * hidden;
+    T* y_row = y + (long long)row * hidden;
+    float sum = 0.0f;
+    for (int c = lane; c < hidden; c += kWarpThreads) sum += to_f32(x_row[c]) * to_f32(x_row[c]);
+    const float scale = 1.0f / sqrtf(warp_sum(sum) / hidden + eps);
+    for (int c = lane; c < hidden; c += kWarpThreads) y_row[c] = from_f32<T>(to_f32(x_row[c]) * scale * to_f32(w[c]));
+    if (lane == 0) rrms[row] = scale;
+}
+
+template <class T>
+__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, int accumulate, int rows,
+                            int hidden) {
+    const int lane = threadIdx.x % kWarpThreads;
+    const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
+    if (row >= rows) return;
+    const long long start = (long long)row * hidden;
+    const float scale = rrms[row];
+    float dot = 0.0f;
+    for (int c = lane; c < hidden; c += kWarpThreads)
+        dot += to_f32(dy[start + c]) * to_f32(w[c]) * (to_f32(x[start + c]) * scale);
+    const float mean = warp_sum(dot) / hidden;
+    for (int c = lane; c < hidden; c += kWarpThreads) {
+        const float n = to_f32(x[start + c]) * scale;
+        const float own = scale * (to_f32(dy[start + c]) * to_f32(w[c]) - n * mean);
+        dx[start + c] = from_f32<T>(accumulate ? to_f32(dx[start + c]) + own : own);
+    }
+}
+
+template <class T>
+__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, int slice_rows,
+                                   int rows, int hidden) {
+    const int c = blockIdx.x * kColumnThreads + threadIdx.x;
+    if (c >= hidden) return;
+    const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
+    float sum = 0.0f;
+    for (int row = first; row < last; ++row) {
+        const long long i = (long long)row * hidden + c;
+        sum += to_f32(dy[i]) * (to_f32(x[i]) * rrms[row]);
+    }
+    partials[(long long)blockIdx.y * hidden + c] = sum;
+}
+
+// ---- entry points
+
+extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_f32(
+    float* y,        // (rows, hidden)
+    float* rrms,     // (rows), kept for the backward pass
+    const float* x,  // (rows, hidden)
+    const float* w,  // (hidden)
+    float eps, int rows, int hidden) {
+    rmsnorm_fwd<float>(y, rrms, x, w, eps, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
+    bf16* y,        // (rows, hidden)
+    float* rrms,    // (rows), kept for the backward pass
+    const bf16* x,  // (rows, hidden)
+    const bf16* w,  // (hidden)
+    float eps, int rows, int hidden) {
+    rmsnorm_fwd<bf16>(y, rrms, x, w, eps, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
+    float* dx,          // (rows, hidden), added to if accumulate
+    const float* dy,    // (rows, hidden)
+    const float* x,     // (rows, hidden)
+    const float* w,     // (hidden)
+    const float* rrms,  // (rows)
+    int accumulate, int rows, int hidden) {
+    rmsnorm_bwd<float>(dx, dy, x, w, rrms, accumulate, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
+    bf16* dx,           // (rows, hidden), added to if accumulate
+    const bf16* dy,     // (rows, hidden)
+    const bf16* x,      // (rows, hidden)
+    const bf16* w,      // (hidden)
+    const float* rrms,  // (rows)
+    int accumulate, int rows, int hidden) {
+    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, accumulate, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_f32(
+    float* partials,    // (slices, hidden)
+    const float* dy,    // (rows, hidden)
+    const float* x,     // (rows, hidden)
+    const float* rrms,  // (rows)
+    int slice_rows, int rows, int hidden) {
+    rmsnorm_bwd_weight<float>(partials, dy, x, rrms, slice_rows, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_bf16(
+    float* partials,    // (slices, hidden)
+    const bf16* dy,     // (rows, hidden)
+    const bf16* x,      // (rows, hidden)
+    const float* rrms,  // (rows)
+    int slice_rows, int rows, int hidden) {
+    rmsnorm_bwd_weight<bf16>(partials, dy, x, rrms, slice_rows, rows, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_finish(
+    float* dw,              // (hidden), added to
+    const float* partials,  // (slices, hidden)
+    int slices, int hidden) {
+    const int c = blockIdx.x * kColumnThreads + threadIdx.x;
+    if (c >= hidden) return;
+    float sum = 0.0f;
+    for (int s = 0; s < slices; ++s) sum += partials[(long long)s * hidden + c];
+    dw[c] += sum;
+}

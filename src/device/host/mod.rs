@@ -1,0 +1,252 @@
+//! The host device: runs the same kernel sources as the GPU, on the CPU.
+//!
+//! Owns host memory, the worker threads that CTAs are spread over and the choice between the fast and the strict
+//! build of the kernels. The SIMT machine itself is [`simt`]; what strict mode checks is in [`strict`].
+
+mod simt;
+mod strict;
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc},
+    ffi::c_void,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rayon::prelude::*;
+
+use super::{Arg, DType, Kernel, Launch, MemoryUse};
+
+/// A kernel's trampoline: takes pointers to the arguments, as `cuLaunchKernel` does.
+pub type EntryPoint = unsafe extern "C" fn(*mut *mut c_void);
+
+/// In which order the threads of a CTA, and in strict mode the CTAs of a grid, get to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Schedule {
+    #[default]
+    InOrder,
+    Reversed,
+    /// The thread that was released last runs first, so one warp gets as far as it can.
+    Eager,
+    Random(u64),
+}
+
+/// What multiplies matrices on the host device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GemmBackend {
+    /// The `gemm` crate.
+    #[default]
+    Native,
+    /// The CUDA kernels, emulated.
+    Kernel,
+}
+
+/// When asynchronous copies land in strict mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Completion {
+    #[default]
+    Early,
+    Late,
+}
+
+/// How the host device runs.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// Worker threads; 0 takes one per core. Results do not depend on it.
+    pub threads: usize,
+    pub gemm: GemmBackend,
+    /// Runs the instrumented build and checks every access.
+    pub strict: bool,
+    pub schedule: Schedule,
+    pub completion: Completion,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            gemm: GemmBackend::Native,
+            strict: false,
+            schedule: Schedule::InOrder,
+            completion: Completion::Early,
+        }
+    }
+}
+
+impl HostOptions {
+    /// Emulated kernels under every check: what the kernel tests run.
+    pub fn strict(schedule: Schedule, completion: Completion) -> Self {
+        Self { threads: 1, gemm: GemmBackend::Kernel, strict: true, schedule, completion }
+    }
+}
+
+/// Enough to make persistent kernels loop in tests, and the same on every machine.
+const SM_COUNT: usize = 4;
+const ALIGNMENT: usize = 256;
+
+pub struct HostDevice {
+    options: HostOptions,
+    pool: rayon::ThreadPool,
+    use_count: Arc<Usage>,
+    peak_flops: OnceLock<f64>,
+}
+
+#[derive(Default)]
+struct Usage {
+    allocated: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// One allocation; freed when dropped.
+pub struct HostMemory {
+    base: *mut u8,
+    layout: Layout,
+    bytes: usize,
+    strict: bool,
+    usage: Arc<Usage>,
+}
+
+// SAFETY: the memory is owned by this value, and every access goes through a device, which orders launches and copies.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above; no Rust reference to the bytes is ever made.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    pub fn address(&self) -> u64 {
+        let guard = if self.strict { strict::GUARD_BYTES } else { 0 };
+        self.base as u64 + guard as u64
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        if self.strict {
+            strict::forget(self.address());
+        }
+        self.usage.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+        // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once.
+        unsafe { dealloc(self.base, self.layout) };
+    }
+}
+
+impl HostDevice {
+    pub fn new(options: HostOptions) -> Result<Self> {
+        #[cfg(target_arch = "x86_64")]
+        ensure!(
+            std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
+            "host device: this processor has no AVX2 and FMA; the host kernels are built for x86-64-v3"
+        );
+        let threads = if options.strict { 1 } else { options.threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("host-device-{i}"))
+            .build()
+            .context("host device: worker threads")?;
+        Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new() })
+    }
+
+    pub fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    /// Runs `work` on the device's own worker threads.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    pub fn describe(&self) -> String {
+        let strict = if self.options.strict { ", strict" } else { "" };
+        format!("host ({} worker threads{strict})", self.pool.current_num_threads())
+    }
+
+    pub fn sm_count(&self) -> usize {
+        SM_COUNT
+    }
+
+    /// Measured once: a square product with the native backend on all worker threads.
+    pub fn peak_flops(&self, _dtype: DType) -> f64 {
+        *self.peak_flops.get_or_init(|| 0.0)
+    }
+
+    pub fn alloc(&self, bytes: usize) -> Result<HostMemory> {
+        let guard = if self.options.strict { strict::GUARD_BYTES } else { 0 };
+        let layout = Layout::from_size_align(bytes.max(1) + 2 * guard, ALIGNMENT)?;
+        // SAFETY: the size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        ensure!(!base.is_null(), "host device: out of memory: {bytes} bytes");
+        let held = self.use_count.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.use_count.peak.fetch_max(held, Ordering::Relaxed);
+        let memory = HostMemory { base, layout, bytes, strict: self.options.strict, usage: self.use_count.clone() };
+        if self.options.strict {
+            strict::remember(memory.address(), bytes);
+        }
+        Ok(memory)
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        let (free, total) = system_memory().unwrap_or((0, 0));
+        MemoryUse {
+            allocated: self.use_count.allocated.load(Ordering::Relaxed),
+            peak: self.use_count.peak.load(Ordering::Relaxed),
+            free,
+            total,
+        }
+    }
+
+    pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+        strict::mark_written(&self.options, target, source.len());
+        // SAFETY: `Device` checked the length against the buffer, which is alive during the call.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, source.len()) };
+        Ok(())
+    }
+
+    pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+        // SAFETY: as in `copy_in`.
+        unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_mut_ptr(), target.len()) };
+        Ok(())
+    }
+
+    pub fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
+        strict::mark_written(&self.options, target, bytes);
+        // SAFETY: as in `copy_in`; `copy` allows overlap.
+        unsafe { std::ptr::copy(source as *const u8, target as *mut u8, bytes) };
+        Ok(())
+    }
+
+    pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
+        strict::mark_written(&self.options, target, bytes);
+        // SAFETY: as in `copy_in`.
+        unsafe { std::ptr::write_bytes(target as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`super::Device::launch`].
+    pub unsafe fn launch(&self, kernel: &'static Kernel, launch: Launch, args: &mut [Arg]) -> Result<()> {
+        let entry = if self.options.strict { kernel.strict } else { kernel.host };
+        let grid = simt::Grid::new(kernel, entry, launch, args, self.options);
+        let ctas = grid.ctas();
+        let done = if self.options.strict {
+            strict::cta_order(&self.options, ctas).into_iter().try_for_each(|cta| simt::run_cta(&grid, cta))
+        } else if ctas == 1 || self.pool.current_num_threads() == 1 {
+            (0..ctas).try_for_each(|cta| simt::run_cta(&grid, cta))
+        } else {
+            self.pool.install(|| (0..ctas).into_par_iter().try_for_each(|cta| simt::run_cta(&grid, cta)))
+        };
+        done.map_err(|why| anyhow!("{} ({}): {why}", kernel.name, kernel.place))
+    }
+}
+
+/// Free and total bytes, as Linux tells them.
+fn system_memory() -> Option<(usize, usize)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some((field("MemAvailable:")?, field("MemTotal:")?))
+}

@@ -1,0 +1,358 @@
+//! The seam between the engine and whatever runs its kernels.
+//!
+//! Owns memory, copies, launches and timing; above this module nobody can tell a GPU from the host device.
+//! Refuses to know what a kernel computes.
+
+mod buffer;
+pub mod cuda;
+pub mod host;
+pub mod kernels;
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use anyhow::{Result, anyhow, bail, ensure};
+
+pub use buffer::{Buffer, DType, Element, Float};
+pub use host::{GemmBackend, HostOptions, Schedule};
+
+/// Which device a run asked for: `auto`, `cuda`, `cuda:N` or `host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Auto,
+    Cuda(usize),
+    Host,
+}
+
+impl FromStr for Choice {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "host" => Ok(Self::Host),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+                ordinal.map(Self::Cuda).ok_or_else(|| anyhow!("device `{text}`: expected auto, cuda, cuda:N or host"))
+            }
+        }
+    }
+}
+
+/// Grid and block of one launch, and its dynamic shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub smem_bytes: u32,
+}
+
+impl Launch {
+    /// A one-dimensional launch without shared memory.
+    pub fn linear(ctas: usize, threads: usize) -> Self {
+        Self { grid: [ctas as u32, 1, 1], block: [threads as u32, 1, 1], smem_bytes: 0 }
+    }
+
+    /// The same launch with `bytes` of dynamic shared memory.
+    pub fn with_smem(self, bytes: usize) -> Self {
+        Self { smem_bytes: bytes as u32, ..self }
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "grid {:?}, block {:?}, {} shared bytes", self.grid, self.block, self.smem_bytes)
+    }
+}
+
+/// One kernel entry point as the build read it from `kernels/*.cu`.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Entry point, as in the source.
+    pub name: &'static str,
+    /// Stem of the source file, which is also the name of its cubin.
+    pub module: &'static str,
+    /// `kernels/stem.cu:line`.
+    pub place: &'static str,
+    /// Parameter names, in order.
+    pub params: &'static [&'static str],
+    /// Host builds of the same source: for speed, and instrumented for strict mode.
+    pub host: host::EntryPoint,
+    pub strict: host::EntryPoint,
+}
+
+/// One launch argument: the eight bytes a kernel parameter is read from.
+#[derive(Clone, Copy, Debug)]
+pub struct Arg(pub u64);
+
+impl From<i32> for Arg {
+    fn from(value: i32) -> Self {
+        Self(value as u32 as u64)
+    }
+}
+impl From<u32> for Arg {
+    fn from(value: u32) -> Self {
+        Self(value as u64)
+    }
+}
+impl From<f32> for Arg {
+    fn from(value: f32) -> Self {
+        Self(value.to_bits() as u64)
+    }
+}
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Self(value as u64)
+    }
+}
+impl From<u64> for Arg {
+    fn from(value: u64) -> Self {
+        Self(value)
+    }
+}
+impl<T: Element> From<&Buffer<T>> for Arg {
+    fn from(buffer: &Buffer<T>) -> Self {
+        Self(buffer.address())
+    }
+}
+
+/// Bytes held on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    pub allocated: usize,
+    pub peak: usize,
+    /// Bytes still free and in all, as the driver or the operating system says.
+    pub free: usize,
+    pub total: usize,
+}
+
+/// A point in the device's stream of work.
+pub enum Event {
+    Host(std::time::Instant),
+    Cuda(cuda::CudaEvent),
+}
+
+/// An open device. Clones share it.
+#[derive(Clone)]
+pub struct Device(Arc<Backend>);
+
+enum Backend {
+    Host(host::HostDevice),
+    Cuda(cuda::CudaDevice),
+}
+
+impl Device {
+    /// Opens the device a run asked for; `auto` takes the first GPU if there is one.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, or no kernels embedded for it.
+    pub fn open(choice: Choice, host: HostOptions) -> Result<Self> {
+        match choice {
+            Choice::Host => Self::host(host),
+            Choice::Cuda(ordinal) => Self::cuda(ordinal),
+            Choice::Auto if cuda::is_present() => Self::cuda(0),
+            Choice::Auto => Self::host(host),
+        }
+    }
+
+    /// The host device.
+    ///
+    /// # Errors
+    /// The worker threads cannot be started.
+    pub fn host(options: HostOptions) -> Result<Self> {
+        Ok(Self(Arc::new(Backend::Host(host::HostDevice::new(options)?))))
+    }
+
+    /// GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, or no kernels embedded for it.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Self(Arc::new(Backend::Cuda(cuda::CudaDevice::new(ordinal)?))))
+    }
+
+    /// The host device behind this one, if that is what it is: GEMM's native backend needs it.
+    pub(crate) fn as_host(&self) -> Option<&host::HostDevice> {
+        match &*self.0 {
+            Backend::Host(host) => Some(host),
+            Backend::Cuda(_) => None,
+        }
+    }
+
+    /// True for a GPU.
+    pub fn is_cuda(&self) -> bool {
+        matches!(&*self.0, Backend::Cuda(_))
+    }
+
+    /// One line for people: which device, and what it can do.
+    pub fn describe(&self) -> String {
+        match &*self.0 {
+            Backend::Host(host) => host.describe(),
+            Backend::Cuda(cuda) => cuda.describe(),
+        }
+    }
+
+    /// Streaming multiprocessors, which size persistent grids. The host device reports a fixed number, so that
+    /// results never depend on the machine.
+    pub fn sm_count(&self) -> usize {
+        match &*self.0 {
+            Backend::Host(host) => host.sm_count(),
+            Backend::Cuda(cuda) => cuda.sm_count(),
+        }
+    }
+
+    /// Dense peak in FLOP/s for matrix products with operands of `dtype`; measured once for the host device.
+    pub fn peak_flops(&self, dtype: DType) -> f64 {
+        match &*self.0 {
+            Backend::Host(host) => host.peak_flops(dtype),
+            Backend::Cuda(cuda) => cuda.peak_flops(dtype),
+        }
+    }
+
+    /// Uninitialised memory for `len` elements, aligned to 256 bytes, freed with the last buffer that names it.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn alloc<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let bytes = len * size_of::<T>();
+        let memory = match &*self.0 {
+            Backend::Host(host) => buffer::Memory::Host(host.alloc(bytes)?),
+            Backend::Cuda(cuda) => buffer::Memory::Cuda(cuda.alloc(bytes)?),
+        };
+        Ok(Buffer::new(Arc::new(memory), len))
+    }
+
+    /// Memory for `len` elements, all bytes zero.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let buffer = self.alloc(len)?;
+        self.fill_zero(&buffer)?;
+        Ok(buffer)
+    }
+
+    /// A device copy of `data`.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer<T>> {
+        let buffer = self.alloc(data.len())?;
+        self.copy_in(&buffer, data)?;
+        Ok(buffer)
+    }
+
+    /// Copies `source` to the device; `target` may be longer.
+    ///
+    /// # Errors
+    /// `target` is shorter than `source`.
+    pub fn copy_in<T: Element>(&self, target: &Buffer<T>, source: &[T]) -> Result<()> {
+        ensure!(source.len() <= target.len(), "copy of {} elements into {}", source.len(), target.len());
+        let bytes: &[u8] = bytemuck::cast_slice(source);
+        match &*self.0 {
+            Backend::Host(host) => host.copy_in(target.address(), bytes),
+            Backend::Cuda(cuda) => cuda.copy_in(target.address(), bytes),
+        }
+    }
+
+    /// Copies a buffer back and waits for it.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn download<T: Element>(&self, source: &Buffer<T>) -> Result<Vec<T>> {
+        let mut data = vec![T::zeroed(); source.len()];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
+        match &*self.0 {
+            Backend::Host(host) => host.copy_out(bytes, source.address())?,
+            Backend::Cuda(cuda) => cuda.copy_out(bytes, source.address())?,
+        }
+        Ok(data)
+    }
+
+    /// Copies between two buffers of the device.
+    ///
+    /// # Errors
+    /// The lengths differ.
+    pub fn copy<T: Element>(&self, target: &Buffer<T>, source: &Buffer<T>) -> Result<()> {
+        ensure!(source.len() == target.len(), "copy of {} elements into {}", source.len(), target.len());
+        match &*self.0 {
+            Backend::Host(host) => host.copy(target.address(), source.address(), source.bytes()),
+            Backend::Cuda(cuda) => cuda.copy(target.address(), source.address(), source.bytes()),
+        }
+    }
+
+    /// Sets all bytes to zero.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn fill_zero<T: Element>(&self, target: &Buffer<T>) -> Result<()> {
+        match &*self.0 {
+            Backend::Host(host) => host.fill_zero(target.address(), target.bytes()),
+            Backend::Cuda(cuda) => cuda.fill_zero(target.address(), target.bytes()),
+        }
+    }
+
+    /// Launches a kernel. Called by the generated launchers in [`kernels`] only.
+    ///
+    /// # Safety
+    /// `args` match the kernel's parameters in number, order and type, and every buffer among them is as long as
+    /// the kernel reads and writes for these dimensions. `ops` checks shapes before it calls a launcher.
+    ///
+    /// # Errors
+    /// The launch is refused, or (host device) the kernel broke a rule; the message names kernel and place.
+    pub unsafe fn launch(&self, kernel: &'static Kernel, launch: Launch, args: &mut [Arg]) -> Result<()> {
+        let empty = launch.grid.contains(&0) || launch.block.contains(&0);
+        if empty {
+            bail!("{} ({}): empty launch: {launch}", kernel.name, kernel.place);
+        }
+        // SAFETY: handed on unchanged; the caller keeps the contract.
+        unsafe {
+            match &*self.0 {
+                Backend::Host(host) => host.launch(kernel, launch, args),
+                Backend::Cuda(cuda) => cuda.launch(kernel, launch, args),
+            }
+        }
+    }
+
+    /// Waits until everything launched has ended.
+    ///
+    /// # Errors
+    /// Something launched failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match &*self.0 {
+            Backend::Host(_) => Ok(()),
+            Backend::Cuda(cuda) => cuda.synchronize(),
+        }
+    }
+
+    /// Marks the current point of the stream.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn record(&self) -> Result<Event> {
+        match &*self.0 {
+            Backend::Host(_) => Ok(Event::Host(std::time::Instant::now())),
+            Backend::Cuda(cuda) => Ok(Event::Cuda(cuda.record()?)),
+        }
+    }
+
+    /// Milliseconds between two events of this device; waits for the later one.
+    ///
+    /// # Errors
+    /// The events belong to different devices.
+    pub fn elapsed_ms(&self, start: &Event, end: &Event) -> Result<f64> {
+        match (start, end) {
+            (Event::Host(start), Event::Host(end)) => Ok((*end - *start).as_secs_f64() * 1e3),
+            (Event::Cuda(start), Event::Cuda(end)) => cuda::elapsed_ms(start, end),
+            _ => bail!("events of two different devices"),
+        }
+    }
+
+    /// Bytes held now and at most since the device was opened.
+    pub fn memory(&self) -> MemoryUse {
+        match &*self.0 {
+            Backend::Host(host) => host.memory(),
+            Backend::Cuda(cuda) => cuda.memory(),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The one batch type: trees of token segments, packed back to back in depth-first order without padding.
+//!
+//! Owns the layout (`subtree_end`, positions, prediction rows) and every index table derived from it.
+//! Knows nothing about text, models or losses.
+
+use anyhow::{Result, bail, ensure};
+
+/// Tokens per attention tile; `Forest::tile_bounds` has one entry per tile of this size.
+pub const TILE_TOKENS: usize = 64;
+
+/// A run of tokens that continues `parent` (or starts the tree).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Index of the segment this one continues; `None` for a root. Always smaller than the own index.
+    pub parent: Option<usize>,
+    pub tokens: Vec<u32>,
+    /// True if the tokens are predicted: each scored segment is one sequence of the forest.
+    pub scored: bool,
+}
+
+/// One preference example: a prompt with its responses, a list, a tree of steps or a plain document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// Where the example came from, for messages: `file:line`.
+    pub name: String,
+    /// Depth-first order: a segment's children follow it before its siblings.
+    pub segments: Vec<Segment>,
+    /// `[chosen, rejected]`, counting scored segments of this tree from 0.
+    pub pairs: Vec<[usize; 2]>,
+}
+
+impl Tree {
+    /// A prompt with two responses.
+    pub fn pair(name: impl Into<String>, prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
+        let response = |tokens| Segment { parent: Some(0), tokens, scored: true };
+        Self {
+            name: name.into(),
+            segments: vec![
+                Segment { parent: None, tokens: prompt, scored: false },
+                response(chosen),
+                response(rejected),
+            ],
+            pairs: vec![[0, 1]],
+        }
+    }
+
+    /// Tokens the tree takes in a forest, shared segments counted once.
+    pub fn tokens(&self) -> usize {
+        self.segments.iter().map(|s| s.tokens.len()).sum()
+    }
+
+    /// Prediction rows: one per scored token that has a token before it.
+    pub fn rows(&self) -> usize {
+        let row_count = |s: &Segment| s.tokens.len() - usize::from(s.parent.is_none() && !s.tokens.is_empty());
+        self.segments.iter().filter(|s| s.scored).map(row_count).sum()
+    }
+
+    /// Tokens if every scored segment were run as a sequence of its own, prompt repeated.
+    pub fn unshared_tokens(&self) -> usize {
+        let path = |mut i: usize| {
+            let mut tokens = self.segments[i].tokens.len();
+            while let Some(parent) = self.segments[i].parent {
+                tokens += self.segments[parent].tokens.len();
+                i = parent;
+            }
+            tokens
+        };
+        (0..self.segments.len()).filter(|&i| self.segments[i].scored).map(path).sum()
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.segments.is_empty(), "{}: a tree needs at least one segment", self.name);
+        // The path from the root to the segment visited last; depth-first order means a parent is on it.
+        let mut path: Vec<usize> = Vec::new();
+        for (i, segment) in self.segments.iter().enumerate() {
+            ensure!(!segment.tokens.is_empty(), "{}: segment {i} has no tokens", self.name);
+            match segment.parent {
+                None => ensure!(i == 0, "{}: segment {i} is a second root", self.name),
+                Some(parent) => {
+                    while path.last().is_some_and(|&last| last != parent) {
+                        path.pop();
+                    }
+                    ensure!(!path.is_empty(), "{}: segment {i} breaks depth-first order: parent {parent}", self.name);
+                }
+            }
+            path.push(i);
+        }
+        let sequences = self.segments.iter().filter(|s| s.scored).count();
+        for &[chosen, rejected] in &self.pairs {
+            if chosen >= sequences || rejected >= sequences || chosen == rejected {
+                bail!("{}: pair [{chosen}, {rejected}] of {sequences} sequences", self.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A packed micro-batch. All index tables are `i32`, as the kernels read them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forest {
+    /// (tokens) token ids.
+    pub tokens: Vec<i32>,
+    /// (tokens) depth in tokens below the tree's root: the rotary position.
+    pub position: Vec<i32>,
+    /// (tokens) exclusive end of the subtree of the segment that holds the token.
+    /// `visible(i, j) = j <= i && i < subtree_end[j]`.
+    pub subtree_end: Vec<i32>,
+    /// (tiles, 2) smallest and largest `subtree_end` of each tile of `TILE_TOKENS` tokens.
+    pub tile_bounds: Vec<i32>,
+    /// (rows) token whose hidden state predicts.
+    pub row_source: Vec<i32>,
+    /// (rows) token id that is predicted.
+    pub row_target: Vec<i32>,
+    /// (sequences + 1) rows of sequence `s` are `sequence_rows[s]..sequence_rows[s + 1]`.
+    pub sequence_rows: Vec<i32>,
+    /// (pairs, 2) chosen and rejected sequence.
+    pub pairs: Vec<i32>,
+    /// (tokens + 1) and (rows): rows that read token `t`, as `token_rows[token_row_offsets[t]..][..]`.
+    pub token_row_offsets: Vec<i32>,
+    pub token_rows: Vec<i32>,
+    /// (distinct), (distinct + 1), (tokens): for each distinct token id, ascending, the tokens that carry it, ascending.
+    pub distinct_ids: Vec<i32>,
+    pub distinct_offsets: Vec<i32>,
+    pub distinct_tokens: Vec<i32>,
+    /// (trees + 1) rows of tree `t` are `tree_rows[t]..tree_rows[t + 1]`.
+    pub tree_rows: Vec<usize>,
+}
+
+impl Forest {
+    /// Packs whole trees back to back.
+    ///
+    /// # Errors
+    /// A tree that is not in depth-first order, has an empty segment or names a pair it does not have.
+    pub fn pack<'a>(trees: impl IntoIterator<Item = &'a Tree>) -> Result<Self> {
+        let mut forest = Self { sequence_rows: vec![0], tree_rows: vec![0], ..Self::default() };
+        for tree in trees {
+            tree.check()?;
+            forest.push(tree);
+        }
+        forest.index_tiles();
+        forest.index_rows();
+        forest.index_ids();
+        Ok(forest)
+    }
+
+    /// Tokens in the pack.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// True if the pack holds no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Prediction rows in the pack.
+    pub fn rows(&self) -> usize {
+        self.row_source.len()
+    }
+
+    /// Scored segments in the pack.
+    pub fn sequences(&self) -> usize {
+        self.sequence_rows.len() - 1
+    }
+
+    /// Preference pairs in the pack.
+    pub fn pair_count(&self) -> usize {
+        self.pairs.len() / 2
+    }
+
+    /// Whether token `i` sees token `j`: the attention mask in one line.
+    pub fn visible(&self, i: usize, j: usize) -> bool {
+        j <= i && (i as i32) < self.subtree_end[j]
+    }
+
+    fn push(&mut self, tree: &Tree) {
+        let first_sequence = self.sequences();
+        let count = tree.segments.len();
+        let mut start = vec![0; count];
+        let mut depth = vec![0; count];
+        for (i, segment) in tree.segments.iter().enumerate() {
+            start[i] = self.tokens.len();
+            depth[i] = segment.parent.map_or(0, |p| depth[p] + tree.segments[p].tokens.len());
+            for (offset, &token) in segment.tokens.iter().enumerate() {
+                self.tokens.push(token as i32);
+                self.position.push((depth[i] + offset) as i32);
+            }
+            if segment.scored {
+                let before = segment.parent.map(|p| start[p] + tree.segments[p].tokens.len() - 1);
+                self.push_rows(before, start[i], &segment.tokens);
+            }
+        }
+        // Children follow their parent directly, so a subtree ends where its last descendant ends.
+        let mut end: Vec<usize> = (0..count).map(|i| start[i] + tree.segments[i].tokens.len()).collect();
+        for i in (0..count).rev() {
+            if let Some(parent) = tree.segments[i].parent {
+                end[parent] = end[parent].max(end[i]);
+            }
+        }
+        for (i, segment) in tree.segments.iter().enumerate() {
+            self.subtree_end.extend(segment.tokens.iter().map(|_| end[i] as i32));
+        }
+        let global = |s: usize| (first_sequence + s) as i32;
+        self.pairs.extend(tree.pairs.iter().flatten().map(|&s| global(s)));
+        self.tree_rows.push(self.rows());
+    }
+
+    /// The last token before the segment predicts its first token; a root's first token has no predictor.
+    fn push_rows(&mut self, before: Option<usize>, start: usize, tokens: &[u32]) {
+        for (offset, &token) in tokens.iter().enumerate() {
+            let source = if offset == 0 { before } else { Some(start + offset - 1) };
+            if let Some(source) = source {
+                self.row_source.push(source as i32);
+                self.row_target.push(token as i32);
+            }
+        }
+        self.sequence_rows.push(self.row_source.len() as i32);
+    }
+
+    fn index_tiles(&mut self) {
+        for tile in self.subtree_end.chunks(TILE_TOKENS) {
+            self.tile_bounds.push(*tile.iter().min().expect("chunks are not empty"));
+            self.tile_bounds.push(*tile.iter().max().expect("chunks are not empty"));
+        }
+    }
+
+    fn index_rows(&mut self) {
+        let mut order: Vec<i32> = (0..self.rows() as i32).collect();
+        order.sort_by_key(|&row| (self.row_source[row as usize], row));
+        let mut offsets = vec![0; self.len() + 1];
+        for &source in &self.row_source {
+            offsets[source as usize + 1] += 1;
+        }
+        for t in 0..self.len() {
+            offsets[t + 1] += offsets[t];
+        }
+        self.token_rows = order;
+        self.token_row_offsets = offsets;
+    }
+
+    fn index_ids(&mut self) {
+        let mut order: Vec<i32> = (0..self.len() as i32).collect();
+        order.sort_by_key(|&t| (self.tokens[t as usize], t));
+        for (i, &t) in order.iter().enumerate() {
+            let id = self.tokens[t as usize];
+            if self.distinct_ids.last() != Some(&id) {
+                self.distinct_ids.push(id);
+                self.distinct_offsets.push(i as i32);
+            }
+        }
+        self.distinct_offsets.push(order.len() as i32);
+        self.distinct_tokens = order;
+    }
+}

@@ -1,0 +1,8 @@
+//! warpo: training transformers from preferences with hand-written CUDA kernels.
+//!
+//! `model` calls `ops`, `ops` checks shapes and calls `device`, `device` launches. `train` knows `model`, `loss`,
+//! `optim` and `data`; only `train` and `cli` read the run configuration.
+
+pub mod device;
+pub mod forest;
+pub mod ops;

@@ -1,0 +1,5 @@
+//! The one integration binary: oracles in f64, kernels on every device there is, model, training, command line.
+
+mod ops;
+mod oracles;
+mod support;

@@ -1,0 +1,3 @@
+//! Kernel tests, one file per stem.
+
+mod rmsnorm;

@@ -1,0 +1,81 @@
+use half::bf16;
+use warpo::{
+    device::{Device, Float},
+    ops::rmsnorm,
+};
+
+use crate::{
+    oracles,
+    support::{assert_within_rule, cast, for_each_device, normal, round_to, roundoff, type_name, widen},
+};
+
+/// (rows, hidden): one row, ragged, exact warps and slices, more rows than a slice.
+const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 40), (5, 33), (8, 128), (131, 24)];
+const EPS: f32 = 1e-5;
+
+#[test]
+fn fwd_f32() {
+    for_each_device(fwd::<f32>);
+}
+
+#[test]
+fn fwd_bf16() {
+    for_each_device(fwd::<bf16>);
+}
+
+#[test]
+fn bwd_f32() {
+    for_each_device(bwd::<f32>);
+}
+
+#[test]
+fn bwd_bf16() {
+    for_each_device(bwd::<bf16>);
+}
+
+fn fwd<T: Float>(device: &Device, on: &str) {
+    for &(rows, hidden) in SHAPES {
+        let x: Vec<T> = cast(&normal(1, rows * hidden));
+        let w: Vec<T> = cast(&normal(2, hidden));
+        let (want, want_rrms) = oracles::rmsnorm::fwd(&widen(&x), &widen(&w), f64::from(EPS));
+        let y = device.alloc::<T>(rows * hidden).unwrap();
+        let rrms = device.alloc::<f32>(rows).unwrap();
+        let (x, w) = (device.upload(&x).unwrap(), device.upload(&w).unwrap());
+        rmsnorm::fwd(device, &y, &rrms, &x, &w, EPS, rows, hidden).unwrap();
+
+        let what = format!("rmsnorm fwd {} {rows}x{hidden} on {on}", type_name::<T>());
+        // f32 arithmetic: about four roundings on values up to 5 on top of the rounding of the result.
+        let allowance = 5.0 * 8.0 * roundoff::<f32>();
+        let got = widen(&device.download(&y).unwrap());
+        assert_within_rule(&format!("{what}: y"), &got, &want, &round_to::<T>(&want), allowance);
+        let got = widen(&device.download(&rrms).unwrap());
+        assert_within_rule(&format!("{what}: rrms"), &got, &want_rrms, &want_rrms, allowance * want_rrms[0].max(1.0));
+    }
+}
+
+fn bwd<T: Float>(device: &Device, on: &str) {
+    for &(rows, hidden) in SHAPES {
+        let dy: Vec<T> = cast(&normal(3, rows * hidden));
+        let x: Vec<T> = cast(&normal(4, rows * hidden));
+        let w: Vec<T> = cast(&normal(5, hidden));
+        let residual: Vec<T> = cast(&normal(6, rows * hidden));
+        let (mut want_dx, want_dw) = oracles::rmsnorm::bwd(&widen(&dy), &widen(&x), &widen(&w), f64::from(EPS));
+        want_dx.iter_mut().zip(widen(&residual)).for_each(|(d, r)| *d += r);
+
+        let (_, want_rrms) = oracles::rmsnorm::fwd(&widen(&x), &widen(&w), f64::from(EPS));
+        let rrms = device.upload(&want_rrms.iter().map(|&r| r as f32).collect::<Vec<_>>()).unwrap();
+        let dx = device.upload(&residual).unwrap();
+        let dw = device.zeros::<f32>(hidden).unwrap();
+        let partials = device.alloc::<f32>(rmsnorm::bwd_partials(rows, hidden)).unwrap();
+        let (dy, x, w) = (device.upload(&dy).unwrap(), device.upload(&x).unwrap(), device.upload(&w).unwrap());
+        rmsnorm::bwd(device, &dx, &dw, &partials, &dy, &x, &w, &rrms, true, rows, hidden).unwrap();
+
+        let what = format!("rmsnorm bwd {} {rows}x{hidden} on {on}", type_name::<T>());
+        // Sums of up to `rows` (or `hidden`) products of size at most 25, each rounded in f32.
+        let allowance = 25.0 * rows.max(hidden) as f64 * roundoff::<f32>();
+        let got = widen(&device.download(&dx).unwrap());
+        assert_within_rule(&format!("{what}: dx"), &got, &want_dx, &round_to::<T>(&want_dx), allowance);
+        let got = widen(&device.download(&dw).unwrap());
+        assert_within_rule(&format!("{what}: dw"), &got, &want_dw, &want_dw, allowance);
+    }
+}

@@ -1,0 +1,3 @@
+//! Plain f64 versions of the kernels: loops and formulas, nothing clever.
+
+pub mod rmsnorm;

@@ -1,0 +1,123 @@
+//! Devices to test on, random data, and the comparison rule.
+
+use half::bf16;
+use warpo::device::{Device, Float, HostOptions, Schedule, host::Completion};
+
+/// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
+/// modes, the fast host device, and the GPU if there is one.
+pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
+    for (device, name) in strict_devices() {
+        test(&device, &name);
+    }
+    test(&fast_device(2), "host");
+    match Device::cuda(0) {
+        Ok(device) => test(&device, "cuda"),
+        Err(why) => println!("skipped on cuda: {why:#}"),
+    }
+}
+
+/// The strict host device under every schedule.
+pub fn strict_devices() -> Vec<(Device, String)> {
+    let schedules = [
+        (Schedule::InOrder, Completion::Early),
+        (Schedule::Reversed, Completion::Late),
+        (Schedule::Random(7), Completion::Late),
+        (Schedule::Eager, Completion::Early),
+    ];
+    let open = |(schedule, completion)| {
+        let device = Device::host(HostOptions::strict(schedule, completion)).expect("the host device opens");
+        (device, format!("host strict {schedule:?} {completion:?}"))
+    };
+    schedules.into_iter().map(open).collect()
+}
+
+/// The host device with emulated kernels at full speed.
+pub fn fast_device(threads: usize) -> Device {
+    let gemm = warpo::device::GemmBackend::Kernel;
+    Device::host(HostOptions { threads, gemm, ..HostOptions::default() }).expect("the host device opens")
+}
+
+/// Normally distributed numbers from a fixed seed (splitmix64, Box-Muller).
+pub fn normal(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
+    let mut uniform = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    (0..len)
+        .map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .collect()
+}
+
+/// Rounds to `T`.
+pub fn cast<T: Float>(data: &[f32]) -> Vec<T> {
+    data.iter().map(|&x| T::from_f32(x)).collect()
+}
+
+/// The values as the oracles take them.
+pub fn widen<T: Float>(data: &[T]) -> Vec<f64> {
+    data.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Rounds every value to `T` and back: what a naive low-precision computation does after each operation.
+pub fn round_to<T: Float>(data: &[f64]) -> Vec<f64> {
+    data.iter().map(|&x| f64::from(T::from_f32(x as f32).to_f32())).collect()
+}
+
+/// Largest absolute difference, and where.
+pub fn max_error(got: &[f64], want: &[f64]) -> (f64, usize) {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let mut worst = (0.0, 0);
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (g - w).abs();
+        if error > worst.0 || error.is_nan() {
+            worst = (error, i);
+        }
+        if error.is_nan() {
+            break;
+        }
+    }
+    worst
+}
+
+/// `|got - want| / |want|`, Euclidean norms over the whole tensor.
+pub fn relative_error(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let square = |x: f64| x * x;
+    let difference: f64 = got.iter().zip(want).map(|(g, w)| square(g - w)).sum();
+    let norm: f64 = want.iter().map(|&w| square(w)).sum();
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+}
+
+/// The rule for low precision: the kernel's error may be twice that of a naive computation in the same precision,
+/// plus `allowance`, which the caller derives.
+pub fn assert_within_rule(what: &str, got: &[f64], want: &[f64], naive: &[f64], allowance: f64) {
+    let (error, at) = max_error(got, want);
+    let (naive_error, _) = max_error(naive, want);
+    let limit = 2.0 * naive_error + allowance;
+    assert!(
+        error <= limit,
+        "{what}: element {at}: {} instead of {}: error {error:.3e} over the limit {limit:.3e} (naive {naive_error:.3e})",
+        got[at],
+        want[at]
+    );
+}
+
+/// Names of the two element types, for messages.
+pub fn type_name<T: Float>() -> &'static str {
+    match T::DTYPE {
+        warpo::device::DType::Bf16 => "bf16",
+        _ => "f32",
+    }
+}
+
+/// Unit roundoff of `T`: half the distance from 1 to the next number.
+pub fn roundoff<T: Float>() -> f64 {
+    match T::DTYPE {
+        warpo::device::DType::Bf16 => f64::from(bf16::EPSILON.to_f32()) / 2.0,
+        _ => f64::from(f32::EPSILON) / 2.0,
+    }
+}
