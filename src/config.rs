@@ -1,0 +1,310 @@
+//! The run configuration: one TOML file, defaults, and the checks that refuse a bad value before anything starts.
+//!
+//! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
+
+mod source;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use source::Origins;
+
+/// Everything that determines a run. Unknown keys are refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub model: Model,
+    pub data: Data,
+    pub loss: Loss,
+    pub batch: Batch,
+    pub optim: Optim,
+    pub train: Train,
+}
+
+/// `[model]`: what is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// Hugging Face folder: `config.json`, `tokenizer.json` and, for `init = "pretrained"`, the weights. Required.
+    pub path: PathBuf,
+    /// Where the starting weights come from.
+    pub init: Init,
+}
+
+/// Where the starting weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// The safetensors files of `model.path`.
+    #[default]
+    Pretrained,
+    /// Normal numbers from `train.seed`, scaled by the folder's `initializer_range`.
+    Random,
+}
+
+/// `[data]`: preference pairs, one JSON object `{"prompt", "chosen", "rejected"}` a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// JSONL file to train on. Required.
+    pub train: PathBuf,
+    /// JSONL file to evaluate on; without it nothing is evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<PathBuf>,
+    /// Longest prompt, in tokens, a BOS counted in; at least 1. A longer prompt is a bad row.
+    pub max_prompt_tokens: usize,
+    /// Longest response, in tokens, the EOS counted in; at least 1. A longer response is a bad row.
+    pub max_response_tokens: usize,
+    /// What a bad row does.
+    pub on_error: OnError,
+}
+
+/// What a bad row does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The run stops before training and names the row.
+    #[default]
+    Stop,
+    /// The row is left out, counted and listed.
+    Skip,
+}
+
+/// `[loss]`: what is minimised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Loss {
+    pub name: LossName,
+    /// Weight of the reference in the implicit reward `beta * log(policy / reference)`; above 0.
+    /// DPO, Rafailov et al. 2023, arXiv 2305.18290.
+    pub beta: f64,
+    /// Share of labels taken to be wrong, 0 up to but not including 0.5. Conservative DPO, Mitchell 2023.
+    pub label_smoothing: f64,
+    /// Weight of the mean negative log-likelihood per chosen token added to the loss; 0 or more.
+    /// Iterative RPO, Pang et al. 2024, arXiv 2404.19733.
+    pub sft_weight: f64,
+}
+
+/// The loss families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossName {
+    #[default]
+    Dpo,
+}
+
+/// `[batch]`: how much goes into one step and into one launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// Pairs per optimizer step; at least 1. The last step of an epoch takes what is left.
+    pub pairs: usize,
+    /// Tokens of one micro-batch at most, shared prompts counted once. Bounds the memory; changes results by rounding
+    /// only. Every single pair must fit.
+    pub tokens: usize,
+}
+
+/// `[optim]`: AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101, with PyTorch's semantics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optim {
+    /// Peak learning rate; above 0.
+    pub lr: f64,
+    /// Shape of the learning rate after the warm-up.
+    pub schedule: Schedule,
+    /// Steps of linear warm-up from 0. Only one of `warmup_steps` and `warmup_ratio` may be above 0.
+    pub warmup_steps: u64,
+    /// Warm-up as a share of all steps, 0 to 1, rounded up to whole steps.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay of the matrices (never of norm weights); 0 or more.
+    pub weight_decay: f64,
+    /// Decay of the first moment, 0 up to but not including 1.
+    pub beta1: f64,
+    /// Decay of the second moment, 0 up to but not including 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment; above 0.
+    pub eps: f64,
+    /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off.
+    pub max_grad_norm: f64,
+}
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Straight down to 0 at the last step.
+    #[default]
+    Linear,
+    /// Half a cosine down to 0 at the last step.
+    Cosine,
+    Constant,
+}
+
+/// `[train]`: length, pace and arithmetic of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Passes over the training file; at least 1.
+    pub epochs: u64,
+    /// Optimizer steps. Where set, the run ends after exactly so many, whatever `epochs` says; at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Seed of the shuffles and of random starting weights, 0 to 2^63 - 1.
+    pub seed: u64,
+    /// Steps between evaluations; 0 evaluates before the first and after the last step only.
+    pub eval_every: u64,
+    /// Steps between checkpoints; 0 saves after the last step only.
+    pub save_every: u64,
+    /// How many of the newest checkpoints are kept; 0 keeps all.
+    pub keep_checkpoints: usize,
+    /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
+    pub log_every: u64,
+    /// Arithmetic of weights, activations and their gradients.
+    pub precision: Precision,
+    /// Worker threads of the host device; 0 takes all cores. The results do not depend on it.
+    pub threads: usize,
+}
+
+/// Arithmetic of weights, activations and their gradients; sums are f32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    #[default]
+    Bf16,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            train: PathBuf::new(),
+            eval: None,
+            max_prompt_tokens: 512,
+            max_response_tokens: 512,
+            on_error: OnError::Stop,
+        }
+    }
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self { name: LossName::Dpo, beta: 0.1, label_smoothing: 0.0, sft_weight: 0.0 }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { pairs: 16, tokens: 4096 }
+    }
+}
+
+impl Default for Optim {
+    fn default() -> Self {
+        Self {
+            lr: 1e-6,
+            schedule: Schedule::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            steps: None,
+            seed: 42,
+            eval_every: 0,
+            save_every: 0,
+            keep_checkpoints: 2,
+            log_every: 10,
+            precision: Precision::Bf16,
+            threads: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, applies `key=value` overrides in order and checks every value.
+    ///
+    /// Paths of the file are relative to its folder, paths of overrides to the current folder; both come out absolute.
+    ///
+    /// # Errors
+    /// One line with file and line (or the override), key, value and remedy.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
+        let (config, origins) = source::read(file, overrides)?;
+        config.check(&origins)?;
+        Ok(config)
+    }
+
+    /// Checks the ranges of a configuration made in code.
+    pub fn validate(&self) -> Result<()> {
+        self.check(&Origins::default())
+    }
+
+    /// The resolved configuration as TOML: reading it back gives the same run from any folder.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    fn check(&self, at: &Origins) -> Result<()> {
+        at.path("model.path", &self.model.path, "name a Hugging Face model folder")?;
+        at.path("data.train", &self.data.train, "name a JSONL file of preference pairs")?;
+        at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
+        at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
+        self.loss.check(at)?;
+        at.least_1("batch.pairs", self.batch.pairs as u64)?;
+        at.least_1("batch.tokens", self.batch.tokens as u64)?;
+        self.optim.check(at)?;
+        at.least_1("train.epochs", self.train.epochs)?;
+        if let Some(steps) = self.train.steps {
+            at.least_1("train.steps", steps)?;
+        }
+        at.least_1("train.log_every", self.train.log_every)
+    }
+}
+
+impl Loss {
+    fn check(&self, at: &Origins) -> Result<()> {
+        at.number("loss.beta", self.beta, |v| v > 0.0, "a finite number above 0, such as 0.1")?;
+        let smoothing = "at least 0 and below 0.5; 0 turns it off";
+        at.number("loss.label_smoothing", self.label_smoothing, |v| (0.0..0.5).contains(&v), smoothing)?;
+        at.number("loss.sft_weight", self.sft_weight, |v| v >= 0.0, "a finite number of 0 or more; 0 turns it off")
+    }
+}
+
+impl Optim {
+    /// Steps of warm-up in a run of `total` steps.
+    pub fn warmup(&self, total: u64) -> u64 {
+        if self.warmup_steps > 0 { self.warmup_steps } else { (self.warmup_ratio * total as f64).ceil() as u64 }
+    }
+
+    fn check(&self, at: &Origins) -> Result<()> {
+        at.number("optim.lr", self.lr, |v| v > 0.0, "a finite number above 0, such as 1e-6")?;
+        at.number("optim.warmup_ratio", self.warmup_ratio, |v| (0.0..=1.0).contains(&v), "between 0 and 1")?;
+        ensure!(
+            self.warmup_steps == 0 || self.warmup_ratio == 0.0,
+            "{}: `optim.warmup_ratio` = {}: `optim.warmup_steps` is set as well ({}); set one of them to 0",
+            at.of("optim.warmup_ratio"),
+            self.warmup_ratio,
+            self.warmup_steps
+        );
+        at.number("optim.weight_decay", self.weight_decay, |v| v >= 0.0, "a finite number of 0 or more")?;
+        at.number("optim.beta1", self.beta1, |v| (0.0..1.0).contains(&v), "at least 0 and below 1, such as 0.9")?;
+        at.number("optim.beta2", self.beta2, |v| (0.0..1.0).contains(&v), "at least 0 and below 1, such as 0.999")?;
+        at.number("optim.eps", self.eps, |v| v > 0.0, "a finite number above 0, such as 1e-8")?;
+        let clip = "a finite number of 0 or more; 0 turns clipping off";
+        at.number("optim.max_grad_norm", self.max_grad_norm, |v| v >= 0.0, clip)
+    }
+}
+
+#[cfg(test)]
+mod tests;

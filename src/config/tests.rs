@@ -1,0 +1,101 @@
+use std::fs;
+
+use super::*;
+
+const SMALL: &str = "[model]\npath = \"model\"\n\n[data]\ntrain = \"train.jsonl\"\n";
+
+fn load(text: &str, overrides: &[&str]) -> Result<Config> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("run.toml");
+    fs::write(&file, text)?;
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Config::load(&file, &overrides)
+}
+
+/// The error of a file and overrides, checked to be one line, the temporary folder cut off.
+fn refusal(text: &str, overrides: &[&str]) -> String {
+    let message = format!("{:#}", load(text, overrides).expect_err("the configuration is refused"));
+    assert!(!message.contains('\n'), "{message}");
+    match message.find("run.toml") {
+        Some(at) if message.starts_with('/') => message[at..].to_owned(),
+        _ => message,
+    }
+}
+
+#[test]
+fn defaults_and_file_values() {
+    let config = load(&format!("{SMALL}\n[optim]\nlr = 1\nschedule = \"cosine\"\n"), &[]).unwrap();
+    assert_eq!(config.optim, Optim { lr: 1.0, schedule: Schedule::Cosine, ..Optim::default() });
+    assert_eq!(config.loss, Loss::default());
+    assert_eq!(config.train.precision, Precision::Bf16);
+    assert!(config.model.path.is_absolute() && config.model.path.ends_with("model"));
+}
+
+#[test]
+fn overrides_in_order_with_toml_values_and_bare_strings() {
+    let overrides = ["optim.lr=1e-3", "optim.lr = 2e-3", "model.init=random", "data.eval=\"e.jsonl\"", "train.steps=7"];
+    let config = load(SMALL, &overrides).unwrap();
+    assert_eq!(config.optim.lr, 2e-3);
+    assert_eq!(config.model.init, Init::Random);
+    assert_eq!(config.train.steps, Some(7));
+    // Typed by hand, so relative to where it was typed.
+    assert_eq!(config.data.eval, Some(std::env::current_dir().unwrap().join("e.jsonl")));
+}
+
+#[test]
+fn the_resolved_file_gives_the_same_configuration() {
+    let config = load(SMALL, &["train.steps=3", "data.eval=e.jsonl", "optim.lr=0.1"]).unwrap();
+    assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let config = load(SMALL, &[]).unwrap();
+    assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+}
+
+#[test]
+fn warmup_in_steps_or_as_a_share() {
+    assert_eq!(Optim { warmup_ratio: 0.1, ..Optim::default() }.warmup(101), 11);
+    assert_eq!(Optim { warmup_steps: 5, ..Optim::default() }.warmup(101), 5);
+}
+
+#[test]
+fn refusals_name_line_key_value_and_remedy() {
+    let file = |tail: &str| refusal(&format!("{SMALL}{tail}"), &[]);
+    let set = |text: &str| refusal(SMALL, &[text]);
+    let cases = [
+        file("[optim]\nlrr = 1.0\n"),
+        file("[optimizer]\nlr = 1.0\n"),
+        file("[optim]\nlr = \"fast\"\n"),
+        file("[optim]\nlr = -1\n"),
+        file("[optim]\nlr = nan\n"),
+        file("[optim]\nlr = \n"),
+        file("[optim]\nlr = 1.0\nlr = 2.0\n"),
+        file("[optim]\nschedule = \"step\"\n"),
+        file("[optim]\nwarmup_steps = 5\nwarmup_ratio = 0.1\n"),
+        file("[batch]\npairs = 0\n"),
+        file("[batch]\ntokens = -5\n"),
+        file("[loss]\nlabel_smoothing = 0.5\n"),
+        file("optim.lr = inf\n"),
+        refusal("[data]\ntrain = \"a\"\n", &[]),
+        refusal("[model]\npath = \"\"\n", &[]),
+        set("optim.lr=-1"),
+        set("optim.lr=NaN"),
+        set("optim.lr=nan"),
+        set("optim.lrr=1"),
+        set("lr=1"),
+        set("optim.lr"),
+        set("model.path.x=1"),
+        set("loss.name=kto"),
+        set("train.seed=-3"),
+    ];
+    insta::assert_snapshot!(cases.join("\n"));
+}
+
+#[test]
+fn bytes_that_are_not_utf8_and_a_missing_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    let missing = format!("{:#}", Config::load(&file, &[]).unwrap_err());
+    assert!(missing.contains("run.toml` cannot be read: name an existing TOML file: No such file"), "{missing}");
+    fs::write(&file, b"[model]\npath = \"\xff\"\n").unwrap();
+    let bytes = format!("{:#}", Config::load(&file, &[]).unwrap_err());
+    assert!(bytes.ends_with("run.toml:2: the bytes are not UTF-8; save the file as UTF-8"), "{bytes}");
+}
