@@ -2,29 +2,43 @@
 //
 // Forward reads x once and writes y; rrms is kept for the backward pass. One warp per row.
 // Backward: with n = x * rrms and g = dy * w,  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
-// dx: one warp per row. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 128 columns into `partials`;
-// rmsnorm_bwd_weight_finish adds the slices in order. f32 accumulators; fixed order, no atomics.
+// dx: one warp per row. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
+// rmsnorm_bwd_weight_finish adds the slices in order. A thread handles eight columns at a time. f32 accumulators; fixed
+// order, no atomics.
 // Roof: memory.
 
+#include <chunk.cuh>
 #include <cta.cuh>
 #include <types.cuh>
 
 // ---- device code
 
 constexpr int kRowThreads = 128;
-constexpr int kColumnThreads = 128;
+constexpr int kColumnThreads = 64;
+constexpr int kWarpElements = kWarpThreads * kChunk;
 
 template <class T>
 __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, int rows, int hidden) {
     const int lane = threadIdx.x % kWarpThreads;
     const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
     if (row >= rows) return;
-    const T* x_row = x + (long long)row * hidden;
-    T* y_row = y + (long long)row * hidden;
+    const long long start = (long long)row * hidden;
     float sum = 0.0f;
-    for (int c = lane; c < hidden; c += kWarpThreads) sum += to_f32(x_row[c]) * to_f32(x_row[c]);
+    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+        float v[kChunk];
+        load_chunk(v, x + start + c, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum += v[i] * v[i];
+    }
     const float scale = 1.0f / sqrtf(warp_sum(sum) / hidden + eps);
-    for (int c = lane; c < hidden; c += kWarpThreads) y_row[c] = from_f32<T>(to_f32(x_row[c]) * scale * to_f32(w[c]));
+    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+        float v[kChunk], weight[kChunk];
+        load_chunk(v, x + start + c, hidden - c);
+        load_chunk(weight, w + c, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) v[i] *= scale * weight[i];
+        store_chunk(y + start + c, v, hidden - c);
+    }
     if (lane == 0) rrms[row] = scale;
 }
 
@@ -37,28 +51,43 @@ __device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const fl
     const long long start = (long long)row * hidden;
     const float scale = rrms[row];
     float dot = 0.0f;
-    for (int c = lane; c < hidden; c += kWarpThreads)
-        dot += to_f32(dy[start + c]) * to_f32(w[c]) * (to_f32(x[start + c]) * scale);
+    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+        float d[kChunk], v[kChunk], weight[kChunk];
+        load_chunk(d, dy + start + c, hidden - c);
+        load_chunk(v, x + start + c, hidden - c);
+        load_chunk(weight, w + c, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) dot += d[i] * weight[i] * (v[i] * scale);
+    }
     const float mean = warp_sum(dot) / hidden;
-    for (int c = lane; c < hidden; c += kWarpThreads) {
-        const float n = to_f32(x[start + c]) * scale;
-        const float own = scale * (to_f32(dy[start + c]) * to_f32(w[c]) - n * mean);
-        dx[start + c] = from_f32<T>(accumulate ? to_f32(dx[start + c]) + own : own);
+    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+        float d[kChunk], v[kChunk], weight[kChunk], old[kChunk] = {};
+        load_chunk(d, dy + start + c, hidden - c);
+        load_chunk(v, x + start + c, hidden - c);
+        load_chunk(weight, w + c, hidden - c);
+        if (accumulate) load_chunk(old, dx + start + c, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) old[i] += scale * (d[i] * weight[i] - v[i] * scale * mean);
+        store_chunk(dx + start + c, old, hidden - c);
     }
 }
 
 template <class T>
 __device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, int slice_rows,
                                    int rows, int hidden) {
-    const int c = blockIdx.x * kColumnThreads + threadIdx.x;
+    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
-    float sum = 0.0f;
+    float sum[kChunk] = {};
     for (int row = first; row < last; ++row) {
-        const long long i = (long long)row * hidden + c;
-        sum += to_f32(dy[i]) * (to_f32(x[i]) * rrms[row]);
+        const long long at = (long long)row * hidden + c;
+        float d[kChunk], v[kChunk];
+        load_chunk(d, dy + at, hidden - c);
+        load_chunk(v, x + at, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum[i] += d[i] * (v[i] * rrms[row]);
     }
-    partials[(long long)blockIdx.y * hidden + c] = sum;
+    store_chunk(partials + (long long)blockIdx.y * hidden + c, sum, hidden - c);
 }
 
 // ---- entry points
@@ -123,9 +152,16 @@ extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_
     float* dw,              // (hidden), added to
     const float* partials,  // (slices, hidden)
     int slices, int hidden) {
-    const int c = blockIdx.x * kColumnThreads + threadIdx.x;
+    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
-    float sum = 0.0f;
-    for (int s = 0; s < slices; ++s) sum += partials[(long long)s * hidden + c];
-    dw[c] += sum;
+    float sum[kChunk] = {}, own[kChunk];
+    for (int s = 0; s < slices; ++s) {
+        load_chunk(own, partials + (long long)s * hidden + c, hidden - c);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum[i] += own[i];
+    }
+    load_chunk(own, dw + c, hidden - c);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) own[i] += sum[i];
+    store_chunk(dw + c, own, hidden - c);
 }

@@ -1,14 +1,37 @@
 //! One file per kernel stem: checks shapes, chooses the launch, calls the launcher. The only callers of the launchers.
 
+pub mod adamw;
+pub mod embedding;
+pub mod grad_norm;
+pub mod preference_loss;
+pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;
 
 use anyhow::{Result, ensure};
 
-use crate::device::{Buffer, Element};
+use crate::device::{Buffer, Element, Launch};
+
+/// Elements one thread of an elementwise kernel handles: `kChunk` in `kernels/lib/chunk.cuh`.
+pub(crate) const CHUNK: usize = 8;
+const ELEMENTWISE_THREADS: usize = 128;
 
 /// Checks that a buffer holds what its shape says.
 pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[usize]) -> Result<()> {
     let len: usize = shape.iter().product();
     ensure!(buffer.len() == len, "{what}: expected {shape:?} = {len} elements, found {}", buffer.len());
     Ok(())
+}
+
+/// One thread per chunk of a flat run of elements.
+pub(crate) fn element_launch(elements: usize) -> Launch {
+    Launch::linear(elements.div_ceil(ELEMENTWISE_THREADS * CHUNK), ELEMENTWISE_THREADS)
+}
+
+/// One thread per chunk of each row; the kernels count these threads in 32 bits.
+pub(crate) fn chunk_launch(what: &str, rows: usize, width: usize) -> Result<Launch> {
+    let threads = (rows * width.div_ceil(CHUNK)).next_multiple_of(ELEMENTWISE_THREADS);
+    ensure!(i32::try_from(threads).is_ok(), "{what}: {rows} rows of {width} are more than one launch can count");
+    Ok(Launch::linear(threads / ELEMENTWISE_THREADS, ELEMENTWISE_THREADS))
 }

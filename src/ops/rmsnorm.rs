@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use super::expect_len;
+use super::{CHUNK, expect_len};
 use crate::device::{Buffer, Device, Float, Launch, kernels::rmsnorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
-const COLUMNS_PER_CTA: usize = 128;
+const COLUMN_THREADS: usize = 64;
 /// Rows one CTA of the weight gradient sums: fixed, so that the order of additions never depends on the device.
 const SLICE_ROWS: usize = 64;
 
@@ -69,15 +69,15 @@ pub fn bwd<T: Float>(
     expect_len("rmsnorm rrms", rrms, &[rows])?;
     let partials = partials.slice(0..bwd_partials(rows, hidden));
     let slices = rows.div_ceil(SLICE_ROWS);
-    let columns = hidden.div_ceil(COLUMNS_PER_CTA);
-    let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMNS_PER_CTA) };
+    let columns = hidden.div_ceil(COLUMN_THREADS * CHUNK);
+    let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
     let by_row = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
     let (rows, hidden) = (rows as i32, hidden as i32);
     // SAFETY: all lengths were checked above; the weight gradient is launched first because it reads dy, which may be
     // the buffer that dx overwrites.
     unsafe {
         kernel::rmsnorm_bwd_weight(device, by_slice, &partials, dy, x, rrms, SLICE_ROWS as i32, rows, hidden)?;
-        let finish = Launch::linear(columns, COLUMNS_PER_CTA);
+        let finish = Launch::linear(columns, COLUMN_THREADS);
         kernel::rmsnorm_bwd_weight_finish(device, finish, dw, &partials, slices as i32, hidden)?;
         kernel::rmsnorm_bwd(device, by_row, dx, dy, x, w, rrms, i32::from(accumulate), rows, hidden)
     }

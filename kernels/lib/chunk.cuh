@@ -1,0 +1,64 @@
+// Eight contiguous elements as f32 in registers: 16-byte accesses where the chunk is whole and aligned, single elements
+// otherwise, so that a ragged width needs no code of its own.
+#pragma once
+#include <ldst.cuh>
+#include <mma.cuh>
+#include <types.cuh>
+
+constexpr int kChunk = 8;
+
+__device__ __forceinline__ bool is_whole(const void* p, long long count) {
+    return count >= kChunk && ((unsigned long long)p & 15) == 0;
+}
+
+__device__ __forceinline__ void load_whole(float (&x)[kChunk], const float* from) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const Pack16 pack = load16(from + 4 * half);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[4 * half + i] = __uint_as_float(pack.word[i]);
+    }
+}
+
+__device__ __forceinline__ void load_whole(float (&x)[kChunk], const bf16* from) {
+    const Pack16 pack = load16(from);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        x[2 * i] = __uint_as_float(pack.word[i] << 16);
+        x[2 * i + 1] = __uint_as_float(pack.word[i] & 0xffff0000u);
+    }
+}
+
+__device__ __forceinline__ void store_whole(float* to, const float (&x)[kChunk]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        Pack16 pack;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pack.word[i] = __float_as_uint(x[4 * half + i]);
+        store16(to + 4 * half, pack);
+    }
+}
+
+__device__ __forceinline__ void store_whole(bf16* to, const float (&x)[kChunk]) {
+    Pack16 pack;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pack.word[i] = pack_bf16x2(x[2 * i], x[2 * i + 1]);
+    store16(to, pack);
+}
+
+// Reads min(count, 8) elements; the rest of `x` becomes 0.
+template <class T>
+__device__ __forceinline__ void load_chunk(float (&x)[kChunk], const T* from, long long count = kChunk) {
+    if (is_whole(from, count)) return load_whole(x, from);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) x[i] = i < count ? to_f32(from[i]) : 0.0f;
+}
+
+// Writes min(count, 8) elements.
+template <class T>
+__device__ __forceinline__ void store_chunk(T* to, const float (&x)[kChunk], long long count = kChunk) {
+    if (is_whole(to, count)) return store_whole(to, x);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i)
+        if (i < count) to[i] = from_f32<T>(x[i]);
+}

@@ -1,0 +1,65 @@
+//! Token embedding: rows of the table by id, and the gradient of those rows.
+
+use anyhow::{Result, ensure};
+
+use super::{CHUNK, chunk_launch, expect_len};
+use crate::device::{Buffer, Device, Float, Launch, kernels::embedding as kernel};
+
+const SUM_THREADS: usize = 64;
+
+/// `y[t] = table[ids[t]]`. The ids must lie in `0..vocab`: they are on the device and are not checked here.
+///
+/// Shapes: `y` (tokens, hidden); `ids` (tokens); `table` (vocab, hidden).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn fwd<T: Float>(
+    device: &Device,
+    y: &Buffer<T>,
+    ids: &Buffer<i32>,
+    table: &Buffer<T>,
+    tokens: usize,
+    hidden: usize,
+    vocab: usize,
+) -> Result<()> {
+    expect_len("embedding y", y, &[tokens, hidden])?;
+    expect_len("embedding ids", ids, &[tokens])?;
+    expect_len("embedding table", table, &[vocab, hidden])?;
+    let launch = chunk_launch("embedding", tokens, hidden)?;
+    // SAFETY: all lengths were checked above; ids are in range by this function's contract.
+    unsafe { kernel::embedding_fwd(device, launch, y, ids, table, tokens as i32, hidden as i32) }
+}
+
+/// Adds to each row of `dtable` the sum of `dy` over the tokens that carry its id; other rows are not touched.
+///
+/// Shapes: `dtable` (vocab, hidden); `dy` (tokens, hidden); `distinct_ids` (distinct), `distinct_offsets`
+/// (distinct + 1), `distinct_tokens` (tokens) as in [`crate::forest::Forest`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn bwd<T: Float>(
+    device: &Device,
+    dtable: &Buffer<f32>,
+    dy: &Buffer<T>,
+    distinct_ids: &Buffer<i32>,
+    distinct_offsets: &Buffer<i32>,
+    distinct_tokens: &Buffer<i32>,
+    tokens: usize,
+    hidden: usize,
+    vocab: usize,
+) -> Result<()> {
+    let distinct = distinct_ids.len();
+    expect_len("embedding dtable", dtable, &[vocab, hidden])?;
+    expect_len("embedding dy", dy, &[tokens, hidden])?;
+    expect_len("embedding distinct_offsets", distinct_offsets, &[distinct + 1])?;
+    expect_len("embedding distinct_tokens", distinct_tokens, &[tokens])?;
+    ensure!(distinct <= vocab.min(tokens), "embedding: {distinct} distinct ids of {tokens} tokens, vocabulary {vocab}");
+    let columns = hidden.div_ceil(SUM_THREADS * CHUNK);
+    let launch = Launch { grid: [distinct as u32, columns as u32, 1], ..Launch::linear(1, SUM_THREADS) };
+    // SAFETY: all lengths were checked above; the tables come from a forest, which keeps them in range.
+    unsafe {
+        kernel::embedding_bwd(device, launch, dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, hidden as i32)
+    }
+}
