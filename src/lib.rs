@@ -6,4 +6,5 @@
 pub mod config;
 pub mod device;
 pub mod forest;
+pub mod loss;
 pub mod ops;

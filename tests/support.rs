@@ -1,7 +1,7 @@
 //! Devices to test on, random data, and the comparison rule.
 
 use half::bf16;
-use warpo::device::{Device, Float, HostOptions, Schedule, host::Completion};
+use warpo::device::{Device, Element, Float, HostOptions, Schedule, host::Completion};
 
 /// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
 /// modes, the fast host device, and the GPU if there is one.
@@ -120,4 +120,20 @@ pub fn roundoff<T: Float>() -> f64 {
         warpo::device::DType::Bf16 => f64::from(bf16::EPSILON.to_f32()) / 2.0,
         _ => f64::from(f32::EPSILON) / 2.0,
     }
+}
+
+/// For copies and for sums in a stated order: every element has the same bits.
+pub fn assert_same_bits<T: Element>(what: &str, got: &[T], want: &[T]) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
+    let differs = |(g, w): (&T, &T)| bytemuck::bytes_of(g) != bytemuck::bytes_of(w);
+    let wrong: Vec<usize> = (0..got.len()).filter(|&i| differs((&got[i], &want[i]))).collect();
+    if let Some(&first) = wrong.first() {
+        let (got, want) = (got[first], want[first]);
+        panic!("{what}: {} elements differ, the first is {first}: {got:?} instead of {want:?}", wrong.len());
+    }
+}
+
+/// The largest magnitude.
+pub fn max_abs(data: &[f64]) -> f64 {
+    data.iter().fold(0.0, |most, x| x.abs().max(most))
 }

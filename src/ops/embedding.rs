@@ -60,6 +60,15 @@ pub fn bwd<T: Float>(
     let launch = Launch { grid: [distinct as u32, columns as u32, 1], ..Launch::linear(1, SUM_THREADS) };
     // SAFETY: all lengths were checked above; the tables come from a forest, which keeps them in range.
     unsafe {
-        kernel::embedding_bwd(device, launch, dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, hidden as i32)
+        kernel::embedding_bwd(
+            device,
+            launch,
+            dtable,
+            dy,
+            distinct_ids,
+            distinct_offsets,
+            distinct_tokens,
+            hidden as i32,
+        )
     }
 }

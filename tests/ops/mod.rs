@@ -1,3 +1,10 @@
 //! Kernel tests, one file per stem.
 
+mod adamw;
+mod embedding;
+mod grad_norm;
+mod preference_loss;
+mod residual;
 mod rmsnorm;
+mod rope;
+mod swiglu;

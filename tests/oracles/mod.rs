@@ -1,3 +1,10 @@
 //! Plain f64 versions of the kernels: loops and formulas, nothing clever.
 
+pub mod adamw;
+pub mod embedding;
+pub mod grad_norm;
+pub mod preference_loss;
+pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;

@@ -1,0 +1,130 @@
+use half::bf16;
+use warpo::{
+    device::{Buffer, Device, Float},
+    ops::adamw::{self, Hyper},
+};
+
+use crate::{
+    oracles,
+    support::{
+        assert_same_bits, assert_within_rule, cast, for_each_device, max_abs, normal, roundoff, type_name, widen,
+    },
+};
+
+/// (elements, decayed elements): one element, ragged with the boundary inside a chunk, exact, all and none decayed.
+const SHAPES: &[(usize, usize)] = &[(1, 1), (13, 5), (64, 64), (1024, 16), (1029, 1003), (40, 0)];
+const STEPS: u64 = 5;
+const HYPER: Hyper = Hyper { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1 };
+
+#[test]
+fn step_f32() {
+    for_each_device(|device, on| {
+        for &(elements, decay) in SHAPES {
+            let state = State::new(device, elements);
+            // For f32 the weights are their own master copy.
+            follow(device, on, &state.master.clone(), &state, decay);
+        }
+    });
+}
+
+#[test]
+fn step_bf16() {
+    for_each_device(|device, on| {
+        for &(elements, decay) in SHAPES {
+            let state = State::new(device, elements);
+            let params = device.alloc::<bf16>(elements).unwrap();
+            follow(device, on, &params, &state, decay);
+            let rounded: Vec<bf16> = cast(&device.download(&state.master).unwrap());
+            assert_same_bits(&format!("adamw bf16 copy on {on}"), &device.download(&params).unwrap(), &rounded);
+        }
+    });
+}
+
+struct State {
+    master: Buffer<f32>,
+    m: Buffer<f32>,
+    v: Buffer<f32>,
+}
+
+impl State {
+    fn new(device: &Device, elements: usize) -> Self {
+        let master = device.upload(&normal(1, elements)).unwrap();
+        Self { master, m: device.zeros(elements).unwrap(), v: device.zeros(elements).unwrap() }
+    }
+
+    fn step<T: Float>(
+        &self,
+        device: &Device,
+        params: &Buffer<T>,
+        grads: &[f32],
+        stats: [f32; 3],
+        hyper: Hyper,
+        decay: usize,
+    ) {
+        let grads = device.upload(grads).unwrap();
+        let stats = device.upload(&stats).unwrap();
+        let Self { master, m, v } = self;
+        adamw::step(device, params, master, m, v, &grads, &stats, hyper, decay, grads.len()).unwrap();
+    }
+
+    fn download(&self, device: &Device) -> [Vec<f32>; 3] {
+        [&self.master, &self.m, &self.v].map(|buffer| device.download(buffer).unwrap())
+    }
+}
+
+fn follow<T: Float>(device: &Device, on: &str, params: &Buffer<T>, state: &State, decay: usize) {
+    let elements = params.len();
+    let mut w = widen(&normal(1, elements));
+    let (mut m, mut v) = (vec![0.0; elements], vec![0.0; elements]);
+    for step in 1..=STEPS {
+        let hyper = Hyper { step, ..HYPER };
+        // Gradients from tiny to large, as a model has them.
+        let grads: Vec<f32> =
+            normal(10 + step, elements).iter().enumerate().map(|(i, g)| g * 10f32.powi(i as i32 % 7 - 5)).collect();
+        state.step(device, params, &grads, [3.0, 0.5, 1.0], hyper, decay);
+        oracles::adamw::step(&mut w, &mut m, &mut v, &widen(&grads), 0.5, hyper, decay);
+    }
+    let what = format!("adamw {} {elements}, {decay} decayed on {on}", type_name::<T>());
+    let [got_w, got_m, got_v] = state.download(device).map(|data| widen(&data));
+    // Per step m and v take four roundings (constant, product, product, sum), v two more for the square.
+    let steps = STEPS as f64;
+    let unit = roundoff::<f32>();
+    assert_within_rule(&format!("{what}: m"), &got_m, &m, &m, 4.0 * steps * unit * max_abs(&m));
+    assert_within_rule(&format!("{what}: v"), &got_v, &v, &v, 6.0 * steps * unit * max_abs(&v));
+    // Per step the weight is rounded once, and moves by at most lr * (10 + weight decay * 5) with a relative error of
+    // that of m, half that of v and six operations.
+    let change = HYPER.lr * (10.0 + HYPER.weight_decay * 5.0);
+    let allowance = steps * unit * (max_abs(&w) + change * (7.0 * steps + 6.0));
+    assert_within_rule(&format!("{what}: w"), &got_w, &w, &w, allowance);
+}
+
+#[test]
+fn gradients_that_are_not_finite_change_nothing() {
+    for_each_device(|device, on| {
+        let elements = 29;
+        let state = State::new(device, elements);
+        let params = device.upload(&cast::<bf16>(&normal(3, elements))).unwrap();
+        let grads = normal(4, elements);
+        state.step(device, &params, &grads, [1.0, 1.0, 1.0], HYPER, 7);
+        let (before, params_before) = (state.download(device), device.download(&params).unwrap());
+        let bad = vec![f32::NAN; elements];
+        state.step(device, &params, &bad, [f32::NAN, f32::NAN, 0.0], Hyper { step: 2, ..HYPER }, 7);
+        for (after, before) in state.download(device).iter().zip(&before) {
+            assert_same_bits(&format!("state on {on}"), after, before);
+        }
+        assert_same_bits(&format!("params on {on}"), &device.download(&params).unwrap(), &params_before);
+    });
+}
+
+#[test]
+fn refusals_name_the_value() {
+    let device = crate::support::fast_device(1);
+    let buffer = device.zeros::<f32>(4).unwrap();
+    let stats = device.zeros::<f32>(3).unwrap();
+    let step = |hyper, decay| {
+        let error = adamw::step(&device, &buffer, &buffer, &buffer, &buffer, &buffer, &stats, hyper, decay, 4);
+        error.unwrap_err().to_string()
+    };
+    assert_eq!(step(Hyper { step: 0, ..HYPER }, 4), "adamw: steps count from 1, found 0");
+    assert_eq!(step(HYPER, 5), "adamw: decay of 5 of 4 elements");
+}
