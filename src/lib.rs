@@ -7,4 +7,6 @@ pub mod config;
 pub mod device;
 pub mod forest;
 pub mod loss;
+pub mod model;
 pub mod ops;
+pub mod rng;

@@ -1,0 +1,311 @@
+//! Model folders: weights in from safetensors, weights out with everything that belongs to them.
+//!
+//! Owns the checks of names, shapes and sizes, the conversion of element types and the seeded random start. One tensor
+//! at a time is in host memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use half::{bf16, f16};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+use serde::Deserialize;
+
+use super::{CONFIG_FILE, Layout, ModelConfig, TensorSpec, files::write_whole};
+use crate::{
+    device::{Buffer, DType, Device, Float},
+    rng::{Philox, Purpose},
+};
+
+const WEIGHTS_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+const TIED_HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// What a saved folder takes over from the folder the run started from.
+const COMPANIONS: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Tensors named in an error before it only counts the rest.
+const NAMED: usize = 4;
+
+/// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`.
+///
+/// With a tied head a `lm_head.weight` in the file is accepted if it equals the embedding.
+///
+/// # Errors
+/// A file is missing, cut short or malformed; a tensor is missing, unknown or has another shape or element type; a
+/// value is not finite in `T`.
+pub fn load<T: Float>(
+    device: &Device,
+    params: &Buffer<T>,
+    layout: &Layout,
+    config: &ModelConfig,
+    folder: &Path,
+) -> Result<()> {
+    let mut checkpoint = Checkpoint::open(folder)?;
+    checkpoint.check_names(layout, config)?;
+    for spec in &layout.tensors {
+        checkpoint.check_shape(spec)?;
+    }
+    for spec in &layout.tensors {
+        let (values, path) = checkpoint.read(&spec.name)?;
+        let cast: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
+        if let Some(at) = cast.iter().position(|value| !value.to_f32().is_finite()) {
+            bail!("{}: tensor `{}`: element {at} is {}", path.display(), spec.name, values[at]);
+        }
+        if spec.name == EMBEDDING {
+            checkpoint.check_tied_head(&values, config)?;
+        }
+        device.copy_in(&params.slice(spec.range()), &cast)?;
+    }
+    Ok(())
+}
+
+/// Fills `params` with a random start: norm weights 1, everything else normal with the config's deviation.
+///
+/// A matrix's values depend on the seed and on its place in the layout, which a tied head does not change.
+///
+/// # Errors
+/// The copy to the device fails.
+pub fn random<T: Float>(
+    device: &Device,
+    params: &Buffer<T>,
+    layout: &Layout,
+    config: &ModelConfig,
+    seed: u64,
+) -> Result<()> {
+    for (number, spec) in layout.tensors.iter().enumerate() {
+        let mut values = vec![1.0; spec.elements()];
+        if spec.decay {
+            Philox::new(seed, Purpose::Init, number as u32).fill_normal(&mut values, config.initializer_range);
+        }
+        let values: Vec<T> = values.into_iter().map(T::from_f32).collect();
+        device.copy_in(&params.slice(spec.range()), &values)?;
+    }
+    Ok(())
+}
+
+/// Writes a folder that `transformers` loads: weights as `T`, the config, and the tokenizer's and generation's files
+/// of `source`. Every file appears whole.
+///
+/// # Errors
+/// The folder cannot be made or written to, or a companion cannot be read.
+pub fn save<T: Float>(
+    device: &Device,
+    params: &Buffer<T>,
+    layout: &Layout,
+    config: &ModelConfig,
+    folder: &Path,
+    source: Option<&Path>,
+) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    write_whole(&folder.join(WEIGHTS_FILE), |out| {
+        out.write_all(&header(layout, T::DTYPE)?)?;
+        for spec in &layout.tensors {
+            let values = device.download(&params.slice(spec.range()))?;
+            out.write_all(bytemuck::cast_slice(&values))?;
+        }
+        Ok(())
+    })?;
+    let text = config.to_json(T::DTYPE);
+    write_whole(&folder.join(CONFIG_FILE), |out| Ok(out.write_all(text.as_bytes())?))?;
+    let Some(source) = source else { return Ok(()) };
+    for name in COMPANIONS {
+        let from = source.join(name);
+        if from.is_file() && fs::canonicalize(&from).ok() != fs::canonicalize(folder.join(name)).ok() {
+            let bytes = fs::read(&from).with_context(|| format!("{}: cannot be read", from.display()))?;
+            write_whole(&folder.join(name), |out| Ok(out.write_all(&bytes)?))?;
+        }
+    }
+    Ok(())
+}
+
+/// Length and JSON of the file's head, padded so that the data is aligned.
+fn header(layout: &Layout, dtype: DType) -> Result<Vec<u8>> {
+    let (dtype, width) = if dtype == DType::Bf16 { (Dtype::BF16, 2) } else { (Dtype::F32, 4) };
+    let info = |spec: &TensorSpec| {
+        let range = spec.range();
+        let data_offsets = (range.start * width, range.end * width);
+        (spec.name.clone(), TensorInfo { dtype, shape: spec.shape.clone(), data_offsets })
+    };
+    // transformers refuses a file that does not say which framework's layout it has.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(about), layout.tensors.iter().map(info).collect())?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    Ok(bytes)
+}
+
+/// One safetensors file with its head read.
+struct Shard {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+    metadata: Metadata,
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Self> {
+        let name = path.display().to_string();
+        let mut file = File::open(&path).with_context(|| name.clone())?;
+        let bytes = file.metadata().with_context(|| name.clone())?.len();
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(|_| anyhow!("{name}: truncated: {bytes} bytes hold no header"))?;
+        let length = u64::from_le_bytes(length);
+        ensure!(
+            length <= bytes - 8,
+            "{name}: truncated or not safetensors: the header takes {length} bytes, the file has {bytes}"
+        );
+        let mut json = vec![0; length as usize];
+        file.read_exact(&mut json).with_context(|| name.clone())?;
+        let metadata: Metadata = serde_json::from_slice(&json).with_context(|| format!("{name}: broken header"))?;
+        let data_start = 8 + length;
+        let expected = data_start + metadata.data_len() as u64;
+        ensure!(bytes >= expected, "{name}: truncated: expected {expected} bytes, found {bytes}");
+        ensure!(bytes == expected, "{name}: expected {expected} bytes, found {bytes}");
+        Ok(Self { path, file, data_start, metadata })
+    }
+
+    fn info(&self, name: &str) -> &TensorInfo {
+        self.metadata.info(name).expect("the checkpoint's table names the shard that holds a tensor")
+    }
+
+    /// A tensor's values; f16 and bf16 fit in f32 exactly.
+    fn read(&mut self, name: &str) -> Result<Vec<f32>> {
+        let TensorInfo { dtype, data_offsets: (start, end), .. } = *self.info(name);
+        let mut bytes = vec![0; end - start];
+        let place = || format!("{}: tensor `{name}`", self.path.display());
+        self.file.seek(SeekFrom::Start(self.data_start + start as u64)).with_context(place)?;
+        self.file.read_exact(&mut bytes).with_context(place)?;
+        let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        Ok(match dtype {
+            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F16 => pairs.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            other => bail!("{}: element type {other:?} does not run: only F32, F16 and BF16 do", place()),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// All weight files of a folder.
+struct Checkpoint {
+    /// The file to name when the whole is meant.
+    path: PathBuf,
+    shards: Vec<Shard>,
+    /// Tensor name to shard.
+    places: BTreeMap<String, usize>,
+}
+
+impl Checkpoint {
+    fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(WEIGHTS_FILE);
+        if single.exists() {
+            let shard = Shard::open(single.clone())?;
+            let places = shard.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
+            return Ok(Self { path: single, shards: vec![shard], places });
+        }
+        let index = folder.join(INDEX_FILE);
+        ensure!(index.exists(), "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there", folder.display());
+        Self::open_sharded(folder, index)
+    }
+
+    fn open_sharded(folder: &Path, index: PathBuf) -> Result<Self> {
+        let name = index.display().to_string();
+        let text = fs::read_to_string(&index).with_context(|| name.clone())?;
+        let Index { weight_map } = serde_json::from_str(&text).with_context(|| format!("{name}: broken index"))?;
+        let mut checkpoint = Self { path: index, shards: Vec::new(), places: BTreeMap::new() };
+        let mut opened = BTreeMap::new();
+        for (tensor, file) in weight_map {
+            // A shard lies beside its index: a path elsewhere is not followed.
+            ensure!(Path::new(&file).file_name() == Some(file.as_ref()), "{name}: `{file}` is not a file name");
+            let shard = match opened.get(&file) {
+                Some(&shard) => shard,
+                None => {
+                    checkpoint.shards.push(Shard::open(folder.join(&file)).with_context(|| name.clone())?);
+                    opened.insert(file.clone(), checkpoint.shards.len() - 1);
+                    checkpoint.shards.len() - 1
+                }
+            };
+            ensure!(
+                checkpoint.shards[shard].metadata.info(&tensor).is_some(),
+                "{name}: tensor `{tensor}` is not in {file}, where the index places it"
+            );
+            checkpoint.places.insert(tensor, shard);
+        }
+        Ok(checkpoint)
+    }
+
+    fn check_names(&self, layout: &Layout, config: &ModelConfig) -> Result<()> {
+        let wanted: BTreeMap<&str, ()> = layout.tensors.iter().map(|spec| (spec.name.as_str(), ())).collect();
+        let missing: Vec<&str> = wanted.keys().copied().filter(|&name| !self.places.contains_key(name)).collect();
+        ensure!(missing.is_empty(), "{}: missing {}", self.path.display(), list(&missing));
+        // Old files carry the rotary frequencies, which the config determines.
+        let is_buffer = |name: &str| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == TIED_HEAD);
+        let extra = self.places.keys().map(String::as_str).filter(|name| !wanted.contains_key(name));
+        let extra: Vec<&str> = extra.filter(|name| !is_buffer(name)).collect();
+        ensure!(extra.is_empty(), "{}: not part of this model: {}", self.path.display(), list(&extra));
+        Ok(())
+    }
+
+    fn check_shape(&self, spec: &TensorSpec) -> Result<()> {
+        let shard = &self.shards[self.places[&spec.name]];
+        let found = &shard.info(&spec.name).shape;
+        let place = shard.path.display();
+        ensure!(*found == spec.shape, "{place}: tensor `{}`: expected {:?}, found {found:?}", spec.name, spec.shape);
+        Ok(())
+    }
+
+    fn check_tied_head(&mut self, embedding: &[f32], config: &ModelConfig) -> Result<()> {
+        if !config.tied || !self.places.contains_key(TIED_HEAD) {
+            return Ok(());
+        }
+        let (head, path) = self.read(TIED_HEAD)?;
+        let differs = head.len() != embedding.len() || head.iter().zip(embedding).any(|(h, e)| h != e);
+        ensure!(
+            !differs,
+            "{}: tensor `{TIED_HEAD}` differs from `{EMBEDDING}` though tie_word_embeddings is true: set it to false \
+             in {CONFIG_FILE} or remove the tensor",
+            path.display()
+        );
+        Ok(())
+    }
+
+    /// A tensor's values and the file they came from.
+    fn read(&mut self, name: &str) -> Result<(Vec<f32>, PathBuf)> {
+        let shard = &mut self.shards[self.places[name]];
+        Ok((shard.read(name)?, shard.path.clone()))
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
+    let rest = names.len().saturating_sub(NAMED);
+    let tensors = if names.len() == 1 { "tensor" } else { "tensors" };
+    let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+    format!("{tensors} {}{more}", quoted.join(", "))
+}
