@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::OnError;
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -59,17 +60,6 @@ pub struct Data {
     pub max_response_tokens: usize,
     /// What a bad row does.
     pub on_error: OnError,
-}
-
-/// What a bad row does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnError {
-    /// The run stops before training and names the row.
-    #[default]
-    Stop,
-    /// The row is left out, counted and listed.
-    Skip,
 }
 
 /// `[loss]`: what is minimised.

@@ -4,6 +4,7 @@
 //! `optim` and `data`; only `train` and `cli` read the run configuration.
 
 pub mod config;
+pub mod data;
 pub mod device;
 pub mod forest;
 pub mod loss;

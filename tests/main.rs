@@ -1,5 +1,6 @@
 //! The one integration binary: oracles in f64, kernels on every device there is, model, training, command line.
 
+mod data;
 mod loss;
 mod model;
 mod ops;

@@ -1,0 +1,101 @@
+//! From files of preference rows to token trees: reading, checking, tokenizing, packing and the order of the steps.
+//!
+//! Knows nothing about models beyond their tokenizer. A bad row is named by file, line and reason.
+
+pub mod loader;
+pub mod pack;
+pub mod records;
+pub mod tokenize;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::forest::Tree;
+use tokenize::Tokenizer;
+
+/// What a bad row does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The run stops before training and names the row.
+    #[default]
+    Stop,
+    /// The row is left out, counted and listed.
+    Skip,
+}
+
+/// Longest parts of a row, in tokens; what exceeds them is a bad row.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Prompt, a BOS counted in.
+    pub prompt: usize,
+    /// Each response, the EOS counted in.
+    pub response: usize,
+    /// Prompt and both responses: the budget of a micro-batch.
+    pub tree: usize,
+}
+
+/// The rows of one file as trees, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    pub trees: Vec<Tree>,
+    /// The error of every row left out.
+    pub skipped: Vec<String>,
+}
+
+impl Dataset {
+    /// Reads and encodes a whole JSONL file, all rows in parallel.
+    ///
+    /// # Errors
+    /// An unreadable file, a file without a good row and, with `OnError::Stop`, the first bad row.
+    pub fn load(file: &Path, tokenizer: &Tokenizer, limits: &Limits, on_error: OnError) -> Result<Self> {
+        let name = file.display().to_string();
+        let bytes = fs::read(file)
+            .with_context(|| format!("data file `{name}` cannot be read: name an existing JSONL file"))?;
+        let lines = records::lines(&bytes);
+        let row = |&(line, bytes): &(usize, &[u8])| {
+            let at = format!("{name}:{line}");
+            encode(&at, bytes, tokenizer, limits).map_err(|error| anyhow!("{at}: {error:#}"))
+        };
+        let rows: Vec<Result<Tree>> = lines.par_iter().map(row).collect();
+
+        let bad = rows.iter().filter(|row| row.is_err()).count();
+        let mut data = Self::default();
+        for row in rows {
+            match row {
+                Ok(tree) => data.trees.push(tree),
+                Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
+                Err(error) if bad > 1 => {
+                    bail!("{error} ({bad} of {} rows are bad; data.on_error = \"skip\" leaves them out)", lines.len())
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        ensure!(
+            !data.trees.is_empty(),
+            "{name}: no usable row among {}; give at least one {{\"prompt\", \"chosen\", \"rejected\"}}{}",
+            lines.len(),
+            data.skipped.first().map(|first| format!("; the first was left out: {first}")).unwrap_or_default()
+        );
+        Ok(data)
+    }
+}
+
+fn encode(at: &str, bytes: &[u8], tokenizer: &Tokenizer, limits: &Limits) -> Result<Tree> {
+    let record = records::parse(bytes)?;
+    let pair = tokenizer.encode_pair(&record.prompt, &record.chosen, &record.rejected)?;
+    let check = |part: &str, tokens: usize, key: &str, limit: usize| {
+        ensure!(tokens <= limit, "{part} has {tokens} tokens, `{key}` = {limit}: shorten it or raise {key}");
+        Ok(())
+    };
+    check("`prompt`", pair.prompt.len(), "data.max_prompt_tokens", limits.prompt)?;
+    check("`chosen`", pair.chosen.len(), "data.max_response_tokens", limits.response)?;
+    check("`rejected`", pair.rejected.len(), "data.max_response_tokens", limits.response)?;
+    let tree = Tree::pair(at, pair.prompt, pair.chosen, pair.rejected);
+    check("the tree of prompt and both responses", tree.tokens(), "batch.tokens", limits.tree)?;
+    Ok(tree)
+}

@@ -1,0 +1,202 @@
+//! Text to token ids with a Hugging Face `tokenizer.json`: the border between prompt and response, BOS and EOS.
+//!
+//! The only file that knows the `tokenizers` crate. BOS is what the tokenizer's own post-processor puts in front,
+//! never more; a response ends with exactly one EOS.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use serde_json::Value;
+
+use super::records::excerpt;
+
+/// A tokenizer with the special tokens of its model folder.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab: usize,
+    /// What the post-processor puts in front of a text: nothing or a BOS, rarely more.
+    leading: Vec<u32>,
+    bos: Option<u32>,
+    /// Appended to a response that does not end in one of `ends`.
+    eos: u32,
+    ends: Vec<u32>,
+}
+
+/// A row in token ids. `prompt` is a true common prefix of both sequences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub prompt: Vec<u32>,
+    pub chosen: Vec<u32>,
+    pub rejected: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and the special tokens from `tokenizer_config.json`, `generation_config.json` and
+    /// `config.json` of a model folder; `vocab` is the height of the model's embedding table.
+    ///
+    /// # Errors
+    /// A missing or broken file, no EOS token, an EOS outside the model's vocabulary.
+    pub fn load(folder: &Path, vocab: usize) -> Result<Self> {
+        let file = folder.join("tokenizer.json");
+        let name = file.display();
+        let remedy = "the model folder needs the tokenizer.json of its model";
+        let bytes = fs::read(&file).with_context(|| format!("tokenizer `{name}` cannot be read: {remedy}"))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| Error::msg(one_line(&error.to_string())))
+            .with_context(|| format!("tokenizer `{name}` is not a Hugging Face tokenizer: {remedy}"))?;
+        // Files saved after some training or inference runs carry these; either would change the ids of a row.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(Error::from_boxed)?;
+
+        let special = Specials::read(folder, &inner)?;
+        let leading = leading(&inner)?;
+        let Some(&eos) = special.ends.first() else {
+            bail!("model folder `{}` names no EOS token: set `eos_token_id` in config.json", folder.display());
+        };
+        let bos = special.bos.or(leading.first().copied());
+        ensure!(
+            (eos as usize) < vocab,
+            "model folder `{}`: EOS token {eos} is outside the vocabulary of {vocab} tokens: \
+             tokenizer.json and config.json do not belong together",
+            folder.display()
+        );
+        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends })
+    }
+
+    /// The token that ends a response.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// The token in front of every text, where the tokenizer puts one there.
+    pub fn leading_bos(&self) -> Option<u32> {
+        self.leading.first().copied()
+    }
+
+    /// Ids of a text, with the leading BOS if the tokenizer wants one and the text does not begin with it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = encode_plain(&self.inner, text)?;
+        if ids.starts_with(&self.leading) { Ok(ids) } else { Ok([&self.leading[..], &ids].concat()) }
+    }
+
+    /// Encodes a prompt alone and joined to each response. The responses are what follows the prompt; where a merge
+    /// across the border changes the prompt's last tokens, the border moves back for both responses.
+    ///
+    /// # Errors
+    /// A part without tokens, responses with the same ids, a doubled BOS or EOS, an id outside the vocabulary.
+    pub fn encode_pair(&self, prompt: &str, chosen: &str, rejected: &str) -> Result<Pair> {
+        let alone = self.encode(prompt)?;
+        let joint_chosen = self.encode(&format!("{prompt}{chosen}"))?;
+        let joint_rejected = self.encode(&format!("{prompt}{rejected}"))?;
+        let border = common_prefix(&alone, &joint_chosen).min(common_prefix(&alone, &joint_rejected));
+        ensure!(
+            border > 0,
+            "`prompt` ({}) gives no token of its own: give a prompt that does not merge with the response",
+            excerpt(prompt)
+        );
+        let pair = Pair {
+            prompt: alone[..border].to_vec(),
+            chosen: self.response("chosen", &joint_chosen[border..])?,
+            rejected: self.response("rejected", &joint_rejected[border..])?,
+        };
+        ensure!(pair.chosen != pair.rejected, "`chosen` and `rejected` have the same token ids: remove the row");
+        if let (Some(bos), [first, second, ..]) = (self.bos, &pair.prompt[..]) {
+            let doubled = *first == bos && *second == bos;
+            ensure!(!doubled, "`prompt` begins with BOS (token {bos}) twice: remove one from the text");
+        }
+        for (part, ids) in [("prompt", &pair.prompt), ("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+            self.check_ids(part, ids)?;
+        }
+        Ok(pair)
+    }
+
+    fn response(&self, part: &str, tail: &[u32]) -> Result<Vec<u32>> {
+        ensure!(!tail.is_empty(), "`{part}` gives no tokens: give the response or remove the row");
+        let is_end = |id: &u32| self.ends.contains(id);
+        let mut ids = tail.to_vec();
+        if !ids.last().is_some_and(is_end) {
+            ids.push(self.eos);
+        }
+        if let [.., before, last] = ids[..] {
+            let doubled = before == last && is_end(&last);
+            ensure!(!doubled, "`{part}` ends with EOS (token {last}) twice: remove it from the text, it is added");
+        }
+        Ok(ids)
+    }
+
+    fn check_ids(&self, part: &str, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            None => Ok(()),
+            Some(&id) => bail!(
+                "`{part}` holds token {id} ({}), the model's vocab_size = {}: use the tokenizer.json of the model",
+                excerpt(&self.inner.id_to_token(id).unwrap_or_default()),
+                self.vocab
+            ),
+        }
+    }
+}
+
+/// BOS and EOS as the files of a model folder name them.
+struct Specials {
+    bos: Option<u32>,
+    /// The tokenizer's own EOS first, then every other id that ends a generation.
+    ends: Vec<u32>,
+}
+
+impl Specials {
+    fn read(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Self> {
+        let tokens = read_json(&folder.join("tokenizer_config.json"))?;
+        let named = |key: &str| {
+            let token = &tokens[key];
+            let text = token.as_str().or_else(|| token["content"].as_str());
+            text.and_then(|text| tokenizer.token_to_id(text))
+        };
+        let mut special = Self { bos: named("bos_token"), ends: named("eos_token").into_iter().collect() };
+        for file in ["config.json", "generation_config.json"] {
+            let config = read_json(&folder.join(file))?;
+            let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            special.bos = special.bos.or_else(|| id(&config["bos_token_id"]));
+            let eos = &config["eos_token_id"];
+            let listed = eos.as_array().map_or(std::slice::from_ref(eos), Vec::as_slice);
+            for id in listed.iter().filter_map(id) {
+                if !special.ends.contains(&id) {
+                    special.ends.push(id);
+                }
+            }
+        }
+        Ok(special)
+    }
+}
+
+/// A file that is not there counts as an empty object.
+fn read_json(file: &Path) -> Result<Value> {
+    let bytes = match fs::read(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Value::Null),
+        bytes => bytes.with_context(|| format!("`{}` cannot be read", file.display()))?,
+    };
+    serde_json::from_slice(&bytes).with_context(|| format!("`{}` is broken JSON: restore the file", file.display()))
+}
+
+fn encode_plain(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoding = tokenizer.encode_fast(text, false).map_err(Error::from_boxed).context("the tokenizer failed")?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// What the post-processor puts in front of a text, found by encoding a text with and without it.
+fn leading(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+    let plain = encode_plain(tokenizer, "a")?;
+    let framed = tokenizer.encode_fast("a", true).map_err(Error::from_boxed).context("the tokenizer failed")?;
+    let framed = framed.get_ids();
+    let start = framed.windows(plain.len().max(1)).position(|window| window == plain);
+    Ok(framed[..start.unwrap_or(0)].to_vec())
+}
+
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,6 @@
+//! Reading, tokenizing and packing of preference rows, through the public interface.
+
+mod pack;
+mod quickstart;
+mod records;
+mod tokenize;

@@ -1,0 +1,159 @@
+//! Packing invariants on random trees.
+
+use proptest::prelude::*;
+use warpo::data::pack::micro_batches;
+use warpo::forest::{Forest, Segment, TILE_TOKENS, Tree};
+
+/// A random tree: each later segment continues a segment on the path to the one before it, which is depth-first order.
+fn tree() -> impl Strategy<Value = Tree> {
+    let segment = (1usize..6, any::<prop::sample::Index>(), any::<bool>());
+    (prop::collection::vec(segment, 1..7), 0u32..50, any::<prop::sample::Index>()).prop_map(|(parts, first, pick)| {
+        let mut tree = Tree { name: "t".into(), ..Tree::default() };
+        let mut path: Vec<usize> = Vec::new();
+        for (i, (tokens, parent, scored)) in parts.into_iter().enumerate() {
+            let parent = (i > 0).then(|| {
+                path.truncate(parent.index(path.len()) + 1);
+                path[path.len() - 1]
+            });
+            path.push(i);
+            let tokens = (0..tokens as u32).map(|t| (first + 3 * i as u32 + t) % 50).collect();
+            tree.segments.push(Segment { parent, tokens, scored });
+        }
+        let scored = tree.segments.iter().filter(|s| s.scored).count();
+        if scored > 1 {
+            let chosen = pick.index(scored);
+            tree.pairs.push([chosen, (chosen + 1) % scored]);
+        }
+        tree
+    })
+}
+
+/// Tree, segment and depth of each token of a pack, from the trees alone.
+fn places(trees: &[&Tree]) -> Vec<(usize, usize, usize)> {
+    let mut places = Vec::new();
+    for (t, tree) in trees.iter().enumerate() {
+        let mut depth = vec![0; tree.segments.len()];
+        for (s, segment) in tree.segments.iter().enumerate() {
+            depth[s] = segment.parent.map_or(0, |p| depth[p] + tree.segments[p].tokens.len());
+            places.extend((0..segment.tokens.len()).map(|offset| (t, s, depth[s] + offset)));
+        }
+    }
+    places
+}
+
+fn is_ancestor_or_self(tree: &Tree, ancestor: usize, mut segment: usize) -> bool {
+    while segment != ancestor {
+        match tree.segments[segment].parent {
+            Some(parent) => segment = parent,
+            None => return false,
+        }
+    }
+    true
+}
+
+fn check_mask(trees: &[&Tree], forest: &Forest) {
+    let places = places(trees);
+    assert_eq!(places.len(), forest.len());
+    for (i, &(tree, segment, depth)) in places.iter().enumerate() {
+        assert_eq!(forest.position[i], depth as i32, "position of token {i}");
+        for (j, &(other, above, above_depth)) in places.iter().enumerate() {
+            let expected = tree == other && above_depth <= depth && is_ancestor_or_self(trees[tree], above, segment);
+            assert_eq!(forest.visible(i, j), expected, "token {i} sees token {j}");
+        }
+    }
+    for (tile, ends) in forest.subtree_end.chunks(TILE_TOKENS).enumerate() {
+        let (low, high) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
+        assert_eq!(forest.tile_bounds[2 * tile..2 * tile + 2], [low, high]);
+    }
+}
+
+/// Every scored segment is one sequence; its rows read the token before each target on its own path.
+fn check_rows(trees: &[&Tree], forest: &Forest) {
+    let places = places(trees);
+    let mut sequence = 0;
+    for (t, tree) in trees.iter().enumerate() {
+        let first_row = forest.sequence_rows[sequence];
+        assert_eq!(first_row as usize, forest.tree_rows[t]);
+        for (s, segment) in tree.segments.iter().enumerate().filter(|(_, segment)| segment.scored) {
+            let rows = forest.sequence_rows[sequence] as usize..forest.sequence_rows[sequence + 1] as usize;
+            let targets: Vec<i32> = segment.tokens.iter().map(|&id| id as i32).collect();
+            let skipped = usize::from(segment.parent.is_none());
+            assert_eq!(forest.row_target[rows.clone()], targets[skipped..]);
+            let depth = places.iter().find(|&&(a, b, _)| (a, b) == (t, s)).unwrap().2;
+            for (offset, row) in rows.enumerate() {
+                let (source_tree, above, source_depth) = places[forest.row_source[row] as usize];
+                assert_eq!((source_tree, source_depth + 1), (t, depth + skipped + offset));
+                assert!(is_ancestor_or_self(tree, above, s));
+            }
+            sequence += 1;
+        }
+    }
+    assert_eq!(sequence, forest.sequences());
+    assert_eq!(*forest.tree_rows.last().unwrap(), forest.rows());
+    assert_eq!(forest.rows(), trees.iter().map(|tree| tree.rows()).sum::<usize>());
+}
+
+/// The tables are inversions of `row_source` and `tokens`, in ascending order.
+fn check_tables(forest: &Forest) {
+    for t in 0..forest.len() {
+        let range = forest.token_row_offsets[t] as usize..forest.token_row_offsets[t + 1] as usize;
+        let readers: Vec<i32> =
+            (0..forest.rows() as i32).filter(|&r| forest.row_source[r as usize] == t as i32).collect();
+        assert_eq!(forest.token_rows[range], readers);
+    }
+    assert!(forest.distinct_ids.is_sorted_by(|a, b| a < b));
+    for (i, &id) in forest.distinct_ids.iter().enumerate() {
+        let range = forest.distinct_offsets[i] as usize..forest.distinct_offsets[i + 1] as usize;
+        let carriers: Vec<i32> = (0..forest.len() as i32).filter(|&t| forest.tokens[t as usize] == id).collect();
+        assert_eq!(forest.distinct_tokens[range], carriers);
+    }
+    assert_eq!(forest.distinct_tokens.len(), forest.len());
+}
+
+fn check_pairs(trees: &[&Tree], forest: &Forest) {
+    let mut first = 0;
+    let mut expected = Vec::new();
+    for tree in trees {
+        expected.extend(tree.pairs.iter().flatten().map(|&s| (first + s) as i32));
+        first += tree.segments.iter().filter(|s| s.scored).count();
+    }
+    assert_eq!(forest.pairs, expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn micro_batches_hold_every_tree_once_within_the_budget(trees in prop::collection::vec(tree(), 1..12), slack in 0usize..60) {
+        let trees: Vec<&Tree> = trees.iter().collect();
+        let budget = slack + trees.iter().map(|tree| tree.tokens()).max().unwrap();
+        let batches = micro_batches(&trees, budget).unwrap();
+        let mut seen: Vec<usize> = batches.iter().flat_map(|batch| batch.members.clone()).collect();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..trees.len()).collect::<Vec<_>>());
+        for batch in &batches {
+            prop_assert!(batch.members.is_sorted());
+            prop_assert!(batch.forest.len() <= budget);
+            let members: Vec<&Tree> = batch.members.iter().map(|&index| trees[index]).collect();
+            check_mask(&members, &batch.forest);
+            check_rows(&members, &batch.forest);
+            check_tables(&batch.forest);
+            check_pairs(&members, &batch.forest);
+        }
+    }
+}
+
+#[test]
+fn first_fit_goes_back_to_a_batch_with_room() {
+    let trees: Vec<Tree> = [5, 4, 2, 3].map(|n| Tree::pair("t", vec![1; n], vec![2], vec![3])).to_vec();
+    let trees: Vec<&Tree> = trees.iter().collect();
+    let members: Vec<Vec<usize>> = micro_batches(&trees, 11).unwrap().into_iter().map(|batch| batch.members).collect();
+    assert_eq!(members, [vec![0, 2], vec![1, 3]]);
+}
+
+#[test]
+fn a_tree_over_the_budget_is_refused_by_name_and_both_numbers() {
+    let tree = Tree::pair("train.jsonl:7", vec![1; 10], vec![2], vec![3]);
+    let message = micro_batches(&[&tree], 11).unwrap_err().to_string();
+    assert_eq!(message, "train.jsonl:7: the tree has 12 tokens, `batch.tokens` = 11: shorten it or raise batch.tokens");
+}
