@@ -9,6 +9,8 @@ mod host;
 mod launchers;
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/ptxas.rs"]
+mod ptxas;
 #[path = "build/signatures.rs"]
 mod signatures;
 

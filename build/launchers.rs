@@ -36,9 +36,11 @@ pub fn source(modules: &[Module]) -> Result<String, String> {
 
 fn kernel_static(stem: &str, entry: &Entry) -> String {
     let params: Vec<&str> = entry.params.iter().map(|p| p.name.as_str()).collect();
+    let star = |p: &Param| if p.pointer { "*" } else { "" };
+    let types: Vec<String> = entry.params.iter().map(|p| format!("{}{}", p.ty.cuda(), star(p))).collect();
     format!(
         "    /// {place}\n    pub static {upper}: Kernel = Kernel {{ name: {name:?}, module: {stem:?}, place: {place:?}, \
-         params: &{params:?}, host: {name}__host, strict: {name}__strict }};\n",
+         params: &{params:?}, types: &{types:?}, host: {name}__host, strict: {name}__strict }};\n",
         place = entry.place,
         upper = entry.name.to_uppercase(),
         name = entry.name,

@@ -1,4 +1,4 @@
-//! Cubins: every kernel for every architecture, with ptxas's complaints as errors.
+//! Cubins: every kernel for every architecture, and PTX for the ones to come.
 
 use std::{
     env, fs,
@@ -8,15 +8,16 @@ use std::{
 
 use crate::{
     compile::{self, Job},
+    ptxas,
     signatures::Module,
 };
 
-/// 80 serves every 8.x device; 90a is Hopper with its own units.
-const DEFAULT_ARCHS: &str = "80,90a";
+/// 80 serves every 8.x device; 90a is Hopper with its own units; the driver compiles PTX of compute_80 for newer ones.
+const DEFAULT_ARCHS: &str = "80,90a,compute_80";
 
 /// Compiles the cubins and returns the Rust expression of the table that embeds them.
 pub fn build(modules: &[Module], out: &Path) -> Result<String, String> {
-    let Some(nvcc) = find() else {
+    let Some(nvcc) = find()? else {
         if env::var_os("REQUIRE_NVCC").is_some() {
             return Err("nvcc not found; run scripts/install-nvcc.sh or set NVCC or CUDA_HOME".into());
         }
@@ -30,15 +31,18 @@ pub fn build(modules: &[Module], out: &Path) -> Result<String, String> {
     let mut rows = String::new();
     for module in modules {
         for arch in archs.split(',').filter(|arch| wanted(&module.stem, arch)) {
-            let cubin = folder.join(format!("{}.sm_{arch}.cubin", module.stem));
+            let job = job(&nvcc, &module.stem, arch, &folder);
+            let image = if is_ptx(arch) { ended(&job.output) } else { job.output.clone() };
             rows += &format!(
-                "    Cubin {{ module: {:?}, arch: {arch:?}, image: &Aligned(*include_bytes!({cubin:?})) }},\n",
+                "    Cubin {{ module: {:?}, arch: {arch:?}, image: &Aligned(*include_bytes!({image:?})) }},\n",
                 module.stem
             );
-            jobs.push(job(&nvcc, &module.stem, arch, cubin));
+            jobs.push(job);
         }
     }
+    let texts: Vec<PathBuf> = jobs.iter().map(|job| job.output.clone()).filter(|p| ended(p) != *p).collect();
     compile::run_all(jobs)?;
+    texts.iter().try_for_each(|ptx| end(ptx))?;
     Ok(format!("CubinTable {{ toolchain: {:?}, cubins: &[\n{rows}] }}", version(&nvcc)))
 }
 
@@ -48,16 +52,34 @@ fn wanted(stem: &str, arch: &str) -> bool {
     !(stem.ends_with("_sm90") && !hopper || stem.ends_with("_sm80") && hopper)
 }
 
-fn find() -> Option<PathBuf> {
+fn is_ptx(arch: &str) -> bool {
+    arch.starts_with("compute_")
+}
+
+/// Where the zero-ended copy of a PTX file stands; a cubin's own place.
+fn ended(output: &Path) -> PathBuf {
+    if output.extension().is_some_and(|x| x == "ptx") { output.with_extension("ptx0") } else { output.into() }
+}
+
+/// The driver reads PTX up to a zero byte.
+fn end(ptx: &Path) -> Result<(), String> {
+    let text = fs::read_to_string(ptx).map_err(|e| format!("{}: {e}", ptx.display()))?;
+    crate::write(&ended(ptx), &(text + "\0"))
+}
+
+fn find() -> Result<Option<PathBuf>, String> {
+    let works = |p: &PathBuf| Command::new(p).arg("--version").output().is_ok_and(|o| o.status.success());
+    if let Some(nvcc) = env::var_os("NVCC").map(PathBuf::from) {
+        // Asked for by name: another one would be a surprise.
+        return if works(&nvcc) { Ok(Some(nvcc)) } else { Err(format!("NVCC={}: it does not run", nvcc.display())) };
+    }
     let candidates = [
-        env::var_os("NVCC").map(PathBuf::from),
         env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc")),
         Some("nvcc".into()),
         Some("/usr/local/cuda/bin/nvcc".into()),
         Some(".cuda/bin/nvcc".into()),
     ];
-    let works = |p: &PathBuf| Command::new(p).arg("--version").output().is_ok_and(|o| o.status.success());
-    candidates.into_iter().flatten().find(works)
+    Ok(candidates.into_iter().flatten().find(works))
 }
 
 fn version(nvcc: &Path) -> String {
@@ -67,32 +89,17 @@ fn version(nvcc: &Path) -> String {
     format!("nvcc {release}")
 }
 
-fn job(nvcc: &Path, stem: &str, arch: &str, cubin: PathBuf) -> Job {
+fn job(nvcc: &Path, stem: &str, arch: &str, folder: &Path) -> Job {
     let mut command = Command::new(nvcc);
-    command
-        .args(["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels/ptx", "-Ikernels/lib", "-Ikernels"])
-        .args(["--cubin", "-MD", "-MF"])
-        .arg(Job::depfile(&cubin))
-        .arg(format!("-arch=sm_{arch}"))
-        .arg("-o")
-        .arg(&cubin)
-        .arg(format!("kernels/{stem}.cu"));
-    Job { what: format!("kernels/{stem}.cu for sm_{arch}"), command, output: cubin, judge }
-}
-
-/// ptxas exits 0 on spills, stack use and serialised wgmma; all cost too much to ship.
-fn judge(log: &str) -> Vec<String> {
-    let mut kernel = "";
-    let mut bad = Vec::new();
-    for line in log.lines() {
-        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
-            kernel = rest.split('\'').next().unwrap_or("");
-        }
-        let stack = line.contains("bytes stack frame")
-            && !line.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
-        if line.contains("(C75") || stack {
-            bad.push(format!("kernel `{kernel}`: {}", line.trim()));
-        }
-    }
-    bad
+    command.args(["-std=c++17", "-O3", "-Ikernels/ptx", "-Ikernels/lib", "-Ikernels"]);
+    let (name, output) = if is_ptx(arch) {
+        command.args(["--ptx", &format!("-arch={arch}")]);
+        (arch.to_string(), folder.join(format!("{stem}.{arch}.ptx")))
+    } else {
+        command.args(["--cubin", "-lineinfo", "-Xptxas=-v", &format!("-arch=sm_{arch}")]);
+        (format!("sm_{arch}"), folder.join(format!("{stem}.sm_{arch}.cubin")))
+    };
+    command.args(["-MD", "-MF"]).arg(Job::depfile(&output));
+    command.arg("-o").arg(&output).arg(format!("kernels/{stem}.cu"));
+    Job { what: format!("kernels/{stem}.cu for {name}"), command, output, judge: ptxas::judge }
 }

@@ -102,18 +102,21 @@ pub fn read_text(file: &str, text: &str) -> Result<Vec<Entry>, String> {
         }
         from = at + 1;
     }
+    let mut declared = code.match_indices("__global__");
+    if let Some((at, _)) = declared.find(|(at, _)| !code[..*at].trim_end().ends_with("extern \"C\"")) {
+        let line = 1 + code[..at].matches('\n').count();
+        return Err(format!("{file}:{line}: {FORM}"));
+    }
     Ok(entries)
 }
+
+const FORM: &str = "write a kernel as `extern \"C\" __global__ void [__launch_bounds__(..)] name(..)`";
 
 /// `None` if the declaration is not a kernel.
 fn read_entry(rest: &str, text: &str, code: &str, at: usize, place: &str) -> Result<Option<Entry>, String> {
     let head = rest.trim_start();
     let Some(head) = head.strip_prefix("__global__") else {
-        return if head.split(['(', '{']).next().is_some_and(|h| h.contains("__global__")) {
-            Err("write `extern \"C\" __global__ void [__launch_bounds__(..)] name(..)`".into())
-        } else {
-            Ok(None)
-        };
+        return Ok(None);
     };
     let head = head.trim_start().strip_prefix("void").ok_or("a kernel returns void")?.trim_start();
     let head = skip_attributes(head)?;

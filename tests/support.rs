@@ -1,7 +1,7 @@
 //! Devices to test on, random data, and the comparison rule.
 
 use half::bf16;
-use warpo::device::{Device, Element, Float, HostOptions, Schedule, host::Completion};
+use warpo::device::{CudaOptions, Device, Element, Float, HostOptions, Schedule, host::Completion};
 
 /// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
 /// modes, the fast host device, and the GPU if there is one.
@@ -10,7 +10,7 @@ pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
         test(&device, &name);
     }
     test(&fast_device(2), "host");
-    match Device::cuda(0) {
+    match Device::cuda_with(0, CudaOptions { check_launches: true }) {
         Ok(device) => test(&device, "cuda"),
         Err(why) => println!("skipped on cuda: {why:#}"),
     }

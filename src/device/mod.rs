@@ -13,6 +13,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use anyhow::{Result, anyhow, bail, ensure};
 
 pub use buffer::{Buffer, DType, Element, Float};
+pub use cuda::CudaOptions;
 pub use host::{GemmBackend, HostOptions, Schedule};
 
 /// Which device a run asked for: `auto`, `cuda`, `cuda:N` or `host`.
@@ -74,8 +75,9 @@ pub struct Kernel {
     pub module: &'static str,
     /// `kernels/stem.cu:line`.
     pub place: &'static str,
-    /// Parameter names, in order.
+    /// Parameter names, in order, and their types in CUDA (`bf16*`, `int`).
     pub params: &'static [&'static str],
+    pub types: &'static [&'static str],
     /// Host builds of the same source: for speed, and instrumented for strict mode.
     pub host: host::EntryPoint,
     pub strict: host::EntryPoint,
@@ -168,7 +170,15 @@ impl Device {
     /// # Errors
     /// No driver, no such GPU, or no kernels embedded for it.
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self(Arc::new(Backend::Cuda(cuda::CudaDevice::new(ordinal)?))))
+        Self::cuda_with(ordinal, CudaOptions::default())
+    }
+
+    /// GPU number `ordinal`, driven in a chosen way.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    pub fn cuda_with(ordinal: usize, options: CudaOptions) -> Result<Self> {
+        Ok(Self(Arc::new(Backend::Cuda(cuda::CudaDevice::new(ordinal, options)?))))
     }
 
     /// The host device behind this one, if that is what it is: GEMM's native backend needs it.

@@ -1,64 +1,320 @@
-//! GPUs through the CUDA driver.
+//! GPUs through the CUDA driver, loaded at run time.
+//!
+//! Owns one stream, its memory and its launches; every copy, launch and release is ordered on that stream. Contexts and
+//! loaded kernels are shared by all devices of a process that name the same GPU.
 
-use anyhow::{Result, bail};
+pub mod driver;
+pub mod images;
+mod modules;
+mod peak;
+
+use std::{
+    ffi::c_void,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, anyhow};
+use cudarc::driver::{
+    self as cu, CudaStream,
+    result::{self, DriverError},
+    sys::{self, CUevent_flags},
+};
 
 use super::{Arg, DType, Kernel, Launch, MemoryUse};
+pub use driver::GpuInfo;
+use driver::explain;
+pub use images::{Cubin, CubinTable, EMBEDDED};
+use modules::Gpu;
 
-pub struct CudaEvent;
-pub struct CudaMemory;
+/// How a GPU is driven.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CudaOptions {
+    /// Waits for every launch and checks it, so that the kernel that failed is named. Slow.
+    pub check_launches: bool,
+}
+
+/// A point in a device's stream.
+pub type CudaEvent = cu::CudaEvent;
+
+/// An open GPU.
+pub struct CudaDevice {
+    inner: Arc<Inner>,
+}
+
+/// What allocations share with the device they came from.
+struct Inner {
+    gpu: Arc<Gpu>,
+    stream: Arc<CudaStream>,
+    options: CudaOptions,
+    allocated: AtomicUsize,
+    peak: AtomicUsize,
+    unchecked: Mutex<Unchecked>,
+}
+
+/// Launches since the stream was last waited for: a failure shows at the next wait and is one of these.
+#[derive(Default)]
+struct Unchecked {
+    launches: usize,
+    last: Option<&'static Kernel>,
+}
+
+/// One allocation; freed, in the order of the stream, when dropped.
+pub struct CudaMemory {
+    inner: Arc<Inner>,
+    address: u64,
+    bytes: usize,
+}
+
 impl CudaMemory {
     pub fn address(&self) -> u64 {
-        0
+        self.address
     }
 }
-pub struct CudaDevice;
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        self.inner.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+        let context = &self.inner.gpu.context;
+        let stream = self.inner.stream.cu_stream();
+        // SAFETY: the address came from `alloc` of this device and is freed once; the stream outlives `inner`.
+        let free = |()| unsafe {
+            if context.has_async_alloc() {
+                result::free_async(self.address, stream)
+            } else {
+                // `cuMemFree` itself waits for work that uses the memory.
+                result::free_sync(self.address)
+            }
+        };
+        // A failure here is an earlier kernel's; it shows at the next call that can return it.
+        context.record_err(context.bind_to_thread().and_then(free));
+    }
+}
+
 /// True if a driver is installed and shows a GPU.
 pub fn is_present() -> bool {
-    false
+    driver::count().is_ok_and(|count| count > 0)
 }
-pub fn elapsed_ms(_: &CudaEvent, _: &CudaEvent) -> Result<f64> {
-    bail!("no GPU")
+
+/// Milliseconds between two events; waits for both.
+pub fn elapsed_ms(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
+    let ms = start.elapsed_ms(end).map_err(|e| explain(e).context("time between two events"))?;
+    Ok(f64::from(ms))
 }
+
 impl CudaDevice {
-    pub fn new(_ordinal: usize) -> Result<Self> {
-        bail!("no NVIDIA driver: libcuda could not be loaded")
+    pub fn new(ordinal: usize, options: CudaOptions) -> Result<Self> {
+        let gpu = Gpu::open(ordinal)?;
+        let stream = gpu.context.new_stream().map_err(|e| explain(e).context("stream"))?;
+        let inner = Inner {
+            gpu,
+            stream,
+            options,
+            allocated: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            unchecked: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
+
+    pub fn info(&self) -> &GpuInfo {
+        &self.inner.gpu.info
+    }
+
     pub fn describe(&self) -> String {
-        String::new()
+        self.info().to_string()
     }
+
     pub fn sm_count(&self) -> usize {
-        0
+        self.info().sm_count
     }
-    pub fn peak_flops(&self, _: DType) -> f64 {
-        0.0
+
+    pub fn peak_flops(&self, dtype: DType) -> f64 {
+        peak::flops(self.info(), dtype)
     }
-    pub fn alloc(&self, _: usize) -> Result<CudaMemory> {
-        bail!("no GPU")
+
+    /// Bytes a second of device memory, where the data sheet is known.
+    pub fn peak_bandwidth(&self) -> Option<f64> {
+        peak::bandwidth(self.info())
     }
-    pub fn copy_in(&self, _: u64, _: &[u8]) -> Result<()> {
-        bail!("no GPU")
+
+    pub fn alloc(&self, bytes: usize) -> Result<CudaMemory> {
+        let inner = &self.inner;
+        // The driver refuses allocations of nothing.
+        let size = bytes.max(1);
+        // SAFETY: the memory is uninitialised, and nothing but kernels and copies ever reads it.
+        let allocate = |()| unsafe {
+            if inner.gpu.context.has_async_alloc() {
+                result::malloc_async(inner.stream.cu_stream(), size)
+            } else {
+                result::malloc_sync(size)
+            }
+        };
+        let wait_and_retry = |_| {
+            // SAFETY: the stream is this device's own. What was released on it comes back with the wait.
+            unsafe { result::stream::synchronize(inner.stream.cu_stream()) }.and_then(allocate)
+        };
+        let address = inner.bind().and_then(|()| allocate(()).or_else(wait_and_retry).map_err(explain));
+        let address = address.with_context(|| {
+            let MemoryUse { allocated, free, total, .. } = self.memory();
+            format!("cuda: out of memory: {bytes} bytes on top of {allocated} held; {free} free of {total}")
+        })?;
+        let held = inner.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        inner.peak.fetch_max(held, Ordering::Relaxed);
+        Ok(CudaMemory { inner: inner.clone(), address, bytes })
     }
-    pub fn copy_out(&self, _: &mut [u8], _: u64) -> Result<()> {
-        bail!("no GPU")
-    }
-    pub fn copy(&self, _: u64, _: u64, _: usize) -> Result<()> {
-        bail!("no GPU")
-    }
-    pub fn fill_zero(&self, _: u64, _: usize) -> Result<()> {
-        bail!("no GPU")
-    }
-    pub fn synchronize(&self) -> Result<()> {
-        bail!("no GPU")
-    }
-    pub fn record(&self) -> Result<CudaEvent> {
-        bail!("no GPU")
-    }
+
     pub fn memory(&self) -> MemoryUse {
-        MemoryUse::default()
+        let (free, total) = self.inner.gpu.context.mem_get_info().unwrap_or((0, self.info().memory_bytes));
+        MemoryUse {
+            allocated: self.inner.allocated.load(Ordering::Relaxed),
+            peak: self.inner.peak.load(Ordering::Relaxed),
+            free,
+            total,
+        }
     }
+
+    /// Waits for the copy: whether the driver has taken the bytes of pageable memory when an asynchronous copy returns
+    /// depends on the system.
+    pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+        if source.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: `Device` checked the length against the buffer; `source` outlives the wait.
+        self.ordered("copy to the device", |stream| unsafe { result::memcpy_htod_async(target, source, stream) })?;
+        self.synchronize()
+    }
+
+    pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+        if target.is_empty() {
+            return self.synchronize();
+        }
+        // SAFETY: as in `copy_in`.
+        self.ordered("copy from the device", |stream| unsafe { result::memcpy_dtoh_async(target, source, stream) })?;
+        self.synchronize()
+    }
+
+    pub fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: `Device` checked the lengths; both buffers are alive until the stream has passed their release.
+        self.ordered("copy on the device", |stream| unsafe { result::memcpy_dtod_async(target, source, bytes, stream) })
+    }
+
+    pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: as in `copy`.
+        self.ordered("fill", |stream| unsafe { result::memset_d8_async(target, 0, bytes, stream) })
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        let done = self.inner.bind().and_then(|()| {
+            // SAFETY: the stream is this device's own.
+            unsafe { result::stream::synchronize(self.inner.stream.cu_stream()) }.map_err(explain)
+        });
+        let Unchecked { launches, last } =
+            std::mem::take(&mut *self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner));
+        done.with_context(|| match last {
+            Some(kernel) => {
+                format!(
+                    "cuda: one of the last {launches} launches failed; the latest was {} ({})",
+                    kernel.name, kernel.place
+                )
+            }
+            None => "cuda: waiting for the device".into(),
+        })
+    }
+
+    pub fn record(&self) -> Result<CudaEvent> {
+        let event = self.inner.gpu.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+        let event = event.map_err(|e| explain(e).context("event"))?;
+        event.record(&self.inner.stream).map_err(|e| explain(e).context("event"))?;
+        Ok(event)
+    }
+
     /// # Safety
     /// As [`super::Device::launch`].
-    pub unsafe fn launch(&self, _: &'static Kernel, _: Launch, _: &mut [Arg]) -> Result<()> {
-        bail!("no GPU")
+    pub unsafe fn launch(&self, kernel: &'static Kernel, launch: Launch, args: &mut [Arg]) -> Result<()> {
+        let failed = |why: anyhow::Error| {
+            why.context(format!("{} ({}): {}{launch}", kernel.name, kernel.place, shape(kernel, args)))
+        };
+        if args.len() != kernel.params.len() {
+            return Err(failed(anyhow!("{} arguments for {} parameters", args.len(), kernel.params.len())));
+        }
+        let function = self.inner.gpu.function(kernel, launch.smem_bytes).map_err(failed)?;
+        let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| (&raw const arg.0).cast_mut().cast()).collect();
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.grid[0],
+            gridDimY: launch.grid[1],
+            gridDimZ: launch.grid[2],
+            blockDimX: launch.block[0],
+            blockDimY: launch.block[1],
+            blockDimZ: launch.block[2],
+            sharedMemBytes: launch.smem_bytes,
+            hStream: self.inner.stream.cu_stream(),
+            attrs: std::ptr::null_mut(),
+            numAttrs: 0,
+        };
+        // SAFETY: there is one pointer for each parameter, to eight bytes of which the driver copies as many as the
+        // parameter has (little-endian, so the low ones) before the call returns; the caller vouches for the rest.
+        let launched = unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        launched.result().map_err(|e| failed(explain(e)))?;
+        {
+            let mut unchecked = self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+            unchecked.launches += 1;
+            unchecked.last = Some(kernel);
+        }
+        if self.inner.options.check_launches {
+            self.synchronize().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn ordered(&self, what: &str, work: impl FnOnce(sys::CUstream) -> Result<(), DriverError>) -> Result<()> {
+        let done = self.inner.bind().and_then(|()| work(self.inner.stream.cu_stream()).map_err(explain));
+        done.with_context(|| format!("cuda: {what}"))
+    }
+}
+
+impl Inner {
+    /// Makes the GPU's context current on this thread.
+    fn bind(&self) -> Result<()> {
+        self.gpu.context.bind_to_thread().map_err(explain)
+    }
+}
+
+/// The scalar arguments by name: dimensions and the like.
+fn shape(kernel: &Kernel, args: &[Arg]) -> String {
+    let named = kernel.params.iter().zip(kernel.types).zip(args);
+    let scalars = named.filter_map(|((name, ty), arg)| {
+        let value = match *ty {
+            "int" => (arg.0 as i32).to_string(),
+            "unsigned" | "unsigned char" | "unsigned long long" => arg.0.to_string(),
+            "long long" => (arg.0 as i64).to_string(),
+            "float" => f32::from_bits(arg.0 as u32).to_string(),
+            "double" => f64::from_bits(arg.0).to_string(),
+            _ => return None,
+        };
+        Some(format!("{name} {value}, "))
+    });
+    scalars.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::kernels;
+
+    #[test]
+    fn a_failed_launch_names_its_shape() {
+        let kernel = &kernels::rmsnorm::RMSNORM_FWD_BF16;
+        let args =
+            [Arg(1 << 40), Arg(2 << 40), Arg(3 << 40), Arg(4 << 40), 1e-5f32.into(), 7i32.into(), (-1i32).into()];
+        assert_eq!(shape(kernel, &args), "eps 0.00001, rows 7, hidden -1, ");
     }
 }
