@@ -6,7 +6,8 @@ use crate::signatures::{Entry, Module, Param, Type};
 
 pub fn source(modules: &[Module]) -> Result<String, String> {
     let mut text = String::from(
-        "use super::{Arg, Buffer, DType, Device, Float, Kernel, Launch};\nuse anyhow::Result;\nuse half::bf16;\n\n",
+        "use super::{Arg, Buffer, DType, Device, Float, Kernel, Launch};\nuse anyhow::Result;\n\
+         #[allow(unused_imports)]\nuse half::bf16;\n\n",
     );
     let mut all = Vec::new();
     for module in modules {
