@@ -1,0 +1,32 @@
+//! The command line: one file per command.
+
+mod doctor;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Trains transformers from preferences with hand-written CUDA kernels.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows the devices, the driver and the kernels this program was built with
+    Doctor(doctor::Args),
+}
+
+/// Reads the command line and runs the command. Wrong usage ends the process with exit code 2 (clap's own).
+///
+/// # Errors
+/// The command failed.
+pub fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}
