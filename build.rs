@@ -19,7 +19,7 @@ use std::{env, fs, path::PathBuf};
 fn main() {
     // `.cuda` is not listed: naming a path that does not exist would run this script every time. The script that
     // makes it touches build.rs instead.
-    for path in ["kernels", "build", "build.rs"] {
+    for path in ["kernels", "tests/kernels", "build", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "REQUIRE_NVCC"] {
@@ -37,6 +37,9 @@ fn run() -> Result<(), String> {
     let modules = signatures::read_folder("kernels".as_ref())?;
     write(&out.join("launchers.rs"), &launchers::source(&modules)?)?;
     host::build(&modules, &out)?;
+    let test_modules = signatures::read_folder("tests/kernels".as_ref())?;
+    write(&out.join("test_launchers.rs"), &launchers::source(&test_modules)?)?;
+    host::build_for_tests(&test_modules, &out)?;
     write(&out.join("cubins.rs"), &nvcc::build(&modules, &out)?)
 }
 

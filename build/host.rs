@@ -13,8 +13,8 @@ use crate::{
     signatures::{Entry, Module},
 };
 
-/// One of the two builds. Each lives in a namespace of its own, because templates and inline functions of the same
-/// name would otherwise be merged by the linker.
+/// One of the two builds. Each file lives in a namespace of its own in each, because templates and inline functions of
+/// the same name would otherwise be merged by the linker.
 struct Flavour {
     suffix: &'static str,
     flags: &'static [&'static str],
@@ -28,25 +28,36 @@ const FLAVOURS: [Flavour; 2] = [
     },
 ];
 
+/// The kernels of the library.
 pub fn build(modules: &[Module], out: &Path) -> Result<(), String> {
     let folder = out.join("host");
-    fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-    let mut jobs = Vec::new();
-    let mut objects = Vec::new();
-    for module in modules {
-        for flavour in &FLAVOURS {
-            let job = job(module, flavour, &folder)?;
-            objects.push(job.output.clone());
-            jobs.push(job);
-        }
-    }
-    compile::run_all(jobs)?;
-    let mut archive = cc::Build::new();
-    archive.cpp(true).cpp_link_stdlib(None).cargo_metadata(true);
-    objects.iter().for_each(|object| {
-        archive.object(object);
+    let mut jobs = jobs(modules, &folder)?;
+    jobs.push(instrumentation(&folder));
+    archive(jobs, cc::Build::new().cargo_metadata(true), "warpo_kernels")
+}
+
+/// Kernels for tests of the host device itself: linked into the test binaries and nowhere else.
+pub fn build_for_tests(modules: &[Module], out: &Path) -> Result<(), String> {
+    let jobs = jobs(modules, &out.join("host_tests"))?;
+    let name = "warpo_test_kernels";
+    archive(jobs, cc::Build::new().cargo_metadata(false), name)?;
+    println!("cargo::rustc-link-arg-tests={}", out.join(format!("lib{name}.a")).display());
+    Ok(())
+}
+
+fn archive(jobs: Vec<Job>, archive: &mut cc::Build, name: &str) -> Result<(), String> {
+    jobs.iter().for_each(|job| {
+        archive.object(&job.output);
     });
-    archive.try_compile("warpo_kernels").map_err(|e| format!("host kernels: {e}"))
+    compile::run_all(jobs)?;
+    archive.cpp(true).cpp_link_stdlib(None);
+    archive.try_compile(name).map_err(|e| format!("host kernels: {e}"))
+}
+
+fn jobs(modules: &[Module], folder: &Path) -> Result<Vec<Job>, String> {
+    fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    let flavours = |module| FLAVOURS.iter().map(move |flavour| job(module, flavour, folder));
+    modules.iter().flat_map(flavours).collect()
 }
 
 fn job(module: &Module, flavour: &Flavour, folder: &Path) -> Result<Job, String> {
@@ -67,11 +78,20 @@ fn job(module: &Module, flavour: &Flavour, folder: &Path) -> Result<Job, String>
         .arg("-o")
         .arg(&output);
     Ok(Job {
-        what: format!("kernels/{}.cu for the {} device", module.stem, flavour.suffix),
+        what: format!("{}/{}.cu for the {} device", module.folder, module.stem, flavour.suffix),
         command,
         output,
         judge: |_| Vec::new(),
     })
+}
+
+/// The callbacks of the instrumented build.
+fn instrumentation(folder: &Path) -> Job {
+    let output = folder.join("instrumentation.o");
+    let mut command = compiler();
+    command.args(["-O2", "-std=c++17", "-fno-exceptions", "-fPIC", "-Wall", "-MD", "-MF"]).arg(Job::depfile(&output));
+    command.args(["-c", "kernels/host/instrumentation.cpp", "-o"]).arg(&output);
+    Job { what: "kernels/host/instrumentation.cpp".into(), command, output, judge: |_| Vec::new() }
 }
 
 fn compiler() -> Command {
@@ -90,19 +110,20 @@ fn wrapper(module: &Module, flavour: &Flavour) -> String {
     for entry in &module.entries {
         let _ = writeln!(text, "#define {0} {0}__{suffix}_kernel", entry.name);
     }
-    let source = PathBuf::from(format!("kernels/{}.cu", module.stem));
+    let namespace = format!("simt_{suffix}_{}", module.stem);
+    let source = PathBuf::from(format!("{}/{}.cu", module.folder, module.stem));
     let source = fs::canonicalize(&source).unwrap_or(source);
-    let _ = writeln!(text, "namespace simt_{suffix} {{\n#include {source:?}\n}}");
+    let _ = writeln!(text, "namespace {namespace} {{\n#include {source:?}\n}}");
     for entry in &module.entries {
-        text += &trampoline(entry, suffix);
+        text += &trampoline(entry, suffix, &namespace);
     }
     text
 }
 
-fn trampoline(entry: &Entry, suffix: &str) -> String {
+fn trampoline(entry: &Entry, suffix: &str, namespace: &str) -> String {
     let argument = |(i, p): (usize, &crate::signatures::Param)| {
         let ty = match p.ty.cuda() {
-            "bf16" => format!("simt_{suffix}::bf16"),
+            "bf16" => format!("{namespace}::bf16"),
             ty => ty.to_string(),
         };
         let star = if p.pointer { "*" } else { "" };
@@ -110,7 +131,7 @@ fn trampoline(entry: &Entry, suffix: &str) -> String {
     };
     let arguments: Vec<String> = entry.params.iter().enumerate().map(argument).collect();
     format!(
-        "extern \"C\" void {0}__{suffix}(void** args) {{ (void)args; simt_{suffix}::{0}({1}); }}\n",
+        "extern \"C\" SIMT_UNSEEN void {0}__{suffix}(void** args) {{ (void)args; {namespace}::{0}({1}); }}\n",
         entry.name,
         arguments.join(", ")
     )

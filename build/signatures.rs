@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 /// One `.cu` file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Module {
+    pub folder: String,
     pub stem: String,
     pub entries: Vec<Entry>,
 }
@@ -83,7 +84,8 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Module>, String> {
 fn read_file(path: &Path) -> Result<Module, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let stem = path.file_stem().and_then(|s| s.to_str()).ok_or("kernel file without a name")?;
-    Ok(Module { stem: stem.into(), entries: read_text(&path.display().to_string(), &text)? })
+    let folder = path.parent().map(|p| p.display().to_string()).unwrap_or_default();
+    Ok(Module { folder, stem: stem.into(), entries: read_text(&path.display().to_string(), &text)? })
 }
 
 /// The entry points of one source text; `file` is for messages.

@@ -37,7 +37,7 @@ SIMT_UNSEEN void simt_shuffle(void** lanes, unsigned mask) {
         if (!(mask >> lane & 1)) continue;
         auto* own = static_cast<SimtShuffle<T>*>(lanes[lane]);
         if (!(mask >> own->source & 1)) {
-            simt_fail("shuffle reads a lane that is not in the mask", __FILE__, __LINE__);
+            simt_fail("shuffle reads a lane that is not in the mask", nullptr, 0);
             return;
         }
         own->result = static_cast<SimtShuffle<T>*>(lanes[own->source])->value;

@@ -51,12 +51,12 @@ SIMT_UNSEEN void simt_ldmatrix(void** lanes, unsigned) {
 }
 
 SIMT_UNSEEN inline void ldmatrix_x4(unsigned (&r)[4], const void* row, SIMT_PLACE) {
-    if (SIMT_STRICT) simt_access(row, 16, 16, 0);
+    if (SIMT_STRICT) simt_access(row, 16, 16, 0, file, line);
     SimtMatrixRow payload{static_cast<const unsigned short*>(row), r};
     simt_collective(0xffffffffu, &payload, simt_ldmatrix<false>, file, line);
 }
 SIMT_UNSEEN inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, SIMT_PLACE) {
-    if (SIMT_STRICT) simt_access(row, 16, 16, 0);
+    if (SIMT_STRICT) simt_access(row, 16, 16, 0, file, line);
     SimtMatrixRow payload{static_cast<const unsigned short*>(row), r};
     simt_collective(0xffffffffu, &payload, simt_ldmatrix<true>, file, line);
 }

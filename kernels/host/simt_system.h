@@ -28,7 +28,8 @@ void simt_collective(unsigned mask, void* payload, void (*operation)(void** lane
 void simt_cp_async(void* shared, const void* global, unsigned copied, unsigned filled, const char* file, unsigned line);
 void simt_cp_async_commit(void);
 void simt_cp_async_wait(unsigned pending, const char* file, unsigned line);
-void simt_access(const void* address, unsigned bytes, unsigned alignment, unsigned write);
-// Ends the launch with an error.
+void simt_access(const void* address, unsigned bytes, unsigned alignment, unsigned write, const char* file,
+                 unsigned line);
+// Ends the launch with an error; without a file, at the place of the running thread's collective.
 void simt_fail(const char* message, const char* file, unsigned line);
 }

@@ -86,12 +86,17 @@ impl HostOptions {
 /// Enough to make persistent kernels loop in tests, and the same on every machine.
 const SM_COUNT: usize = 4;
 const ALIGNMENT: usize = 256;
+/// The limits of an H100.
+const MAX_THREADS: usize = 1024;
+const MAX_SHARED_BYTES: u32 = 232_448;
 
 pub struct HostDevice {
     options: HostOptions,
     pool: rayon::ThreadPool,
     use_count: Arc<Usage>,
     peak_flops: OnceLock<f64>,
+    /// Strict mode's book of buffers.
+    registry: Option<Arc<strict::Registry>>,
 }
 
 #[derive(Default)]
@@ -105,7 +110,7 @@ pub struct HostMemory {
     base: *mut u8,
     layout: Layout,
     bytes: usize,
-    strict: bool,
+    registry: Option<Arc<strict::Registry>>,
     usage: Arc<Usage>,
 }
 
@@ -116,15 +121,15 @@ unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
     pub fn address(&self) -> u64 {
-        let guard = if self.strict { strict::GUARD_BYTES } else { 0 };
+        let guard = if self.registry.is_some() { strict::GUARD_BYTES } else { 0 };
         self.base as u64 + guard as u64
     }
 }
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        if self.strict {
-            strict::forget(self.address());
+        if let Some(registry) = &self.registry {
+            registry.forget(self.address());
         }
         self.usage.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
         // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once.
@@ -145,7 +150,8 @@ impl HostDevice {
             .thread_name(|i| format!("host-device-{i}"))
             .build()
             .context("host device: worker threads")?;
-        Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new() })
+        let registry = options.strict.then(Arc::default);
+        Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new(), registry })
     }
 
     pub fn options(&self) -> &HostOptions {
@@ -179,9 +185,11 @@ impl HostDevice {
         ensure!(!base.is_null(), "host device: out of memory: {bytes} bytes");
         let held = self.use_count.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.use_count.peak.fetch_max(held, Ordering::Relaxed);
-        let memory = HostMemory { base, layout, bytes, strict: self.options.strict, usage: self.use_count.clone() };
-        if self.options.strict {
-            strict::remember(memory.address(), bytes);
+        let memory = HostMemory { base, layout, bytes, registry: self.registry.clone(), usage: self.use_count.clone() };
+        if let Some(registry) = &self.registry {
+            // SAFETY: just allocated with this size.
+            unsafe { base.write_bytes(strict::POISON, layout.size()) };
+            registry.remember(memory.address(), bytes);
         }
         Ok(memory)
     }
@@ -196,8 +204,15 @@ impl HostDevice {
         }
     }
 
+    /// Tells strict mode that something other than a kernel wrote these bytes. Nothing without it.
+    pub fn mark_written(&self, address: u64, bytes: usize) {
+        if let Some(registry) = &self.registry {
+            registry.mark_written(address, bytes);
+        }
+    }
+
     pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
-        strict::mark_written(&self.options, target, source.len());
+        self.mark_written(target, source.len());
         // SAFETY: `Device` checked the length against the buffer, which is alive during the call.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, source.len()) };
         Ok(())
@@ -210,14 +225,16 @@ impl HostDevice {
     }
 
     pub fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
-        strict::mark_written(&self.options, target, bytes);
+        if let Some(registry) = &self.registry {
+            registry.mark_copied(target, source, bytes);
+        }
         // SAFETY: as in `copy_in`; `copy` allows overlap.
         unsafe { std::ptr::copy(source as *const u8, target as *mut u8, bytes) };
         Ok(())
     }
 
     pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
-        strict::mark_written(&self.options, target, bytes);
+        self.mark_written(target, bytes);
         // SAFETY: as in `copy_in`.
         unsafe { std::ptr::write_bytes(target as *mut u8, 0, bytes) };
         Ok(())
@@ -227,8 +244,22 @@ impl HostDevice {
     /// As [`super::Device::launch`].
     pub unsafe fn launch(&self, kernel: &'static Kernel, launch: Launch, args: &mut [Arg]) -> Result<()> {
         let entry = if self.options.strict { kernel.strict } else { kernel.host };
-        let grid = simt::Grid::new(kernel, entry, launch, args, self.options);
-        let ctas = grid.ctas();
+        let memory = self.registry.as_ref().map(|registry| Arc::new(registry.snapshot())).unwrap_or_default();
+        let grid = simt::Grid::new(kernel, entry, launch, args, self.options, memory);
+        let (ctas, threads) = (grid.ctas(), grid.threads());
+        ensure!(
+            threads <= MAX_THREADS,
+            "{} ({}): {threads} threads in a block; at most {MAX_THREADS}",
+            kernel.name,
+            kernel.place
+        );
+        ensure!(
+            launch.smem_bytes <= MAX_SHARED_BYTES,
+            "{} ({}): {} bytes of shared memory; at most {MAX_SHARED_BYTES}",
+            kernel.name,
+            kernel.place,
+            launch.smem_bytes
+        );
         let done = if self.options.strict {
             strict::cta_order(&self.options, ctas).into_iter().try_for_each(|cta| simt::run_cta(&grid, cta))
         } else if ctas == 1 || self.pool.current_num_threads() == 1 {

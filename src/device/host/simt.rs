@@ -7,9 +7,13 @@ use std::{
     cell::{Cell, UnsafeCell},
     ffi::{CStr, c_char, c_void},
     ptr,
+    sync::Arc,
 };
 
-use corosensei::{Coroutine, CoroutineResult, Yielder, stack::DefaultStack};
+use corosensei::{
+    Coroutine, CoroutineResult, Yielder,
+    stack::{DefaultStack, Stack},
+};
 
 use super::{EntryPoint, HostOptions, Schedule, strict};
 use crate::device::{Arg, Kernel, Launch};
@@ -28,6 +32,7 @@ pub(super) struct SimtIndex {
 
 /// Mirrors `SimtThread` in `kernels/host/simt_system.h`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(super) struct SimtThread {
     thread: SimtIndex,
     block: SimtIndex,
@@ -37,18 +42,34 @@ pub(super) struct SimtThread {
     shared: *mut c_void,
 }
 
+impl SimtThread {
+    const NONE: Self = {
+        let zero = SimtIndex { x: 0, y: 0, z: 0 };
+        Self { thread: zero, block: zero, block_dim: zero, grid_dim: zero, linear: 0, shared: ptr::null_mut() }
+    };
+}
+
 /// One launch, shared by all workers.
 pub(super) struct Grid {
     pub kernel: &'static Kernel,
     entry: EntryPoint,
     pub launch: Launch,
-    args: Vec<u64>,
+    pub args: Vec<u64>,
     pub options: HostOptions,
+    /// The buffers there are; strict mode only.
+    pub memory: Arc<strict::Memory>,
 }
 
 impl Grid {
-    pub fn new(kernel: &'static Kernel, entry: EntryPoint, launch: Launch, args: &[Arg], options: HostOptions) -> Self {
-        Self { kernel, entry, launch, args: args.iter().map(|a| a.0).collect(), options }
+    pub fn new(
+        kernel: &'static Kernel,
+        entry: EntryPoint,
+        launch: Launch,
+        args: &[Arg],
+        options: HostOptions,
+        memory: Arc<strict::Memory>,
+    ) -> Self {
+        Self { kernel, entry, launch, args: args.iter().map(|a| a.0).collect(), options, memory }
     }
 
     pub fn ctas(&self) -> usize {
@@ -62,25 +83,33 @@ impl Grid {
 
 type Fibre = Coroutine<(), (), (), DefaultStack>;
 
-/// A coroutine with the CUDA thread it is running.
+/// A coroutine with the CUDA thread it is running. Reached by raw pointers only, because the scheduler, the coroutine
+/// and the kernel all hold one.
+#[repr(C)]
 struct Fiber {
+    /// First, so that a pointer to it is a pointer to its fiber.
     simt: SimtThread,
-    coroutine: Option<Fibre>,
+    index: usize,
+    coroutine: Fibre,
     yielder: *const Yielder<(), ()>,
+    /// Lowest and highest address of the stack.
+    stack: (u64, u64),
 }
 
 /// Where a thread waits, for error messages.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    file: *const c_char,
-    line: u32,
+    pub file: *const c_char,
+    pub line: u32,
 }
 
 impl Place {
     const NONE: Self = Self { file: ptr::null(), line: 0 };
 
     fn same(self, other: Self) -> bool {
-        self.line == other.line && self.to_string() == other.to_string()
+        // SAFETY: both are the compiler's file name literals; equal names may be several literals.
+        let same_file = || unsafe { CStr::from_ptr(self.file) == CStr::from_ptr(other.file) };
+        self.line == other.line && (self.file == other.file || same_file())
     }
 }
 
@@ -91,8 +120,29 @@ impl std::fmt::Display for Place {
         }
         // SAFETY: the compiler's file name literal: static and ended by a zero.
         let file = unsafe { CStr::from_ptr(self.file) }.to_string_lossy();
-        let short = file.find("kernels/").map_or(&*file, |at| &file[at..]);
-        write!(f, "{short}:{}", self.line)
+        write!(f, "{}:{}", short_path(&file), self.line)
+    }
+}
+
+/// The path from the project's folder on.
+pub(super) fn short_path(file: &str) -> &str {
+    match file.rfind("kernels/") {
+        Some(at) if file[..at].ends_with("tests/") => &file[at - "tests/".len()..],
+        Some(at) => &file[at..],
+        None => file,
+    }
+}
+
+/// splitmix64.
+pub(super) struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
     }
 }
 
@@ -111,7 +161,6 @@ struct ThreadState {
     fiber: usize,
     place: Place,
     payload: *mut c_void,
-    operation: Operation,
 }
 
 type Operation = Option<unsafe extern "C" fn(*mut *mut c_void, u32)>;
@@ -122,26 +171,45 @@ struct Barrier {
     expected: usize,
     arrived: usize,
     waiting: Vec<usize>,
-    /// Everyone who came, waiting or not: what the generation's happens-before edges start from.
-    members: Vec<usize>,
+    /// Those who came and went on.
+    passing: Vec<usize>,
+}
+
+impl Barrier {
+    fn reset(&mut self) {
+        (self.expected, self.arrived) = (0, 0);
+        self.waiting.clear();
+        self.passing.clear();
+    }
+}
+
+/// Lanes of a warp that wait in a collective, and that have exited.
+#[derive(Clone, Copy, Default)]
+struct WarpState {
+    waiting: u32,
+    exited: u32,
 }
 
 /// What one OS thread needs to run CTAs; kept from launch to launch.
 pub(super) struct Worker {
-    // Boxed: running coroutines and `CURRENT` hold pointers to fibers.
-    #[allow(clippy::vec_box)]
-    fibers: Vec<Box<Fiber>>,
+    /// Owned; from `Box::into_raw`.
+    fibers: Vec<*mut Fiber>,
     idle: Vec<usize>,
     threads: Vec<ThreadState>,
+    warps: Vec<WarpState>,
     unstarted: Vec<usize>,
     runnable: Vec<usize>,
+    /// Scratch of `part`.
+    members: Vec<usize>,
     barriers: Vec<Barrier>,
     shared: Vec<Align1024>,
     grid: *const Grid,
     arg_pointers: Vec<*mut c_void>,
+    /// What the thread that starts next is told.
+    simt: SimtThread,
     running: usize,
     error: Option<String>,
-    random: u64,
+    random: Random,
     done: usize,
     pub(super) strict: strict::CtaChecks,
 }
@@ -188,15 +256,18 @@ impl Worker {
             fibers: Vec::new(),
             idle: Vec::new(),
             threads: Vec::new(),
+            warps: Vec::new(),
             unstarted: Vec::new(),
             runnable: Vec::new(),
+            members: Vec::new(),
             barriers: vec![Barrier::default(); NAMED_BARRIERS],
             shared: Vec::new(),
             grid: ptr::null(),
             arg_pointers: Vec::new(),
+            simt: SimtThread::NONE,
             running: 0,
             error: None,
-            random: 0,
+            random: Random(0),
             done: 0,
             strict: strict::CtaChecks::default(),
         }
@@ -210,20 +281,16 @@ impl Worker {
     fn start_cta(&mut self, grid: &Grid, cta: usize) {
         self.grid = grid;
         let count = grid.threads();
-        let fresh = ThreadState {
-            status: Status::Unstarted,
-            fiber: 0,
-            place: Place::NONE,
-            payload: ptr::null_mut(),
-            operation: None,
-        };
+        let fresh = ThreadState { status: Status::Unstarted, fiber: 0, place: Place::NONE, payload: ptr::null_mut() };
         self.threads.clear();
         self.threads.resize(count, fresh);
+        self.warps.clear();
+        self.warps.resize(count.div_ceil(WARP), WarpState::default());
         self.runnable.clear();
         self.done = 0;
         self.error = None;
         if let Schedule::Random(seed) = grid.options.schedule {
-            self.random = seed ^ (cta as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.random = Random(seed ^ (cta as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         self.unstarted.clear();
         // Taken from the end.
@@ -232,7 +299,7 @@ impl Worker {
             _ => self.unstarted.extend((0..count).rev()),
         }
         for barrier in &mut self.barriers {
-            *barrier = Barrier::default();
+            barrier.reset();
         }
         self.arg_pointers.clear();
         self.arg_pointers.extend(grid.args.iter().map(|arg| ptr::from_ref(arg).cast_mut().cast::<c_void>()));
@@ -242,29 +309,24 @@ impl Worker {
         }
         let [gx, gy, _] = grid.launch.grid.map(|n| n as usize);
         let block = SimtIndex { x: (cta % gx) as u32, y: (cta / gx % gy) as u32, z: (cta / gx / gy) as u32 };
-        self.ensure_fibers(1);
-        self.strict.start(grid, [block.x, block.y, block.z], self.shared.as_mut_ptr().cast());
         let [bx, by, bz] = grid.launch.block;
         let [gx, gy, gz] = grid.launch.grid;
-        let shared = self.shared.as_mut_ptr().cast();
-        for fiber in &mut self.fibers {
-            fiber.simt.block = block;
-            fiber.simt.block_dim = SimtIndex { x: bx, y: by, z: bz };
-            fiber.simt.grid_dim = SimtIndex { x: gx, y: gy, z: gz };
-            fiber.simt.shared = shared;
-        }
+        let shared: *mut u8 = self.shared.as_mut_ptr().cast();
+        self.strict.start(grid, shared);
+        self.simt = SimtThread {
+            thread: SimtIndex::default(),
+            block,
+            block_dim: SimtIndex { x: bx, y: by, z: bz },
+            grid_dim: SimtIndex { x: gx, y: gy, z: gz },
+            linear: 0,
+            shared: shared.cast(),
+        };
     }
 
-    fn ensure_fibers(&mut self, count: usize) {
-        while self.fibers.len() < count {
-            let mut fiber = Box::new(Fiber::new());
-            if let Some(first) = self.fibers.first() {
-                let (block, block_dim, grid_dim) = (first.simt.block, first.simt.block_dim, first.simt.grid_dim);
-                fiber.simt = SimtThread { block, block_dim, grid_dim, shared: first.simt.shared, ..fiber.simt };
-            }
-            self.idle.push(self.fibers.len());
-            self.fibers.push(fiber);
-        }
+    fn add_fiber(&mut self) {
+        let index = self.fibers.len();
+        self.fibers.push(Fiber::new(index));
+        self.idle.push(index);
     }
 
     /// Resumes fibers until every thread is done, one reports an error, or none can go on.
@@ -287,31 +349,38 @@ impl Worker {
                     }
                 }
             };
-            // SAFETY: the fiber is boxed and stays where it is while its coroutine runs; the coroutine uses the worker
-            // through its own pointer, and this frame holds no reference to it meanwhile.
+            // SAFETY: the fiber stays where it is while its coroutine runs; the coroutine reaches the worker and the
+            // other fields of the fiber through pointers of its own, and this frame holds no reference to them.
             unsafe {
-                let fiber: *mut Fiber = &mut **(&mut (*this).fibers).get_unchecked_mut(fiber);
+                let fiber = (&(*this).fibers)[fiber];
                 CURRENT.set(&raw mut (*fiber).simt);
-                let resumed = (*fiber).coroutine.as_mut().map(|c| c.resume(()));
+                let resumed = (*fiber).coroutine.resume(());
                 CURRENT.set(ptr::null_mut());
-                debug_assert!(matches!(resumed, Some(CoroutineResult::Yield(()))));
+                debug_assert!(matches!(resumed, CoroutineResult::Yield(())));
             }
         }
     }
 
-    /// The fiber to go on with: unstarted threads come first, so that all reach the first barrier.
+    /// The fiber to go on with. Unstarted threads come first, so that all reach the first barrier; `Eager` leaves them
+    /// for when nobody else can run.
     fn pick(&mut self) -> Option<usize> {
-        let random = matches!(self.grid().options.schedule, Schedule::Random(_));
-        let start_new = !self.unstarted.is_empty() && (!random || self.runnable.is_empty() || self.next_random(2) == 0);
+        let schedule = self.grid().options.schedule;
+        let start_new = !self.unstarted.is_empty()
+            && match schedule {
+                _ if self.runnable.is_empty() => true,
+                Schedule::Random(_) => self.random.below(2) == 0,
+                Schedule::Eager => false,
+                Schedule::InOrder | Schedule::Reversed => true,
+            };
         if start_new {
             if self.idle.is_empty() {
-                self.ensure_fibers(self.fibers.len() + 1);
+                self.add_fiber();
             }
             return self.idle.pop();
         }
-        let at = match self.grid().options.schedule {
+        let at = match schedule {
             _ if self.runnable.is_empty() => return None,
-            Schedule::Random(_) => self.next_random(self.runnable.len()),
+            Schedule::Random(_) => self.random.below(self.runnable.len()),
             _ => self.runnable.len() - 1,
         };
         let thread = self.runnable.swap_remove(at);
@@ -320,29 +389,28 @@ impl Worker {
         Some(self.threads[thread].fiber)
     }
 
-    fn next_random(&mut self, below: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % below as u64) as usize
-    }
-
-    /// Makes waiting threads runnable; the end of `runnable` is taken first.
-    fn release(&mut self, mut threads: Vec<usize>) {
+    /// Makes waiting threads runnable; the end of `runnable` is taken first. Returns whether the running thread, which
+    /// completed what they waited for, goes on at once.
+    fn release(&mut self, threads: &mut Vec<usize>) -> bool {
+        let schedule = self.grid().options.schedule;
+        let goes_on = !matches!(schedule, Schedule::Random(_)) || self.random.below(2) == 0;
+        if !goes_on {
+            threads.push(self.running);
+        }
         threads.sort_unstable();
-        if self.grid().options.schedule != Schedule::Reversed {
+        if schedule != Schedule::Reversed {
             threads.reverse();
         }
-        for &thread in &threads {
+        for &thread in &*threads {
             self.threads[thread].status = Status::Running;
         }
-        if self.grid().options.schedule == Schedule::Eager {
-            self.runnable.extend(threads);
+        if schedule == Schedule::Eager {
+            self.runnable.append(threads);
         } else {
             // Behind everyone who is runnable already.
-            self.runnable.splice(0..0, threads);
+            self.runnable.splice(0..0, threads.drain(..));
         }
+        goes_on
     }
 
     /// Takes the next unstarted thread onto a fiber; called on the fiber.
@@ -354,16 +422,17 @@ impl Worker {
         let thread = match (self.unstarted.len(), random) {
             (0, _) => return false,
             (n, true) => {
-                let at = self.next_random(n);
+                let at = self.random.below(n);
                 self.unstarted.swap_remove(at)
             }
             (n, false) => self.unstarted.swap_remove(n - 1),
         };
         let [bx, by, _] = self.grid().launch.block;
         let linear = thread as u32;
-        let simt = &mut self.fibers[fiber].simt;
-        simt.linear = linear;
-        simt.thread = SimtIndex { x: linear % bx, y: linear / bx % by, z: linear / bx / by };
+        self.simt.linear = linear;
+        self.simt.thread = SimtIndex { x: linear % bx, y: linear / bx % by, z: linear / bx / by };
+        // SAFETY: fibers live as long as the worker, and the kernel that reads this has not started.
+        unsafe { (*self.fibers[fiber]).simt = self.simt };
         self.running = thread;
         self.threads[thread].status = Status::Running;
         self.threads[thread].fiber = fiber;
@@ -399,22 +468,39 @@ impl Worker {
     }
 
     fn block_name(&self) -> String {
-        let block = self.fibers[0].simt.block;
+        let block = self.simt.block;
         format!("block ({}, {}, {})", block.x, block.y, block.z)
     }
 
     fn end_cta(&mut self) -> Result<(), String> {
-        let checked = self.strict.end();
-        if self.error.is_none() {
-            return checked.map_err(|why| format!("{}: {why}", self.block_name()));
-        }
-        let error = self.error.take().unwrap_or_default();
+        self.strict.end();
+        let Some(error) = self.error.take() else {
+            return self.check_barriers();
+        };
         // Fibers stopped in the middle of a kernel are thrown away with whatever is on their stacks.
-        for fiber in &mut self.fibers {
-            *fiber = Box::new(Fiber::new());
-        }
-        self.idle = (0..self.fibers.len()).collect();
+        self.drop_fibers();
         Err(error)
+    }
+
+    /// A barrier that threads came to without waiting, and nobody else, was missed by those who should wait.
+    fn check_barriers(&self) -> Result<(), String> {
+        let Some((id, barrier)) = self.barriers.iter().enumerate().find(|(_, barrier)| barrier.arrived > 0) else {
+            return Ok(());
+        };
+        let (arrived, expected, first) = (barrier.arrived, barrier.expected, barrier.passing.first().copied());
+        let block = self.block_name();
+        Err(format!(
+            "{block}, thread {}: barrier mismatch: {arrived} of {expected} threads came to barrier {id}, and nobody waits there",
+            first.unwrap_or_default()
+        ))
+    }
+
+    fn drop_fibers(&mut self) {
+        self.idle.clear();
+        for fiber in self.fibers.drain(..) {
+            // SAFETY: from `Box::into_raw`, and nothing runs on it.
+            drop(unsafe { Box::from_raw(fiber) });
+        }
     }
 
     /// Ends the launch: the running thread reports an error and never runs again.
@@ -452,138 +538,210 @@ impl Worker {
             let elsewhere = self.threads[other].place;
             return Err(format!("barrier divergence: this thread is at {place}, thread {other} waits at {elsewhere}"));
         }
+        if barrier.passing.contains(&running) {
+            return Err(format!("barrier mismatch: this thread comes to barrier {id} at {place} for the second time"));
+        }
         barrier.expected = expected;
         barrier.arrived += 1;
-        barrier.members.push(running);
-        if barrier.arrived < expected {
-            if wait {
-                barrier.waiting.push(running);
-                self.threads[running].status = Status::AtBarrier(id);
-                self.threads[running].place = place;
-            }
+        let complete = barrier.arrived == expected;
+        if wait {
+            barrier.waiting.push(running);
+            self.threads[running].status = Status::AtBarrier(id);
+            self.threads[running].place = place;
+        } else {
+            barrier.passing.push(running);
+        }
+        self.strict.barrier_arrival(id as usize, running);
+        if !complete {
             return Ok(!wait);
         }
-        let Barrier { waiting, members, .. } = std::mem::take(barrier);
-        self.strict.barrier_edges(&members, &waiting, wait.then_some(running));
-        self.release(waiting);
-        Ok(true)
+        self.complete_barrier(id, wait, place)
     }
 
-    /// Returns true if the collective is complete and the caller goes on.
-    fn meet(&mut self, mask: u32, payload: *mut c_void, operation: Operation, place: Place) -> Result<bool, String> {
+    fn complete_barrier(&mut self, id: u32, wait: bool, place: Place) -> Result<bool, String> {
+        let all = self.threads.len();
+        let barrier = &mut self.barriers[id as usize];
+        let mut waiting = std::mem::take(&mut barrier.waiting);
+        if barrier.expected < all {
+            let mut lanes = [0; WARP];
+            waiting.iter().chain(&barrier.passing).for_each(|thread| lanes[thread / WARP] += 1);
+            let whole = |warp: usize| WARP.min(all - warp * WARP);
+            if let Some(warp) = (0..all.div_ceil(WARP)).find(|&w| lanes[w] != 0 && lanes[w] != whole(w)) {
+                let (came, of) = (lanes[warp], whole(warp));
+                return Err(format!(
+                    "barrier divergence: {came} of the {of} lanes of warp {warp} came to barrier {id} at {place}"
+                ));
+            }
+        }
+        barrier.reset();
+        self.strict.barrier_complete(id as usize, &waiting, waiting.len() == all);
+        if wait {
+            waiting.pop();
+            self.threads[self.running].status = Status::Running;
+        }
+        let goes_on = self.release(&mut waiting);
+        self.barriers[id as usize].waiting = waiting;
+        Ok(goes_on)
+    }
+
+    /// Returns true if the running thread is the last of its collective.
+    fn meet(&mut self, mask: u32, payload: *mut c_void, place: Place) -> Result<bool, String> {
         let running = self.running;
-        let base = running / WARP * WARP;
-        let lane = running - base;
+        let (base, lane) = (running / WARP * WARP, running % WARP);
+        let warp = self.warps[running / WARP];
+        let missing = |what: &str, lanes: u32| {
+            let lane = lanes.trailing_zeros();
+            Err(format!("warp collective at {place}: lane {lane} of mask {mask:#010x} {what}"))
+        };
         if mask >> lane & 1 == 0 {
             return Err(format!("warp collective at {place}: lane {lane} is not in its own mask {mask:#010x}"));
         }
-        let mut missing = false;
-        for other in (0..WARP).filter(|&l| l != lane && mask >> l & 1 == 1) {
-            let Some(state) = self.threads.get(base + other) else {
-                return Err(format!("warp collective at {place}: lane {other} of mask {mask:#010x} does not exist"));
-            };
-            match state.status {
-                Status::Done => {
-                    return Err(format!("warp collective at {place}: lane {other} of mask {mask:#010x} has exited"));
-                }
-                Status::AtCollective(theirs) if theirs != mask || !state.place.same(place) => {
-                    return Err(format!(
-                        "warp divergence: this lane is at {place} with mask {mask:#010x}, lane {other} at {} with mask {theirs:#010x}",
-                        state.place
-                    ));
-                }
-                Status::AtCollective(_) => {}
-                _ => missing = true,
+        let absent = !lane_mask(self.threads.len() - base);
+        if mask & absent != 0 {
+            return missing("does not exist", mask & absent);
+        }
+        if mask & warp.exited != 0 {
+            return missing("has exited", mask & warp.exited);
+        }
+        // All lanes are compared when the last one comes; one is enough to find most mistakes earlier.
+        let complete = mask & !warp.waiting == 1 << lane;
+        let waiting = mask & warp.waiting;
+        let compared = if complete { waiting } else { waiting & waiting.wrapping_neg() };
+        for other in lanes_of(compared) {
+            let state = &self.threads[base + other];
+            if let Status::AtCollective(theirs) = state.status
+                && (theirs != mask || !state.place.same(place))
+            {
+                return Err(format!(
+                    "warp divergence: this lane is at {place} with mask {mask:#010x}, lane {other} at {} with mask {theirs:#010x}",
+                    state.place
+                ));
             }
         }
         let state = &mut self.threads[running];
-        (state.payload, state.operation, state.place) = (payload, operation, place);
-        if missing {
+        (state.payload, state.place) = (payload, place);
+        if !complete {
             state.status = Status::AtCollective(mask);
-            return Ok(false);
+            self.warps[running / WARP].waiting |= 1 << lane;
         }
+        Ok(complete)
+    }
+
+    fn payloads(&self, mask: u32) -> [*mut c_void; WARP] {
+        let base = self.running / WARP * WARP;
         let mut lanes = [ptr::null_mut(); WARP];
-        let members: Vec<usize> = (0..WARP).filter(|l| mask >> l & 1 == 1).map(|l| base + l).collect();
-        for &thread in &members {
-            lanes[thread - base] = self.threads[thread].payload;
+        lanes_of(mask).for_each(|lane| lanes[lane] = self.threads[base + lane].payload);
+        lanes
+    }
+
+    /// The operation of a complete collective is done. Returns whether the running thread goes on at once.
+    fn part(&mut self, mask: u32) -> bool {
+        if self.error.is_some() {
+            return false;
         }
-        if let Some(operation) = operation {
-            // SAFETY: every payload lies on the stack of a thread that waits here, and all lanes came to the same call.
-            unsafe { operation(lanes.as_mut_ptr(), mask) };
+        let base = self.running / WARP * WARP;
+        let mut members = std::mem::take(&mut self.members);
+        members.clear();
+        members.extend(lanes_of(mask).map(|lane| base + lane));
+        self.strict.collective(&members);
+        self.warps[base / WARP].waiting &= !mask;
+        members.retain(|&thread| thread != self.running);
+        let goes_on = self.release(&mut members);
+        self.members = members;
+        goes_on
+    }
+
+    /// The running thread left its kernel.
+    fn exit(&mut self) {
+        let running = self.running;
+        let (base, lane) = (running / WARP * WARP, running % WARP);
+        self.threads[running].status = Status::Done;
+        self.done += 1;
+        let warp = &mut self.warps[running / WARP];
+        warp.exited |= 1 << lane;
+        for other in lanes_of(warp.waiting) {
+            let state = &self.threads[base + other];
+            if let Status::AtCollective(mask) = state.status
+                && mask >> lane & 1 == 1
+            {
+                let place = state.place;
+                self.fail(&format!(
+                    "warp divergence: exits while lane {other} waits for it at {place}, mask {mask:#010x}"
+                ));
+                return;
+            }
         }
-        self.strict.collective_edges(&members);
-        self.release(members.into_iter().filter(|&t| t != running).collect());
-        Ok(true)
     }
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.drop_fibers();
+    }
+}
+
+/// The lowest `count` lanes, at most all 32.
+fn lane_mask(count: usize) -> u32 {
+    if count >= WARP { u32::MAX } else { (1 << count) - 1 }
+}
+
+fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(lane)
+    })
+}
+
 impl Fiber {
-    fn new() -> Self {
-        let simt = SimtThread {
-            thread: SimtIndex::default(),
-            block: SimtIndex::default(),
-            block_dim: SimtIndex::default(),
-            grid_dim: SimtIndex::default(),
-            linear: 0,
-            shared: ptr::null_mut(),
-        };
+    fn new(index: usize) -> *mut Self {
         let stack = DefaultStack::new(STACK_BYTES).expect("memory for a coroutine stack");
+        let range = (stack.limit().get() as u64, stack.base().get() as u64);
         let coroutine = Coroutine::with_stack(stack, |yielder: &Yielder<(), ()>, ()| {
             loop {
                 run_threads(yielder);
                 yielder.suspend(());
             }
         });
-        Self { simt, coroutine: Some(coroutine), yielder: ptr::null() }
-    }
-
-    /// Lowest and highest address of the stack.
-    pub(super) fn stack_range(&self) -> (u64, u64) {
-        let top = self.yielder as u64;
-        (top.saturating_sub(STACK_BYTES as u64), top + 4096)
+        let fiber = Self { simt: SimtThread::NONE, index, coroutine, yielder: ptr::null(), stack: range };
+        Box::into_raw(Box::new(fiber))
     }
 }
 
 impl Drop for Fiber {
     fn drop(&mut self) {
-        if let Some(coroutine) = &mut self.coroutine {
-            // SAFETY: kernels are compiled without exceptions and own nothing; `run_threads` holds no value with a
-            // destructor across a kernel call, so nothing is lost by not unwinding.
-            unsafe { coroutine.force_reset() };
-        }
+        // SAFETY: kernels are compiled without exceptions and own nothing; neither `run_threads` nor what kernels call
+        // holds a value with a destructor while it is suspended for good, so nothing is lost by not unwinding.
+        unsafe { self.coroutine.force_reset() };
     }
 }
 
 /// The body of a fiber: runs unstarted threads until none is left.
 fn run_threads(yielder: &Yielder<(), ()>) {
     let worker = worker();
-    // SAFETY: this fiber has control; the scheduler's frame waits for it.
+    let fiber: *mut Fiber = CURRENT.get().cast();
+    // SAFETY: this fiber has control; the scheduler's frame waits for it. `CURRENT` is the fiber's first field.
     unsafe {
-        let fiber = (*worker).current_fiber();
-        (&mut (*worker).fibers)[fiber].yielder = yielder;
-        while (*worker).next_thread(fiber) {
+        (*fiber).yielder = yielder;
+        let index = (*fiber).index;
+        while (*worker).next_thread(index) {
             let entry = (*worker).grid().entry;
             let args = (&mut (*worker).arg_pointers).as_mut_ptr();
             entry(args);
-            let me = &mut *worker;
-            me.threads[me.running].status = Status::Done;
-            me.done += 1;
+            (*worker).exit();
         }
-        (&mut (*worker).idle).push(fiber);
+        (&mut (*worker).idle).push(index);
     }
 }
 
 impl Worker {
-    fn current_fiber(&self) -> usize {
-        let current = CURRENT.get().cast_const();
-        self.fibers.iter().position(|f| ptr::eq(&f.simt, current)).expect("a fiber is running")
-    }
-
     /// Address range of the running thread's stack and of its `SimtThread`.
     pub(super) fn own_ranges(&self) -> [(u64, u64); 2] {
-        let fiber = &self.fibers[self.threads[self.running].fiber];
-        let simt = ptr::from_ref(&fiber.simt) as u64;
-        [fiber.stack_range(), (simt, simt + size_of::<SimtThread>() as u64)]
+        let fiber = self.fibers[self.threads[self.running].fiber];
+        let simt = fiber as u64;
+        // SAFETY: fibers live as long as the worker; `stack` never changes.
+        let stack = unsafe { (*fiber).stack };
+        [stack, (simt, simt + size_of::<SimtThread>() as u64)]
     }
 }
 
@@ -591,12 +749,11 @@ impl Worker {
 ///
 /// # Safety
 /// Called on a fiber, by the thread that is running on it.
-unsafe fn suspend(worker: *mut Worker) {
+unsafe fn suspend() {
     // SAFETY: the yielder lives as long as the coroutine that runs this very call.
     unsafe {
-        let me = &*worker;
-        let yielder = me.fibers[me.threads[me.running].fiber].yielder;
-        (*yielder).suspend(());
+        let fiber: *mut Fiber = CURRENT.get().cast();
+        (*(*fiber).yielder).suspend(());
     }
 }
 
@@ -609,10 +766,11 @@ pub(super) unsafe fn wait_or_stop(worker: *mut Worker, outcome: Result<bool, Str
     unsafe {
         match outcome {
             Ok(true) => {}
-            Ok(false) => suspend(worker),
+            Ok(false) => suspend(),
             Err(message) => {
                 (*worker).fail(&message);
-                suspend(worker);
+                drop(message);
+                suspend();
             }
         }
     }
@@ -636,9 +794,19 @@ extern "C" fn simt_barrier(id: u32, threads: u32, wait: u32, file: *const c_char
 #[unsafe(no_mangle)]
 extern "C" fn simt_collective(mask: u32, payload: *mut c_void, operation: Operation, file: *const c_char, line: u32) {
     let worker = worker();
-    // SAFETY: called by the running CUDA thread, which has control of the worker.
+    // SAFETY: called by the running CUDA thread, which has control of the worker. Every payload lies on the stack of a
+    // thread that waits here, and all lanes came to the same call; no reference to the worker is held during it.
     unsafe {
-        let outcome = (*worker).meet(mask, payload, operation, Place { file, line });
+        let outcome = match (*worker).meet(mask, payload, Place { file, line }) {
+            Ok(true) => {
+                let mut lanes = (*worker).payloads(mask);
+                if let Some(operation) = operation {
+                    operation(lanes.as_mut_ptr(), mask);
+                }
+                Ok((*worker).part(mask))
+            }
+            waits_or_fails => waits_or_fails,
+        };
         wait_or_stop(worker, outcome);
     }
 }
@@ -649,6 +817,8 @@ extern "C" fn simt_fail(message: *const c_char, file: *const c_char, line: u32) 
     // SAFETY: called by the running CUDA thread with a static message.
     unsafe {
         let message = CStr::from_ptr(message).to_string_lossy();
-        (*worker).fail(&format!("{message} at {}", Place { file, line }));
+        let me = &mut *worker;
+        let place = if file.is_null() { me.threads[me.running].place } else { Place { file, line } };
+        me.fail(&format!("{message} at {place}"));
     }
 }

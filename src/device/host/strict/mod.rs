@@ -1,0 +1,369 @@
+//! Strict mode: what the instrumented build of the kernels is checked for.
+//!
+//! The C++ compiler's thread-sanitizer pass calls back before every load and store; each call is checked here before
+//! the access happens, and a thread that breaks a rule stops there. [`memory`] knows global memory, [`races`] who
+//! touched shared memory, [`copies`] what is in flight.
+
+mod copies;
+mod memory;
+mod places;
+mod races;
+
+use std::{ffi::c_char, sync::Arc};
+
+pub(super) use memory::{GUARD_BYTES, Memory, POISON, Registry};
+
+use super::{
+    Completion, HostOptions, Schedule,
+    simt::{self, Grid, Place, Worker},
+};
+use crate::device::Kernel;
+use copies::Copies;
+use memory::{Allocation, Bits};
+use places::Places;
+use races::{Clocks, Conflict};
+
+/// The order in which a grid's CTAs run.
+pub(super) fn cta_order(options: &HostOptions, ctas: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..ctas).collect();
+    match options.schedule {
+        Schedule::InOrder | Schedule::Eager => {}
+        Schedule::Reversed => order.reverse(),
+        Schedule::Random(seed) => {
+            let mut random = simt::Random(seed);
+            (1..ctas).rev().for_each(|i| order.swap(i, random.below(i + 1)));
+        }
+    }
+    order
+}
+
+/// One load or store.
+#[derive(Clone, Copy)]
+struct Access {
+    address: u64,
+    bytes: usize,
+    /// What the address must be a multiple of.
+    alignment: usize,
+    write: bool,
+    /// Where, as [`Places`] numbers it.
+    at: u32,
+}
+
+/// Checks of the CTA that is running on a worker.
+#[derive(Default)]
+pub(super) struct CtaChecks {
+    active: bool,
+    late: bool,
+    /// The thread that the two ranges below belong to.
+    thread: usize,
+    stack: (u64, u64),
+    own_state: (u64, u64),
+    kernel: Option<&'static Kernel>,
+    args: Vec<u64>,
+    memory: Arc<Memory>,
+    recent: Option<Arc<Allocation>>,
+    shared: u64,
+    shared_bytes: usize,
+    /// Bytes of shared memory that were written, and that a copy in flight will write.
+    written: Bits,
+    pending: Bits,
+    clocks: Clocks,
+    copies: Copies,
+    places: Places,
+}
+
+impl CtaChecks {
+    pub fn start(&mut self, grid: &Grid, shared: *mut u8) {
+        self.active = grid.options.strict;
+        if !self.active {
+            return;
+        }
+        let threads = grid.threads();
+        self.late = grid.options.completion == Completion::Late;
+        self.thread = usize::MAX;
+        self.kernel = Some(grid.kernel);
+        self.args.clone_from(&grid.args);
+        self.memory = grid.memory.clone();
+        self.recent = None;
+        self.shared = shared as u64;
+        self.shared_bytes = grid.launch.smem_bytes as usize;
+        // SAFETY: the worker made room for the launch's shared memory, and nothing else uses it now.
+        unsafe { shared.write_bytes(POISON, self.shared_bytes) };
+        self.written.reset(self.shared_bytes);
+        self.pending.reset(self.shared_bytes);
+        self.clocks.start(threads, self.shared_bytes);
+        self.copies.start(threads);
+    }
+
+    pub fn end(&mut self) {
+        if self.active {
+            self.active = false;
+            self.memory = Arc::default();
+            self.recent = None;
+        }
+    }
+
+    pub fn barrier_arrival(&mut self, id: usize, thread: usize) {
+        if self.active {
+            self.clocks.arrive(id, thread);
+        }
+    }
+
+    /// `waiters` go on from barrier `id`.
+    pub fn barrier_complete(&mut self, id: usize, waiters: &[usize], all: bool) {
+        if self.active {
+            self.clocks.complete(id, waiters.iter().copied());
+            if all {
+                self.clocks.settle();
+            }
+        }
+    }
+
+    pub fn collective(&mut self, members: &[usize]) {
+        if self.active {
+            self.clocks.collective(members);
+        }
+    }
+
+    fn check(&mut self, access: Access) -> Result<(), String> {
+        let Access { address, bytes, alignment, .. } = access;
+        if address % alignment as u64 != 0 {
+            return Err(format!("misaligned {}: not a multiple of {alignment}", self.describe(access)));
+        }
+        let end = address + bytes as u64;
+        let within = |(low, high): (u64, u64)| low <= address && end <= high;
+        if within((self.shared, self.shared + self.shared_bytes as u64)) {
+            return self.check_shared(access);
+        }
+        if within(self.stack) || within(self.own_state) && !access.write {
+            return Ok(());
+        }
+        if let Some(at) = self.find(address, bytes) {
+            return self.check_global(access, at);
+        }
+        if within(places::program()) && !access.write {
+            return Ok(());
+        }
+        Err(self.out_of_bounds(access))
+    }
+
+    /// Sets `recent` to the buffer that holds the whole range, and tells its place there.
+    fn find(&mut self, address: u64, bytes: usize) -> Option<usize> {
+        let inside = |b: &Allocation| b.address <= address && address + bytes as u64 <= b.end();
+        if !self.recent.as_deref().is_some_and(inside) {
+            let found = self.memory.find(address).filter(|b| inside(b))?;
+            self.recent = Some(found.clone());
+        }
+        self.recent.as_deref().map(|b| (address - b.address) as usize)
+    }
+
+    fn check_global(&self, access: Access, at: usize) -> Result<(), String> {
+        let Some(buffer) = self.recent.as_deref() else {
+            return Ok(());
+        };
+        if access.write {
+            buffer.written.set(at, access.bytes);
+        } else if !buffer.written.all(at, access.bytes) {
+            let first = (at..at + access.bytes).find(|&i| !buffer.written.get(i)).unwrap_or(at);
+            let name = self.name(buffer);
+            return Err(format!("uninitialised {}: byte {first} of {name} was never written", self.describe(access)));
+        }
+        Ok(())
+    }
+
+    fn check_shared(&mut self, access: Access) -> Result<(), String> {
+        let at = (access.address - self.shared) as usize;
+        self.check_not_pending(access, at)?;
+        if access.write {
+            self.clocks.write(self.thread, at, access.bytes, access.at).map_err(|c| self.race(access, &c))?;
+            self.written.set(at, access.bytes);
+            return Ok(());
+        }
+        if !self.written.all(at, access.bytes) {
+            let first = (at..at + access.bytes).find(|&i| !self.written.get(i)).unwrap_or(at);
+            let what = self.describe(access);
+            return Err(format!("uninitialised {what}: byte {first} of shared memory was never written"));
+        }
+        self.clocks.read(self.thread, at, access.bytes, access.at).map_err(|c| self.race(access, &c))
+    }
+
+    fn check_not_pending(&self, access: Access, at: usize) -> Result<(), String> {
+        if !self.pending.any(at, access.bytes) {
+            return Ok(());
+        }
+        let byte = (at..at + access.bytes).find(|&i| self.pending.get(i)).unwrap_or(at);
+        let (owner, issued) = self.copies.owner(byte).unwrap_or((self.thread, access.at));
+        Err(format!(
+            "asynchronous copy still pending: {} meets the copy to shared byte {byte} that thread {owner} issued at {} \
+             and has not waited for",
+            self.describe(access),
+            self.places.describe(issued)
+        ))
+    }
+
+    fn race(&self, access: Access, conflict: &Conflict) -> String {
+        format!(
+            "race: {} and the {} of byte {} by thread {} at {} are not ordered by a barrier",
+            self.describe(access),
+            if conflict.other_writes { "write" } else { "read" },
+            conflict.byte,
+            conflict.other,
+            self.places.describe(conflict.other_at),
+        )
+    }
+
+    fn out_of_bounds(&self, access: Access) -> String {
+        let Access { address, bytes, .. } = access;
+        let end = self.shared + self.shared_bytes as u64;
+        // The next buffer is further than this from the shared memory of a CTA, or its guard zone is nearer.
+        let near_shared = address + bytes as u64 > self.shared.saturating_sub(4096) && address < end + 4096;
+        let place = if near_shared && address >= self.shared {
+            format!("byte {} of {} bytes of shared memory", address - self.shared, self.shared_bytes)
+        } else if near_shared {
+            format!("{} bytes before shared memory", self.shared - address)
+        } else if self.own_state.0 <= address && address < self.own_state.1 {
+            "the thread's own indices".into()
+        } else {
+            self.kernel.map_or_else(String::new, |kernel| self.memory.describe(address, kernel, &self.args))
+        };
+        format!("out of bounds {}: {place}", self.describe(access))
+    }
+
+    fn name(&self, buffer: &Allocation) -> String {
+        self.kernel.map_or_else(String::new, |kernel| Memory::name(buffer, kernel, &self.args))
+    }
+
+    /// `read of 4 bytes at 0x7f0000000000 (shared byte 12) at kernels/x.cu:12`
+    fn describe(&self, access: Access) -> String {
+        let Access { address, bytes, .. } = access;
+        let what = if access.write { "write" } else { "read" };
+        let in_shared = (self.shared..self.shared + self.shared_bytes as u64).contains(&address);
+        let byte = if in_shared { format!(" (shared byte {})", address - self.shared) } else { String::new() };
+        format!("{what} of {bytes} bytes at {address:#x}{byte} at {}", self.places.describe(access.at))
+    }
+
+    fn copy_async(&mut self, shared: u64, global: u64, copied: usize, bytes: usize, at: u32) -> Result<(), String> {
+        let target = Access { address: shared, bytes, alignment: bytes, write: true, at };
+        let source = Access { address: global, bytes: copied, alignment: bytes, write: false, at };
+        for access in [target, source] {
+            if access.address % bytes as u64 != 0 {
+                return Err(format!(
+                    "misaligned asynchronous copy: {} is not a multiple of {bytes}",
+                    self.describe(access)
+                ));
+            }
+        }
+        if copied > bytes {
+            return Err(format!("asynchronous copy of {copied} bytes into {bytes} at {}", self.places.describe(at)));
+        }
+        let to = shared.wrapping_sub(self.shared) as usize;
+        if shared < self.shared || to + bytes > self.shared_bytes {
+            return Err(self.out_of_bounds(target));
+        }
+        self.check_not_pending(target, to)?;
+        self.clocks.may_write(self.thread, to, bytes).map_err(|c| self.race(target, &c))?;
+        if copied > 0 {
+            let from = self.find(global, copied).ok_or_else(|| self.out_of_bounds(source))?;
+            self.check_global(source, from)?;
+        }
+        self.pending.set(to, bytes);
+        self.copies.issue(self.thread, to, global, copied, bytes, at);
+        if !self.late {
+            // SAFETY: both ranges were checked just now.
+            unsafe { land(self.shared, to, global, copied, bytes) };
+        }
+        Ok(())
+    }
+
+    fn wait_copies(&mut self, pending: u32, at: u32) -> Result<(), String> {
+        let left = self.copies.uncommitted(self.thread);
+        if left > 0 {
+            let place = self.places.describe(at);
+            return Err(format!("wait without commit at {place}: {left} asynchronous copies belong to no group"));
+        }
+        while let Some(copy) = self.copies.landed(self.thread, pending) {
+            if self.late {
+                // SAFETY: both ranges were checked at the issue; buffers and shared memory outlive the launch.
+                unsafe { land(self.shared, copy.to, copy.from, copy.copied, copy.bytes) };
+            }
+            self.pending.clear(copy.to, copy.bytes);
+            self.written.set(copy.to, copy.bytes);
+            self.clocks.has_written(self.thread, copy.to, copy.bytes, copy.at);
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// `to..to + bytes` lies in the shared memory at `shared`, `copied` bytes at `from` can be read.
+unsafe fn land(shared: u64, to: usize, from: u64, copied: usize, bytes: usize) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let target = (shared as *mut u8).add(to);
+        std::ptr::copy_nonoverlapping(from as *const u8, target, copied);
+        target.add(copied).write_bytes(0, bytes - copied);
+    }
+}
+
+/// Runs a check for the running thread, which goes no further if it fails.
+fn checked(check: impl FnOnce(&mut CtaChecks) -> Result<(), String>) {
+    let Some(worker) = simt::running_worker() else {
+        return;
+    };
+    // SAFETY: called by the running CUDA thread, which has control of the worker until it suspends.
+    unsafe {
+        let me: &mut Worker = &mut *worker;
+        let thread = me.running_thread();
+        if me.strict.thread != thread {
+            [me.strict.stack, me.strict.own_state] = me.own_ranges();
+            me.strict.thread = thread;
+        }
+        let outcome = check(&mut me.strict);
+        if let Err(message) = outcome {
+            simt::wait_or_stop(worker, Err(message));
+        }
+    }
+}
+
+/// Every instrumented access; called by `kernels/host/instrumentation.cpp`.
+#[unsafe(no_mangle)]
+extern "C" fn simt_instrumented(address: u64, bytes: u64, alignment: u32, write: u32, code: u64) {
+    checked(|checks| {
+        let (bytes, alignment) = (bytes as usize, alignment as usize);
+        checks.check(Access { address, bytes, alignment, write: write != 0, at: places::code(code) })
+    });
+}
+
+/// An access that the instrumentation cannot see: what a warp-wide instruction reads.
+#[unsafe(no_mangle)]
+extern "C" fn simt_access(address: u64, bytes: u32, alignment: u32, write: u32, file: *const c_char, line: u32) {
+    checked(|checks| {
+        let at = checks.places.number(Place { file, line });
+        let (bytes, alignment) = (bytes as usize, alignment as usize);
+        checks.check(Access { address, bytes, alignment, write: write != 0, at })
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_cp_async(shared: u64, global: u64, copied: u32, bytes: u32, file: *const c_char, line: u32) {
+    checked(|checks| {
+        let at = checks.places.number(Place { file, line });
+        checks.copy_async(shared, global, copied as usize, bytes as usize, at)
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_cp_async_commit() {
+    checked(|checks| {
+        checks.copies.commit(checks.thread);
+        Ok(())
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_cp_async_wait(pending: u32, file: *const c_char, line: u32) {
+    checked(|checks| {
+        let at = checks.places.number(Place { file, line });
+        checks.wait_copies(pending, at)
+    });
+}

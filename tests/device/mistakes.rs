@@ -1,0 +1,173 @@
+//! Every check of strict mode: a kernel that breaks one rule is reported, its twin without the mistake passes.
+
+use anyhow::Result;
+use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
+
+use super::kernels::{copies, meetings, memory, races};
+use crate::support::strict_devices;
+
+type Launcher = unsafe fn(&Device, Launch, &Buffer<f32>, &Buffer<f32>, i32, i32) -> Result<()>;
+
+/// What the report must say besides kernel, block and place.
+struct Case {
+    name: &'static str,
+    launcher: Launcher,
+    says: &'static [&'static str],
+}
+
+fn case(name: &'static str, launcher: Launcher, says: &'static [&'static str]) -> Case {
+    Case { name, launcher, says }
+}
+
+const THREADS: usize = 64;
+
+/// Launches one CTA of 64 threads on `elements` values in and out.
+fn run(device: &Device, launcher: Launcher, elements: usize, broken: bool) -> Result<()> {
+    let x = device.upload(&vec![1.0f32; elements])?;
+    let y = device.alloc::<f32>(elements)?;
+    // Room for two floats (or one pointer) an element.
+    let launch = Launch::linear(1, THREADS).with_smem(8 * elements);
+    // SAFETY: the kernels index with less than `elements`, unless they are meant to be caught before it does harm.
+    unsafe { launcher(device, launch, &y, &x, elements as i32, i32::from(broken)) }
+}
+
+fn check(source: &str, elements: usize, cases: &[Case]) {
+    let in_order = || Device::host(HostOptions::strict(Schedule::InOrder, Completion::Late)).unwrap();
+    for Case { name, launcher, says } in cases {
+        let Err(report) = run(&in_order(), *launcher, elements, true) else {
+            panic!("{name}: the mistake was not reported");
+        };
+        let report = format!("{report:#}");
+        println!("{report}");
+        let mut parts = vec![format!("{name} (tests/kernels/"), "block (0, 0, 0)".into(), "thread".into()];
+        parts.extend(says.iter().map(|part| (*part).to_string()));
+        parts.extend(line_of(source, name).map(|line| format!(".cu:{line}")));
+        for part in parts {
+            assert!(report.contains(&part), "{name}: the report does not say `{part}`: {report}");
+        }
+        for (device, on) in strict_devices() {
+            assert!(run(&device, *launcher, elements, true).is_err(), "{name} on {on}: the mistake was not reported");
+            run(&device, *launcher, elements, false).unwrap_or_else(|why| panic!("{name} on {on}: {why:#}"));
+        }
+    }
+}
+
+/// The line that carries the mistake.
+fn line_of(source: &str, name: &str) -> Option<usize> {
+    let mark = format!("// mistake: {name}");
+    source.lines().position(|line| line.ends_with(&mark)).map(|at| at + 1)
+}
+
+#[test]
+fn global_and_shared_memory() {
+    let cases = [
+        case(
+            "read_past_end",
+            memory::read_past_end,
+            &["thread 63", "out of bounds read of 4 bytes at 0x", "0 bytes past the end of `x` (256 bytes)"],
+        ),
+        case(
+            "write_before_start",
+            memory::write_before_start,
+            &["thread 0", "write", "4 bytes before `y` (256 bytes)"],
+        ),
+        case("write_far_away", memory::write_far_away, &["thread 0", "out of bounds write", "bytes past the end of"]),
+        case("read_16_past_end", memory::read_16_past_end, &["thread 15", "out of bounds read of 16 bytes", "`x`"]),
+        case("misaligned_4", memory::misaligned_4, &["thread 0", "misaligned read of 4 bytes", "multiple of 4"]),
+        case("misaligned_16", memory::misaligned_16, &["thread 0", "misaligned read of 16 bytes", "multiple of 16"]),
+        case("uninitialised", memory::uninitialised, &["thread 0", "uninitialised read", "byte 0 of `y` (256 bytes)"]),
+        case(
+            "shared_uninitialised",
+            memory::shared_uninitialised,
+            &["thread 5", "uninitialised read", "byte 20 of shared memory"],
+        ),
+        case("local_of_another", memory::local_of_another, &["thread 63", "out of bounds read of 4 bytes"]),
+    ];
+    check(include_str!("../kernels/memory.cu"), THREADS, &cases);
+}
+
+#[test]
+fn races_in_shared_memory() {
+    let cases = [
+        case(
+            "race_read_after_write",
+            races::race_read_after_write,
+            &[
+                "thread 1: race: read of 4 bytes",
+                "(shared byte 0)",
+                "write of byte 0 by thread 0 at tests/kernels/races.cu:9",
+            ],
+        ),
+        case("race_write_after_write", races::race_write_after_write, &["race: write", "write of byte 0 by thread 0"]),
+        case("race_write_after_read", races::race_write_after_read, &["race: read", "write of byte 0 by thread 63"]),
+        case("race_in_warp", races::race_in_warp, &["thread 1: race: read", "by thread 0"]),
+        case("race_outside_mask", races::race_outside_mask, &["race: read", "write of byte"]),
+        case("race_between_warps", races::race_between_warps, &["race: read", "write of byte"]),
+        case("race_slot_not_released", races::race_slot_not_released, &["race: read", "write of byte"]),
+        case("race_arrive_is_no_wait", races::race_arrive_is_no_wait, &["thread 32: race: read", "by thread 0"]),
+    ];
+    check(include_str!("../kernels/races.cu"), THREADS, &cases);
+}
+
+#[test]
+fn barriers_and_collectives() {
+    let cases = [
+        case(
+            "exit_before_barrier",
+            meetings::exit_before_barrier,
+            &["barrier mismatch", "thread 3 have exited", "(63 of 64 arrived)"],
+        ),
+        case("barriers_in_branches", meetings::barriers_in_branches, &["thread 1: barrier divergence"]),
+        case("barrier_counts_differ", meetings::barrier_counts_differ, &["thread 32: barrier mismatch"]),
+        case("barrier_of_48", meetings::barrier_of_48, &["thread 0: barrier 1", "48 threads is no multiple of 32"]),
+        case(
+            "half_warps_at_barrier",
+            meetings::half_warps_at_barrier,
+            &["barrier divergence: 16 of the 32 lanes of warp 0"],
+        ),
+        case(
+            "two_barriers_crossed",
+            meetings::two_barriers_crossed,
+            &["deadlock", "32 threads (0 to 31) wait at barrier 1", "32 threads (32 to 63) wait at barrier 2"],
+        ),
+        case("arrive_twice", meetings::arrive_twice, &["thread 0: barrier mismatch", "second time"]),
+        case("nobody_waits", meetings::nobody_waits, &["barrier mismatch: 32 of 64 threads came to barrier 1"]),
+        case("shuffles_in_branches", meetings::shuffles_in_branches, &["thread 1: warp divergence"]),
+        case("exit_before_collective", meetings::exit_before_collective, &["thread 40: warp divergence: exits while"]),
+        case("lane_not_in_mask", meetings::lane_not_in_mask, &["lane 31 is not in its own mask 0x7fffffff"]),
+        case("shuffle_from_outside", meetings::shuffle_from_outside, &["a lane that is not in the mask"]),
+        case("masks_differ", meetings::masks_differ, &["warp divergence", "with mask 0x00000fff"]),
+    ];
+    check(include_str!("../kernels/meetings.cu"), THREADS, &cases);
+}
+
+#[test]
+fn asynchronous_copies() {
+    let cases = [
+        case(
+            "copy_read_early",
+            copies::copy_read_early,
+            &["thread 0: asynchronous copy still pending: read of 4 bytes"],
+        ),
+        case("copy_without_barrier", copies::copy_without_barrier, &["thread 1: race: read", "by thread 0"]),
+        case("copy_without_commit", copies::copy_without_commit, &["thread 0: wait without commit"]),
+        case("copy_waits_too_little", copies::copy_waits_too_little, &["asynchronous copy still pending: read"]),
+        case("copy_from_misaligned", copies::copy_from_misaligned, &["misaligned asynchronous copy: read of 12 bytes"]),
+        case("copy_to_misaligned", copies::copy_to_misaligned, &["misaligned asynchronous copy: write of 16 bytes"]),
+        case("copy_overwritten", copies::copy_overwritten, &["asynchronous copy still pending: write of 4 bytes"]),
+        case("copy_over_copy", copies::copy_over_copy, &["asynchronous copy still pending: write of 16 bytes"]),
+        case("copy_into_slot_in_use", copies::copy_into_slot_in_use, &["thread"]),
+        case(
+            "copy_past_end",
+            copies::copy_past_end,
+            &["thread 63: out of bounds read of 16 bytes", "past the end of `x`"],
+        ),
+        case(
+            "copy_past_shared",
+            copies::copy_past_shared,
+            &["thread 0: out of bounds write", "of 2048 bytes of shared memory"],
+        ),
+        case("copy_uninitialised", copies::copy_uninitialised, &["thread 0: uninitialised read of 16 bytes", "`y`"]),
+    ];
+    check(include_str!("../kernels/copies.cu"), 4 * THREADS, &cases);
+}
