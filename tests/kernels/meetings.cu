@@ -84,7 +84,8 @@ extern "C" __global__ void exit_before_collective(float* y, const float* x, int 
 
 extern "C" __global__ void lane_not_in_mask(float* y, const float* x, int n, int broken) {
     const int i = threadIdx.x;
-    y[i] = __shfl_xor_sync(broken ? 0x7fffffffu : 0xffffffffu, x[i], 1);  // mistake: lane_not_in_mask
+    __syncwarp(broken ? 0x7fffffffu : 0xffffffffu);  // mistake: lane_not_in_mask
+    y[i] = x[i];
 }
 
 extern "C" __global__ void shuffle_from_outside(float* y, const float* x, int n, int broken) {

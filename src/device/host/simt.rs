@@ -448,7 +448,7 @@ impl Worker {
                     self.barriers[id as usize].arrived, self.barriers[id as usize].expected, state.place
                 ),
                 Status::AtCollective(mask) => format!("wait for lanes {mask:#010x} at {}", state.place),
-                Status::Done => "have exited".to_string(),
+                Status::Done => "gone".to_string(),
                 Status::Unstarted | Status::Running => continue,
             };
             match groups.iter_mut().find(|(known, _)| *known == what) {
@@ -666,7 +666,8 @@ impl Worker {
             {
                 let place = state.place;
                 self.fail(&format!(
-                    "warp divergence: exits while lane {other} waits for it at {place}, mask {mask:#010x}"
+                    "warp divergence: exits while thread {} waits for it at {place}, mask {mask:#010x}",
+                    base + other
                 ));
                 return;
             }
