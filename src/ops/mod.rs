@@ -1,6 +1,7 @@
 //! One file per kernel stem: checks shapes, chooses the launch, calls the launcher. The only callers of the launchers.
 
 pub mod adamw;
+pub mod attention;
 pub mod embedding;
 pub mod grad_norm;
 pub mod preference_loss;

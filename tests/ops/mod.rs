@@ -1,6 +1,7 @@
 //! Kernel tests, one file per stem.
 
 mod adamw;
+mod attention;
 mod embedding;
 mod grad_norm;
 mod preference_loss;

@@ -1,6 +1,7 @@
 //! Plain f64 versions of the kernels: loops and formulas, nothing clever.
 
 pub mod adamw;
+pub mod attention;
 pub mod embedding;
 pub mod grad_norm;
 pub mod preference_loss;

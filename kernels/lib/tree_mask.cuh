@@ -1,0 +1,87 @@
+// The attention mask of a packed forest: visible(i, j) = j <= i and i < subtree_end[j].
+#pragma once
+#include <lanes.cuh>
+#include <types.cuh>
+
+constexpr int kTileTokens = 64;
+
+// One row of the packed queries, keys and values: heads, then key heads, then value heads.
+struct Heads {
+    int heads, kv_heads, head_dim;
+    __device__ __forceinline__ int group() const { return heads / kv_heads; }
+    __device__ __forceinline__ long long pitch() const { return (long long)(heads + 2 * kv_heads) * head_dim; }
+    __device__ __forceinline__ int query(int head) const { return head * head_dim; }
+    __device__ __forceinline__ int key(int kv_head) const { return (heads + kv_head) * head_dim; }
+    __device__ __forceinline__ int value(int kv_head) const { return (heads + kv_heads + kv_head) * head_dim; }
+};
+
+// Bit r: query i sees key j0 + r. Keys after i are neither visible nor read.
+__device__ __forceinline__ unsigned visible_lanes(const int* subtree_end, int i, int j0) {
+    const int last = i - j0;
+    unsigned visible = 0;
+    if (last >= kLanes - 1) {
+#pragma unroll
+        for (int r = 0; r < kLanes; ++r) visible |= unsigned(subtree_end[j0 + r] > i) << r;
+    } else {
+        for (int r = 0; r <= last; ++r) visible |= unsigned(subtree_end[j0 + r] > i) << r;
+    }
+    return visible;
+}
+
+// The eight rows from j0 on. In place of what query i does not see stands its own row, so that nothing else is read.
+template <class T>
+__device__ __forceinline__ void gather_rows(const T* (&rows)[kLanes], const T* base, long long pitch,
+                                            unsigned visible, int i, int j0) {
+#pragma unroll
+    for (int r = 0; r < kLanes; ++r) rows[r] = base + (visible >> r & 1 ? j0 + r : i) * pitch;
+}
+
+__device__ __forceinline__ void hide(Lanes& x, unsigned visible, float by) {
+    if (visible == 0xffu) return;
+#pragma unroll
+    for (int r = 0; r < kLanes; ++r) x.v[r] = visible >> r & 1 ? x.v[r] : by;
+}
+
+// Lane r: the dot product of x and rows[r], eight partial sums each.
+template <int kHeadDim, class T>
+__device__ __forceinline__ Lanes dot_each(const T* x, const T* const (&rows)[kLanes]) {
+    Lanes sum[kLanes];
+#pragma unroll
+    for (int r = 0; r < kLanes; ++r) sum[r] = all_lanes(0.0f);
+    // Unrolling further costs registers that spill.
+#pragma unroll 1
+    for (int d = 0; d < kHeadDim; d += kLanes) {
+        const Lanes own = load_lanes(x + d);
+#pragma unroll
+        for (int r = 0; r < kLanes; ++r) sum[r] = sum[r] + own * load_lanes(rows[r] + d);
+    }
+    return sum_each(sum);
+}
+
+// row += sum over r of weight[r] * rows[r], in the order of r. `row` may lie at any float's address.
+template <int kHeadDim, class T>
+__device__ __forceinline__ void add_each(float* row, Lanes weight, const T* const (&rows)[kLanes]) {
+#pragma unroll 1
+    for (int d = 0; d < kHeadDim; d += kLanes) {
+        Lanes sum = load_lanes_unaligned(row + d);
+#pragma unroll
+        for (int r = 0; r < kLanes; ++r) sum = sum + all_lanes(weight.v[r]) * load_lanes(rows[r] + d);
+        store_lanes_unaligned(row + d, sum);
+    }
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ void scale_row(float* row, float by) {
+    for (int d = 0; d < kHeadDim; d += kLanes)
+        store_lanes_unaligned(row + d, load_lanes_unaligned(row + d) * all_lanes(by));
+}
+
+// to = by * row.
+template <int kHeadDim, class T>
+__device__ __forceinline__ void write_row(T* to, const float* row, float by) {
+    for (int d = 0; d < kHeadDim; d += kLanes) {
+        const Lanes x = load_lanes_unaligned(row + d) * all_lanes(by);
+#pragma unroll
+        for (int l = 0; l < kLanes; ++l) to[d + l] = from_f32<T>(x.v[l]);
+    }
+}

@@ -1,0 +1,166 @@
+//! Attention over a packed forest: a token sees itself and what lies before it on the path from its tree's root.
+
+use anyhow::{Result, ensure};
+
+use super::expect_len;
+use crate::{
+    device::{
+        Buffer, DType, Device, Float, Launch,
+        kernels::{attention_bwd as bwd_kernel, attention_fwd as fwd_kernel},
+    },
+    forest::TILE_TOKENS,
+};
+
+/// Sizes of one attention call. `heads` is a multiple of `kv_heads`; query head `h` reads key head
+/// `h / (heads / kv_heads)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    pub tokens: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// 32, 64, 96 or 128.
+    pub head_dim: usize,
+}
+
+/// `out = softmax(scale q kᵀ) v` under the forest's mask; `lse` keeps the base-2 logarithm of each softmax's
+/// denominator for [`bwd`].
+///
+/// Shapes: `out` (tokens, heads, head_dim); `lse` (heads, tokens); `qkv` (tokens, heads + 2 kv_heads, head_dim), query
+/// heads first, then keys, then values; `subtree_end` (tokens) and `tile_bounds` (tiles, 2) as in
+/// [`Forest`](crate::forest::Forest).
+///
+/// # Errors
+/// A buffer does not have its shape, there is no kernel for the head size, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn fwd<T: Float>(
+    device: &Device,
+    out: &Buffer<T>,
+    lse: &Buffer<f32>,
+    qkv: &Buffer<T>,
+    subtree_end: &Buffer<i32>,
+    tile_bounds: &Buffer<i32>,
+    scale: f32,
+    dims: &Dims,
+) -> Result<()> {
+    dims.check(subtree_end, tile_bounds)?;
+    let Dims { tokens, heads, kv_heads, head_dim } = *dims;
+    expect_len("attention out", out, &[tokens, heads, head_dim])?;
+    expect_len("attention lse", lse, &[heads, tokens])?;
+    expect_len("attention qkv", qkv, &dims.qkv())?;
+    let kernel = match head_dim {
+        32 => fwd_kernel::attention_fwd_hd32::<T>,
+        64 => fwd_kernel::attention_fwd_hd64::<T>,
+        96 => fwd_kernel::attention_fwd_hd96::<T>,
+        _ => fwd_kernel::attention_fwd_hd128::<T>,
+    };
+    let launch = dims.launch(T::DTYPE, Pass::Fwd);
+    let (tokens, heads, kv_heads) = (tokens as i32, heads as i32, kv_heads as i32);
+    // SAFETY: all lengths were checked above.
+    unsafe { kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads) }
+}
+
+/// Gradients of [`fwd`]: writes all of `dqkv`. `delta` (heads, tokens) is scratch; the other shapes are those of
+/// [`fwd`], `dqkv` like `qkv` and `dout` like `out`.
+///
+/// # Errors
+/// A buffer does not have its shape, there is no kernel for the head size, or a launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn bwd<T: Float>(
+    device: &Device,
+    dqkv: &Buffer<T>,
+    delta: &Buffer<f32>,
+    dout: &Buffer<T>,
+    out: &Buffer<T>,
+    lse: &Buffer<f32>,
+    qkv: &Buffer<T>,
+    subtree_end: &Buffer<i32>,
+    tile_bounds: &Buffer<i32>,
+    scale: f32,
+    dims: &Dims,
+) -> Result<()> {
+    dims.check(subtree_end, tile_bounds)?;
+    let Dims { tokens, heads, kv_heads, head_dim } = *dims;
+    for (what, buffer) in [("attention dqkv", dqkv), ("attention qkv", qkv)] {
+        expect_len(what, buffer, &dims.qkv())?;
+    }
+    for (what, buffer) in [("attention dout", dout), ("attention out", out)] {
+        expect_len(what, buffer, &[tokens, heads, head_dim])?;
+    }
+    for (what, buffer) in [("attention delta", delta), ("attention lse", lse)] {
+        expect_len(what, buffer, &[heads, tokens])?;
+    }
+    let dkdv: Gradient<T> = match head_dim {
+        32 => bwd_kernel::attention_bwd_dkdv_hd32::<T>,
+        64 => bwd_kernel::attention_bwd_dkdv_hd64::<T>,
+        96 => bwd_kernel::attention_bwd_dkdv_hd96::<T>,
+        _ => bwd_kernel::attention_bwd_dkdv_hd128::<T>,
+    };
+    let dq: Gradient<T> = match head_dim {
+        32 => bwd_kernel::attention_bwd_dq_hd32::<T>,
+        64 => bwd_kernel::attention_bwd_dq_hd64::<T>,
+        96 => bwd_kernel::attention_bwd_dq_hd96::<T>,
+        _ => bwd_kernel::attention_bwd_dq_hd128::<T>,
+    };
+    let by_row = Launch::linear((tokens * heads).div_ceil(ROW_THREADS), ROW_THREADS);
+    let (by_key, by_query) = (dims.launch(T::DTYPE, Pass::Dkdv), dims.launch(T::DTYPE, Pass::Dq));
+    let (t, h, g, d) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
+    // SAFETY: all lengths were checked above.
+    unsafe {
+        bwd_kernel::attention_bwd_delta(device, by_row, delta, dout, out, t, h, d)?;
+        dkdv(device, by_key, dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, t, h, g)?;
+        dq(device, by_query, dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, t, h, g)
+    }
+}
+
+/// The launchers of the two backward kernels take the same arguments.
+type Gradient<T> = unsafe fn(
+    &Device,
+    Launch,
+    &Buffer<T>,
+    &Buffer<T>,
+    &Buffer<f32>,
+    &Buffer<f32>,
+    &Buffer<T>,
+    &Buffer<i32>,
+    &Buffer<i32>,
+    f32,
+    i32,
+    i32,
+    i32,
+) -> Result<()>;
+
+/// Threads of a CTA of the f32 kernels, one row each, and of the delta kernels.
+const ROW_THREADS: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Fwd,
+    Dkdv,
+    Dq,
+}
+
+impl Dims {
+    fn qkv(&self) -> [usize; 3] {
+        [self.tokens, self.heads + 2 * self.kv_heads, self.head_dim]
+    }
+
+    fn check(&self, subtree_end: &Buffer<i32>, tile_bounds: &Buffer<i32>) -> Result<()> {
+        let Self { tokens, heads, kv_heads, head_dim } = *self;
+        ensure!([32, 64, 96, 128].contains(&head_dim), "attention: head_dim {head_dim}: expected 32, 64, 96 or 128");
+        ensure!(
+            kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
+            "attention: {heads} heads do not share {kv_heads} key heads evenly"
+        );
+        expect_len("attention subtree_end", subtree_end, &[tokens])?;
+        expect_len("attention tile_bounds", tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
+    }
+
+    /// One CTA per tile of 64 tokens and per head it owns.
+    fn launch(&self, _dtype: DType, pass: Pass) -> Launch {
+        let owners = if pass == Pass::Dkdv { self.kv_heads } else { self.heads };
+        // Accumulators: one row per thread for each gradient it owns.
+        let rows = if pass == Pass::Dkdv { 2 * ROW_THREADS } else { ROW_THREADS };
+        let grid = [self.tokens.div_ceil(TILE_TOKENS) as u32, owners as u32, 1];
+        Launch { grid, ..Launch::linear(1, ROW_THREADS) }.with_smem(rows * (self.head_dim + 1) * size_of::<f32>())
+    }
+}
