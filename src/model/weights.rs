@@ -43,6 +43,9 @@ const COMPANIONS: [&str; 10] = [
     "chat_template.json",
 ];
 
+const COPY_AGAIN: &str = "copy the file again";
+const MATCH: &str = "use the config.json these weights were saved with";
+
 /// Tensors named in an error before it only counts the rest.
 const NAMED: usize = 4;
 
@@ -170,19 +173,21 @@ impl Shard {
         let mut file = File::open(&path).with_context(|| name.clone())?;
         let bytes = file.metadata().with_context(|| name.clone())?.len();
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(|_| anyhow!("{name}: truncated: {bytes} bytes hold no header"))?;
+        file.read_exact(&mut length)
+            .map_err(|_| anyhow!("{name}: truncated: {bytes} bytes hold no header: {COPY_AGAIN}"))?;
         let length = u64::from_le_bytes(length);
         ensure!(
             length <= bytes - 8,
-            "{name}: truncated or not safetensors: the header takes {length} bytes, the file has {bytes}"
+            "{name}: truncated or not safetensors: the header takes {length} bytes, the file has {bytes}: {COPY_AGAIN}"
         );
         let mut json = vec![0; length as usize];
         file.read_exact(&mut json).with_context(|| name.clone())?;
-        let metadata: Metadata = serde_json::from_slice(&json).with_context(|| format!("{name}: broken header"))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&json).with_context(|| format!("{name}: broken header: {COPY_AGAIN}"))?;
         let data_start = 8 + length;
         let expected = data_start + metadata.data_len() as u64;
-        ensure!(bytes >= expected, "{name}: truncated: expected {expected} bytes, found {bytes}");
-        ensure!(bytes == expected, "{name}: expected {expected} bytes, found {bytes}");
+        ensure!(bytes >= expected, "{name}: truncated: expected {expected} bytes, found {bytes}: {COPY_AGAIN}");
+        ensure!(bytes == expected, "{name}: expected {expected} bytes, found {bytes}: {COPY_AGAIN}");
         Ok(Self { path, file, data_start, metadata })
     }
 
@@ -230,7 +235,11 @@ impl Checkpoint {
             return Ok(Self { path: single, shards: vec![shard], places });
         }
         let index = folder.join(INDEX_FILE);
-        ensure!(index.exists(), "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there", folder.display());
+        ensure!(
+            index.exists(),
+            "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there: add the weights or set model.init = \"random\"",
+            folder.display()
+        );
         Self::open_sharded(folder, index)
     }
 
@@ -263,12 +272,12 @@ impl Checkpoint {
     fn check_names(&self, layout: &Layout, config: &ModelConfig) -> Result<()> {
         let wanted: BTreeMap<&str, ()> = layout.tensors.iter().map(|spec| (spec.name.as_str(), ())).collect();
         let missing: Vec<&str> = wanted.keys().copied().filter(|&name| !self.places.contains_key(name)).collect();
-        ensure!(missing.is_empty(), "{}: missing {}", self.path.display(), list(&missing));
+        ensure!(missing.is_empty(), "{}: missing {}: {MATCH}", self.path.display(), list(&missing));
         // Old files carry the rotary frequencies, which the config determines.
         let is_buffer = |name: &str| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == TIED_HEAD);
         let extra = self.places.keys().map(String::as_str).filter(|name| !wanted.contains_key(name));
         let extra: Vec<&str> = extra.filter(|name| !is_buffer(name)).collect();
-        ensure!(extra.is_empty(), "{}: not part of this model: {}", self.path.display(), list(&extra));
+        ensure!(extra.is_empty(), "{}: not part of this model: {}: {MATCH}", self.path.display(), list(&extra));
         Ok(())
     }
 
@@ -276,7 +285,12 @@ impl Checkpoint {
         let shard = &self.shards[self.places[&spec.name]];
         let found = &shard.info(&spec.name).shape;
         let place = shard.path.display();
-        ensure!(*found == spec.shape, "{place}: tensor `{}`: expected {:?}, found {found:?}", spec.name, spec.shape);
+        ensure!(
+            *found == spec.shape,
+            "{place}: tensor `{}`: expected {:?}, found {found:?}: {MATCH}",
+            spec.name,
+            spec.shape
+        );
         Ok(())
     }
 
