@@ -18,8 +18,8 @@ inline Lanes all_lanes(float x) { return {SimtFloat8{x, x, x, x, x, x, x, x}}; }
 inline Lanes load_lanes_unaligned(const float* from) {
     return {*reinterpret_cast<const SimtFloat8Unaligned*>(from)};
 }
-inline Lanes load_lanes(const float* from) {
-    if (SIMT_STRICT) simt_access(from, 16, 16, 0);
+inline Lanes load_lanes(const float* from, SIMT_PLACE) {
+    if (SIMT_STRICT) simt_access(from, 16, 16, 0, file, line);
     return load_lanes_unaligned(from);
 }
 inline Lanes load_lanes(const bf16* from) {
