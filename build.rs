@@ -14,7 +14,7 @@ mod ptxas;
 #[path = "build/signatures.rs"]
 mod signatures;
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, process::Command};
 
 fn main() {
     // `.cuda` is not listed: naming a path that does not exist would run this script every time. The script that
@@ -40,7 +40,18 @@ fn run() -> Result<(), String> {
     let test_modules = signatures::read_folder("tests/kernels".as_ref())?;
     write(&out.join("test_launchers.rs"), &launchers::source(&test_modules)?)?;
     host::build_for_tests(&test_modules, &out)?;
+    println!("cargo::rustc-env=BUILT_WITH={}", toolchain());
     write(&out.join("cubins.rs"), &nvcc::build(&modules, &out)?)
+}
+
+/// The Rust and C++ compilers by name and release.
+fn toolchain() -> String {
+    let rustc = Command::new(env::var_os("RUSTC").unwrap_or("rustc".into()));
+    let first_line = |mut command: Command| {
+        let text = command.arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        text.unwrap_or_default().lines().next().unwrap_or("unknown").to_string()
+    };
+    format!("{}; {}", first_line(rustc), first_line(host::compiler()))
 }
 
 /// Leaves the file alone if nothing changed, so that what depends on it is not rebuilt.

@@ -94,7 +94,7 @@ fn instrumentation(folder: &Path) -> Job {
     Job { what: "kernels/host/instrumentation.cpp".into(), command, output, judge: |_| Vec::new() }
 }
 
-fn compiler() -> Command {
+pub fn compiler() -> Command {
     let mut build = cc::Build::new();
     build.cpp(true).no_default_flags(true).warnings(false);
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {

@@ -16,6 +16,8 @@ pub struct Entry {
     pub name: String,
     /// `kernels/stem.cu:line`.
     pub place: String,
+    /// What stands in `__launch_bounds__(..)`.
+    pub bounds: String,
     pub params: Vec<Param>,
 }
 
@@ -121,7 +123,7 @@ fn read_entry(rest: &str, text: &str, code: &str, at: usize, place: &str) -> Res
         return Ok(None);
     };
     let head = head.trim_start().strip_prefix("void").ok_or("a kernel returns void")?.trim_start();
-    let head = skip_attributes(head)?;
+    let (head, bounds) = skip_attributes(head)?;
     let open = head.find('(').ok_or("no parameter list")?;
     let name = head[..open].trim();
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -131,17 +133,21 @@ fn read_entry(rest: &str, text: &str, code: &str, at: usize, place: &str) -> Res
     // `head` is a tail of `code`, which has the byte positions of `text`.
     let list_start = code.len() - (code.len() - at - "extern \"C\"".len() - (rest.len() - head.len())) + open + 1;
     let params = read_params(&head[open + 1..close], text, list_start)?;
-    Ok(Some(Entry { name: name.into(), place: place.into(), params }))
+    Ok(Some(Entry { name: name.into(), place: place.into(), bounds, params }))
 }
 
-/// Steps over `__launch_bounds__(..)` and `__cluster_dims__(..)`.
-fn skip_attributes(mut head: &str) -> Result<&str, String> {
-    while let Some(rest) = head.strip_prefix("__") {
-        let open = rest.find('(').ok_or("attribute without parentheses")?;
-        let close = open + closing(&rest[open..]).ok_or("attribute does not end")?;
-        head = rest[close + 1..].trim_start();
+/// Steps over `__launch_bounds__(..)`, whose inside is kept, and `__cluster_dims__(..)`.
+fn skip_attributes(mut head: &str) -> Result<(&str, String), String> {
+    let mut bounds = String::new();
+    while head.starts_with("__") {
+        let open = head.find('(').ok_or("attribute without parentheses")?;
+        let close = open + closing(&head[open..]).ok_or("attribute does not end")?;
+        if head[..open].trim() == "__launch_bounds__" {
+            bounds = head[open + 1..close].trim().into();
+        }
+        head = head[close + 1..].trim_start();
     }
-    Ok(head)
+    Ok((head, bounds))
 }
 
 /// Position of the parenthesis that closes the one `text` starts with.

@@ -1,16 +1,69 @@
-//! `warpo doctor`.
+//! `warpo doctor`: what this program can run on, and what it was built from.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
 
-use crate::device::{Choice, Device, HostOptions};
+use crate::device::{
+    Device, HostOptions,
+    cuda::{CudaDevice, CudaOptions, EMBEDDED, GpuInfo, driver},
+    kernels,
+};
 
 #[derive(clap::Args)]
 pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode> {
-    let device = Device::open(Choice::Auto, HostOptions::default())?;
-    println!("device: {}", device.describe());
+    print!("{}", report()?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn report() -> Result<String> {
+    let mut text = format!("warpo {}\n", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(text, "built with: {}", env!("BUILT_WITH"));
+    let _ = writeln!(text, "host:       {}", Device::host(HostOptions::default())?.describe());
+    match driver::count().and_then(|count| (0..count).map(driver::info).collect::<Result<Vec<_>>>()) {
+        Err(why) => {
+            let _ = writeln!(text, "cuda:       {why:#}");
+        }
+        Ok(gpus) => {
+            let (major, minor) = driver::version()?;
+            let _ = writeln!(text, "driver:     for CUDA {major}.{minor}, {} GPUs", gpus.len());
+            gpus.iter().for_each(|gpu| text += &describe(gpu));
+        }
+    }
+    text += &embedded();
+    Ok(text)
+}
+
+/// A GPU, and whether the driver takes every kernel.
+fn describe(gpu: &GpuInfo) -> String {
+    let loaded = CudaDevice::new(gpu.ordinal, CudaOptions::default()).and_then(|device| device.load_all());
+    let kernels = match loaded {
+        Ok(count) => format!("loads all {count} kernels"),
+        Err(why) => format!("cannot run: {why:#}"),
+    };
+    format!("cuda:{}      {gpu}: {kernels}\n", gpu.ordinal)
+}
+
+fn embedded() -> String {
+    let modules = EMBEDDED.by_module();
+    if modules.is_empty() {
+        return "kernels:    for the host only; built without nvcc (scripts/install-nvcc.sh installs it)\n".into();
+    }
+    let width = modules.keys().map(|module| module.len()).max().unwrap_or(0);
+    let mut text = format!("kernels:    by {}\n", EMBEDDED.toolchain);
+    for (module, archs) in modules {
+        let entries = kernels::ALL.iter().filter(|kernel| kernel.module == module).count();
+        let archs: Vec<String> = archs.iter().map(|arch| arch_name(arch)).collect();
+        let _ = writeln!(text, "  {module:width$}  {entries:2} entry points for {}", archs.join(", "));
+    }
+    text
+}
+
+fn arch_name(arch: &str) -> String {
+    match arch.strip_prefix("compute_") {
+        Some(_) => format!("PTX {arch}"),
+        None => format!("sm_{arch}"),
+    }
 }

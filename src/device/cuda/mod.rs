@@ -119,6 +119,21 @@ impl CudaDevice {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Loads every kernel this GPU has an image of and counts them.
+    ///
+    /// # Errors
+    /// The driver does not take an image.
+    pub fn load_all(&self) -> Result<usize> {
+        let capability = self.info().capability;
+        let runs = |kernel: &&&Kernel| EMBEDDED.pick(kernel.module, capability).is_some();
+        let mut count = 0;
+        for kernel in super::kernels::ALL.iter().filter(runs) {
+            self.inner.gpu.function(kernel, 0)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     pub fn info(&self) -> &GpuInfo {
         &self.inner.gpu.info
     }

@@ -1,0 +1,120 @@
+// Stands in for libcuda in tests: memory is the process's own, launches are printed instead of run.
+// FAKE_CUDA picks what goes wrong: no_device, zero, old, bad_launch, bad_kernel, bad_image.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long long Address;
+
+static int mode(const char *name) {
+    const char *now = getenv("FAKE_CUDA");
+    return now && !strcmp(now, name);
+}
+
+static int launches;
+static void *current;
+
+int cuInit(unsigned flags) {
+    setvbuf(stdout, NULL, _IONBF, 0);
+    return mode("no_device") ? 100 : 0;
+}
+int cuDriverGetVersion(int *version) { *version = mode("old") ? 12040 : 13000; return 0; }
+int cuDeviceGetCount(int *count) { *count = !mode("zero"); return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetName(char *name, int len, int device) { snprintf(name, len, "Fake GPU"); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 8ull << 30; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) {
+    const char *capability = getenv("FAKE_CUDA_CAPABILITY");
+    if (!capability) capability = "9.0";
+    switch (which) {
+        case 13: *value = 1000000; break;                // clock rate in kHz
+        case 16: *value = 132; break;                    // multiprocessors
+        case 75: *value = atoi(capability); break;       // major
+        case 76: *value = atoi(strchr(capability, '.') + 1); break;
+        case 97: *value = 232448; break;                 // shared memory a CTA may opt in to
+        case 115: *value = 1; break;                     // memory pools
+        default: *value = 0;
+    }
+    return 0;
+}
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &launches; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+int cuCtxGetCurrent(void **context) { *context = current; return 0; }
+int cuCtxSetCurrent(void *context) { current = context; return 0; }
+int cuGetErrorName(int error, const char **text) { *text = "NAME"; return 0; }
+int cuGetErrorString(int error, const char **text) { *text = "the driver's words"; return 0; }
+
+int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return 0; }
+int cuStreamDestroy_v2(void *stream) { free(stream); return 0; }
+int cuStreamSynchronize(void *stream) { return mode("bad_kernel") && launches ? 700 : 0; }
+int cuEventCreate(void **event, unsigned flags) { *event = malloc(1); return 0; }
+int cuEventDestroy_v2(void *event) { free(event); return 0; }
+int cuEventRecord(void *event, void *stream) { return 0; }
+int cuEventSynchronize(void *event) { return 0; }
+int cuEventElapsedTime_v2(float *ms, void *start, void *end) { *ms = 1.5f; return 0; }
+
+static int allocate(Address *address, size_t bytes) {
+    if (bytes > 1u << 30) return 2;
+    *address = (Address)malloc(bytes);
+    return 0;
+}
+static int release(Address address) {
+    printf("free\n");
+    free((void *)address);
+    return 0;
+}
+int cuMemAlloc_v2(Address *address, size_t bytes) { return allocate(address, bytes); }
+int cuMemFree_v2(Address address) { return release(address); }
+int cuMemAllocAsync(Address *address, size_t bytes, void *stream) { return allocate(address, bytes); }
+int cuMemFreeAsync(Address address, void *stream) { return release(address); }
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
+int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
+    memcpy((void *)to, from, bytes);
+    return 0;
+}
+int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
+    memcpy(to, (void *)from, bytes);
+    return 0;
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
+    memcpy((void *)to, (void *)from, bytes);
+    return 0;
+}
+int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
+    memset((void *)to, value, bytes);
+    return 0;
+}
+
+// Machine code begins like any ELF file, PTX with a comment; both must be where the program says.
+int cuModuleLoadData(void **module, const char *image) {
+    if (mode("bad_image")) return 200;
+    if (memcmp(image, "\177ELF", 4) && !strstr(image, ".version")) return 200;
+    *module = malloc(1);
+    return 0;
+}
+int cuModuleGetFunction(void **function, void *module, const char *name) { *function = strdup(name); return 0; }
+int cuFuncSetAttribute(void *function, int which, int value) {
+    printf("attribute %d of %s = %d\n", which, (char *)function, value);
+    return 0;
+}
+
+typedef struct {
+    unsigned grid[3], block[3], smem_bytes;
+    void *stream, *attributes;
+    unsigned attribute_count;
+} Config;
+
+#ifndef WITHOUT_LAUNCH
+int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
+    if (mode("bad_launch")) return 1;
+    ++launches;
+    printf("launch %s grid %u,%u,%u block %u,%u,%u smem %u attributes %u\n", (char *)function, config->grid[0],
+           config->grid[1], config->grid[2], config->block[0], config->block[1], config->block[2], config->smem_bytes,
+           config->attribute_count);
+    if (!strcmp(function, "rmsnorm_fwd_f32"))
+        printf("y[0] %g x[1] %g w[0] %g eps %g rows %d hidden %d\n", (*(float **)params[0])[0],
+               (*(float **)params[2])[1], (*(float **)params[3])[0], *(float *)params[4], *(int *)params[5],
+               *(int *)params[6]);
+    return 0;
+}
+#endif

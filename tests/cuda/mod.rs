@@ -1,0 +1,241 @@
+//! The GPU device against a stand-in for the driver: refusals, arguments, errors. What only a GPU can show is not here.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use warpo::{
+    device::{Choice, CudaOptions, Device, HostOptions, Launch, cuda::EMBEDDED, kernels},
+    ops::rmsnorm,
+};
+
+/// Carried in the binary, so that the tests need no source tree.
+const FAKE_DRIVER: &str = include_str!("fake_driver.c");
+
+/// Compiles the stand-in. `None`, with the reason printed, without a C compiler.
+fn fake_driver(folder: &Path, flags: &[&str]) -> Option<()> {
+    let source = folder.join("fake_driver.c");
+    fs::write(&source, FAKE_DRIVER).unwrap();
+    let mut command = Command::new("cc");
+    command.args(["-shared", "-fPIC"]).args(flags).arg(&source).arg("-o").arg(folder.join("libcuda.so"));
+    match command.status() {
+        Ok(status) => {
+            assert!(status.success(), "the stand-in for the driver does not compile");
+            Some(())
+        }
+        Err(why) => {
+            println!("skipped: cc: {why}");
+            None
+        }
+    }
+}
+
+/// What `scenario` prints in a process of its own, whose libcuda is the stand-in.
+fn child(scenario: &str, flags: &[&str], variables: &[(&str, &str)]) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    fake_driver(folder.path(), flags)?;
+    let done = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "cuda::in_child", "--ignored", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .env("CUDA_CHILD", scenario)
+        .env_remove("FAKE_CUDA")
+        .envs(variables.iter().copied())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{scenario}: {text}");
+    Some(text)
+}
+
+#[test]
+#[ignore = "the other tests run it in a process of its own, with a stand-in for the driver"]
+fn in_child() {
+    match env::var("CUDA_CHILD").expect("CUDA_CHILD names the scenario").as_str() {
+        "open" => {
+            println!("opened: {}", outcome(Device::cuda(0)));
+            println!("auto: {}", outcome(Device::open(Choice::Auto, HostOptions::default())));
+        }
+        "open 3" => println!("opened: {}", outcome(Device::open(Choice::Cuda(3), HostOptions::default()))),
+        "memory" => memory(),
+        "launch" => launch(CudaOptions::default()),
+        "checked launch" => launch(CudaOptions { check_launches: true }),
+        "big launch" => big_launch(),
+        other => panic!("scenario {other}"),
+    }
+}
+
+fn outcome(device: anyhow::Result<Device>) -> String {
+    device.map_or_else(|why| format!("{why:#}"), |device| device.describe())
+}
+
+#[test]
+fn each_refusal_is_one_sentence() {
+    let too_old = "one for CUDA 13.0 (580 or newer) is needed";
+    let mut cases = vec![
+        ("open", "no_device", "9.0", "NVIDIA driver: cuInit: CUDA_ERROR_NO_DEVICE".to_string()),
+        ("open", "zero", "9.0", "device cuda:0 requested, 0 present".into()),
+        ("open 3", "", "9.0", "device cuda:3 requested, 1 present".into()),
+        ("open", "old", "9.0", format!("NVIDIA driver: it is for CUDA 12.4; {too_old}")),
+    ];
+    let gpu = |capability: &str| format!("Fake GPU (cuda:0, compute capability {capability}, 132 SMs, 8.0 GiB)");
+    if EMBEDDED.cubins.is_empty() {
+        cases.push(("open", "", "9.0", "this program was built without GPU kernels".into()));
+    } else {
+        cases.push(("open", "", "9.0", gpu("9.0")));
+        cases.push(("open", "", "8.6", gpu("8.6")));
+        cases.push(("open", "", "12.0", gpu("12.0")));
+        cases.push(("open", "", "7.5", format!("{}: no kernels for it in this program, which has", gpu("7.5"))));
+    }
+    for (scenario, mode, capability, want) in cases {
+        let Some(text) = child(scenario, &[], &[("FAKE_CUDA", mode), ("FAKE_CUDA_CAPABILITY", capability)]) else {
+            return;
+        };
+        let opened = text.lines().find_map(|line| line.split_once("opened: ")).map(|(_, what)| what).unwrap_or(&text);
+        assert!(opened.starts_with(&want), "{scenario} {mode} {capability}: {opened}");
+        // `auto` is content with the host device only where there is no GPU to use.
+        let auto = text.lines().find_map(|line| line.strip_prefix("auto: ")).unwrap_or("host");
+        assert!(auto.starts_with("host") || auto == opened, "{scenario} {mode}: auto gives {auto}");
+    }
+}
+
+#[test]
+fn a_driver_without_a_symbol_is_refused() {
+    let Some(text) = child("open", &["-DWITHOUT_LAUNCH"], &[]) else { return };
+    assert!(text.contains("opened: NVIDIA driver: libcuda has no `cuLaunchKernelEx`"), "{text}");
+}
+
+/// Without a stand-in, on a machine without a driver.
+#[test]
+fn no_driver_is_one_sentence() {
+    if warpo::device::cuda::is_present() {
+        return println!("skipped: there is a GPU");
+    }
+    let why = Device::cuda(0).err().expect("there is no GPU").to_string();
+    assert!(why.starts_with("no NVIDIA driver: ") || why.starts_with("device cuda:0 requested"), "{why}");
+    assert!(Device::open(Choice::Auto, HostOptions::default()).unwrap().describe().starts_with("host"));
+}
+
+fn memory() {
+    let device = Device::cuda(0).unwrap();
+    let data: Vec<i32> = (0..1000).collect();
+    let buffer = device.upload(&data).unwrap();
+    let copy = device.zeros::<i32>(1000).unwrap();
+    assert_eq!(device.download(&copy).unwrap(), vec![0; 1000]);
+    device.copy(&copy.slice(10..20), &buffer.slice(500..510)).unwrap();
+    assert_eq!(device.download(&copy.slice(9..12)).unwrap(), [0, 500, 501]);
+    let nothing = device.alloc::<f32>(0).unwrap();
+    assert!(device.download(&nothing).unwrap().is_empty());
+    assert_eq!((device.memory().allocated, device.memory().free), (8000, 5 << 30));
+    drop((buffer, nothing));
+    assert_eq!((device.memory().allocated, device.memory().peak), (4000, 8000));
+    let why = device.alloc::<f32>(1 << 29).err().unwrap();
+    println!("too much: {why:#}");
+    let (start, end) = (device.record().unwrap(), device.record().unwrap());
+    assert_eq!(device.elapsed_ms(&start, &end).unwrap(), 1.5);
+    // The last buffer outlives the device's own handle.
+    drop(device);
+    drop(copy);
+    println!("end");
+}
+
+#[test]
+fn memory_is_copied_counted_and_freed() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    let Some(text) = child("memory", &[], &[]) else { return };
+    let why = "too much: cuda: out of memory: 2147483648 bytes on top of 4000 held; 5368709120 free of 8589934592: \
+               CUDA_ERROR_OUT_OF_MEMORY: the driver's words";
+    assert!(text.contains(why), "{text}");
+    let before_end = text.split("end\n").next().unwrap();
+    assert_eq!(before_end.matches("free\n").count(), 3, "{text}");
+}
+
+fn launch(options: CudaOptions) {
+    let device = Device::cuda_with(0, options).unwrap();
+    let (rows, hidden) = (5, 3);
+    let x = device.upload(&(0..15).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+    let w = device.upload(&[2.5f32; 3]).unwrap();
+    let (y, rrms) = (device.upload(&[7.0f32; 15]).unwrap(), device.alloc(rows).unwrap());
+    if let Err(why) = rmsnorm::fwd(&device, &y, &rrms, &x, &w, 1e-5, rows, hidden) {
+        println!("launched: {why:#}");
+    }
+    if let Err(why) = device.download(&y) {
+        println!("downloaded: {why:#}");
+    }
+}
+
+#[test]
+fn a_launch_hands_over_its_arguments() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    for capability in ["9.0", "8.0", "12.0"] {
+        let Some(text) = child("launch", &[], &[("FAKE_CUDA_CAPABILITY", capability)]) else { return };
+        let want = "launch rmsnorm_fwd_f32 grid 2,1,1 block 128,1,1 smem 0 attributes 0\n\
+                    y[0] 7 x[1] 1 w[0] 2.5 eps 1e-05 rows 5 hidden 3\n";
+        assert!(text.contains(want), "{capability}: {text}");
+    }
+}
+
+#[test]
+fn a_failed_launch_names_kernel_shape_and_grid() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    let launch = ": eps 0.00001, rows 5, hidden 3, grid [2, 1, 1], block [128, 1, 1], 0 shared bytes";
+    let illegal = "CUDA_ERROR_ILLEGAL_ADDRESS: the driver's words";
+    let cases = [
+        ("launch", "bad_launch", "launched: rmsnorm_fwd_f32 (kernels/rmsnorm.cu:", launch),
+        ("launch", "bad_launch", "", "CUDA_ERROR_INVALID_VALUE: the driver's words"),
+        ("launch", "bad_image", "", "the driver, for CUDA 13.0, does not load it: CUDA_ERROR_INVALID_IMAGE"),
+        ("checked launch", "bad_kernel", "launched: rmsnorm_fwd_f32 (kernels/rmsnorm.cu:", launch),
+        ("checked launch", "bad_kernel", "", illegal),
+        ("launch", "bad_kernel", "downloaded: cuda: one of the last 1 launches failed; the latest was", illegal),
+    ];
+    for (scenario, mode, start, end) in cases {
+        let Some(text) = child(scenario, &[], &[("FAKE_CUDA", mode)]) else { return };
+        assert!(text.lines().any(|line| line.contains(start) && line.contains(end)), "{scenario} {mode}: {text}");
+    }
+}
+
+fn big_launch() {
+    let device = Device::cuda(0).unwrap();
+    let buffer = device.zeros::<f32>(8).unwrap();
+    let launch = |bytes| {
+        let launch = Launch::linear(1, 32).with_smem(bytes);
+        // SAFETY: the stand-in runs nothing.
+        unsafe { kernels::rmsnorm::rmsnorm_bwd_weight_finish(&device, launch, &buffer, &buffer, 1, 8) }
+    };
+    launch(48 * 1024).unwrap();
+    launch(100_000).unwrap();
+    launch(90_000).unwrap();
+    println!("too much: {:#}", launch(300_000).unwrap_err());
+}
+
+#[test]
+fn large_shared_memory_is_asked_for_once() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    let Some(text) = child("big launch", &[], &[]) else { return };
+    let asked: Vec<&str> = text.lines().filter(|line| line.contains("attribute 8 ")).collect();
+    assert_eq!(asked, ["attribute 8 of rmsnorm_bwd_weight_finish = 100000"], "{text}");
+    assert!(text.contains("300000 shared bytes: Fake GPU allows 232448 bytes of shared memory"), "{text}");
+}
+
+#[test]
+fn every_kernel_is_embedded_for_every_architecture() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    for kernel in kernels::ALL {
+        for (arch, unwanted) in [("80", "_sm90"), ("compute_80", "_sm90"), ("90a", "_sm80")] {
+            let found = EMBEDDED.cubins.iter().any(|cubin| cubin.module == kernel.module && cubin.arch == arch);
+            assert_eq!(found, !kernel.module.ends_with(unwanted), "{} for {arch}", kernel.name);
+        }
+    }
+}
