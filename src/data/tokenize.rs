@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
+use tokenizers::models::ModelWrapper;
 
 use super::records::excerpt;
 
@@ -46,9 +47,16 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| Error::msg(one_line(&error.to_string())))
             .with_context(|| format!("tokenizer `{name}` is not a Hugging Face tokenizer: {remedy}"))?;
-        // Files saved after some training or inference runs carry these; either would change the ids of a row.
+        // Files saved after some training or inference runs carry these; each would change the ids of a row.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::from_boxed)?;
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            inner.with_model(bpe);
+        }
 
         let special = Specials::read(folder, &inner)?;
         let leading = leading(&inner)?;

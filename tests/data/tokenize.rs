@@ -27,7 +27,7 @@ fn tokenizer_json(bos: bool) -> Value {
         "pre_tokenizer": null,
         "post_processor": if bos { template } else { Value::Null },
         "decoder": null,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "model": {"type": "BPE", "dropout": 0.5, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
                   "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3}, "merges": [["a", "b"]]}
     })
@@ -71,8 +71,9 @@ fn bos_is_what_the_post_processor_adds_and_never_doubled() {
 }
 
 #[test]
-fn a_truncation_stored_in_the_file_does_not_cut_rows() {
+fn truncation_and_dropout_stored_in_the_file_change_no_row() {
     assert_eq!(load(true).encode("cccccccc").unwrap().len(), 9);
+    assert_eq!(load(false).encode("abababababababab").unwrap(), [3; 8]);
 }
 
 #[test]
