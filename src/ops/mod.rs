@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod embedding;
+pub mod gemm;
 pub mod grad_norm;
 pub mod preference_loss;
 pub mod residual;

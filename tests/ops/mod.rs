@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod embedding;
+mod gemm;
 mod grad_norm;
 mod preference_loss;
 mod residual;

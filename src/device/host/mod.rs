@@ -3,6 +3,7 @@
 //! Owns host memory, the worker threads that CTAs are spread over and the choice between the fast and the strict
 //! build of the kernels. The SIMT machine itself is [`simt`]; what strict mode checks is in [`strict`].
 
+pub(crate) mod gemm;
 mod simt;
 mod strict;
 
@@ -174,7 +175,7 @@ impl HostDevice {
 
     /// Measured once: a square product with the native backend on all worker threads.
     pub fn peak_flops(&self, _dtype: DType) -> f64 {
-        *self.peak_flops.get_or_init(|| 0.0)
+        *self.peak_flops.get_or_init(|| gemm::measure_peak(self))
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<HostMemory> {

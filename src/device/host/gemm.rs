@@ -1,0 +1,239 @@
+//! The native matrix product of the host device: blocks of the result, each computed by the `gemm` crate on one thread.
+//!
+//! The blocks depend on the shape alone, so the bits do not depend on the number of worker threads. bf16 operands are
+//! widened a panel at a time; sums are f32. Knows addresses and strides; shapes were checked in `ops`.
+
+use std::cell::RefCell;
+
+use anyhow::{Result, bail};
+use gemm::Parallelism;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{HostDevice, strict};
+use crate::device::DType;
+
+/// Rows and columns of a block.
+const BLOCK_M: usize = 256;
+const BLOCK_N: usize = 256;
+/// Terms per widened panel: both panels of a block stay in the second-level cache.
+const PANEL_K: usize = 512;
+
+/// A matrix in host memory: element (i, j) stands `i * strides[0] + j * strides[1]` elements after the first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub address: u64,
+    pub dtype: DType,
+    pub strides: [usize; 2],
+}
+
+/// `d (m, n) = a (m, k) b (k, n)`, added to `d` if `accumulate`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub d: Matrix,
+    pub a: Matrix,
+    pub b: Matrix,
+    pub accumulate: bool,
+}
+
+impl Matrix {
+    /// The matrix that starts at element (i, j).
+    fn at(self, i: usize, j: usize) -> Self {
+        let width = if self.dtype == DType::Bf16 { 2 } else { 4 };
+        let skipped = i * self.strides[0] + j * self.strides[1];
+        Self { address: self.address + (skipped * width) as u64, ..self }
+    }
+}
+
+impl HostDevice {
+    /// Computes the product on the worker threads.
+    ///
+    /// # Safety
+    /// The three matrices lie in live host buffers, `d` overlaps neither operand, and nothing else runs on the device.
+    ///
+    /// # Errors
+    /// An element type that is neither f32 nor bf16, or bf16 sums of f32 operands.
+    pub(crate) unsafe fn multiply(&self, product: &Product) -> Result<()> {
+        let (operand, result) = (product.a.dtype, product.d.dtype);
+        match (operand, product.b.dtype, result) {
+            (DType::F32, DType::F32, DType::F32) | (DType::Bf16, DType::Bf16, DType::F32 | DType::Bf16) => {}
+            (_, other, _) => bail!("native product of {operand:?} and {other:?} into {result:?}"),
+        }
+        mark_written(self, product);
+        let columns = product.n.div_ceil(BLOCK_N);
+        let blocks = product.m.div_ceil(BLOCK_M) * columns;
+        // SAFETY: blocks of `d` are disjoint; the rest is the caller's promise.
+        let block = |i: usize| unsafe { multiply_block(&block_of(product, i / columns, i % columns)) };
+        if blocks == 1 || self.pool.current_num_threads() == 1 {
+            (0..blocks).for_each(block);
+        } else {
+            self.install(|| (0..blocks).into_par_iter().for_each(block));
+        }
+        Ok(())
+    }
+}
+
+fn mark_written(device: &HostDevice, product: &Product) {
+    if device.options.strict {
+        for i in 0..product.m {
+            let bytes = product.n * if product.d.dtype == DType::Bf16 { 2 } else { 4 };
+            strict::mark_written(&device.options, product.d.at(i, 0).address, bytes);
+        }
+    }
+}
+
+fn block_of(product: &Product, row: usize, column: usize) -> Product {
+    let (i, j) = (row * BLOCK_M, column * BLOCK_N);
+    Product {
+        m: BLOCK_M.min(product.m - i),
+        n: BLOCK_N.min(product.n - j),
+        d: product.d.at(i, j),
+        a: product.a.at(i, 0),
+        b: product.b.at(0, j),
+        ..*product
+    }
+}
+
+/// # Safety
+/// As [`HostDevice::multiply`], for this block.
+unsafe fn multiply_block(p: &Product) {
+    // SAFETY: handed on.
+    unsafe {
+        if p.a.dtype == DType::F32 {
+            return multiply_f32(p);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let (a, rest) = scratch.split_at_mut(BLOCK_M * PANEL_K);
+            let (b, sum) = rest.split_at_mut(PANEL_K * BLOCK_N);
+            let narrow = p.d.dtype == DType::Bf16;
+            let d = if narrow { dense(sum, [BLOCK_N, 1]) } else { p.d };
+            if narrow && p.accumulate {
+                widen(sum, BLOCK_N, p.d, [p.m, p.n]);
+            }
+            for k0 in (0..p.k).step_by(PANEL_K) {
+                let k = PANEL_K.min(p.k - k0);
+                let a = widen_panel(a, p.a.at(0, k0), [p.m, k]);
+                let b = widen_panel(b, p.b.at(k0, 0), [k, p.n]);
+                multiply_f32(&Product { k, d, a, b, accumulate: p.accumulate || k0 > 0, ..*p });
+            }
+            if narrow {
+                round(p.d, sum, [p.m, p.n]);
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// Widened panels of both operands and a block of sums. Kept, because fresh pages cost more than the product.
+    static SCRATCH: RefCell<Vec<f32>> =
+        RefCell::new(vec![0.0; BLOCK_M * PANEL_K + PANEL_K * BLOCK_N + BLOCK_M * BLOCK_N]);
+}
+
+/// # Safety
+/// As [`HostDevice::multiply`]; all three matrices are f32.
+unsafe fn multiply_f32(p: &Product) {
+    let [[d_row, d_column], [a_row, a_column], [b_row, b_column]] =
+        [p.d, p.a, p.b].map(|x| x.strides.map(|s| s as isize));
+    // SAFETY: handed on.
+    unsafe {
+        gemm::gemm(
+            p.m,
+            p.n,
+            p.k,
+            p.d.address as *mut f32,
+            d_column,
+            d_row,
+            p.accumulate,
+            p.a.address as *const f32,
+            a_column,
+            a_row,
+            p.b.address as *const f32,
+            b_column,
+            b_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+fn dense(data: &mut [f32], strides: [usize; 2]) -> Matrix {
+    Matrix { address: data.as_mut_ptr() as u64, dtype: DType::F32, strides }
+}
+
+/// A dense f32 copy of a bf16 panel that keeps its contiguous index contiguous.
+///
+/// # Safety
+/// `source` has `shape` readable elements.
+unsafe fn widen_panel(panel: &mut [f32], source: Matrix, [rows, columns]: [usize; 2]) -> Matrix {
+    // SAFETY: handed on; a transposed view reads the same elements.
+    unsafe {
+        if source.strides[1] == 1 {
+            widen(panel, columns, source, [rows, columns]);
+            dense(panel, [columns, 1])
+        } else {
+            let transposed = Matrix { strides: [source.strides[1], source.strides[0]], ..source };
+            widen(panel, rows, transposed, [columns, rows]);
+            dense(panel, [1, rows])
+        }
+    }
+}
+
+/// Widens rows of contiguous elements into rows `pitch` apart.
+///
+/// # Safety
+/// `source` has `shape` readable elements, contiguous in the second index.
+unsafe fn widen(target: &mut [f32], pitch: usize, source: Matrix, [rows, columns]: [usize; 2]) {
+    for i in 0..rows {
+        // SAFETY: the caller's promise.
+        let from = unsafe { std::slice::from_raw_parts(source.at(i, 0).address as *const bf16, columns) };
+        let to = &mut target[i * pitch..][..columns];
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
+    }
+}
+
+/// Rounds a block of sums, rows `BLOCK_N` apart, into `target`.
+///
+/// # Safety
+/// `target` has `shape` writable elements, contiguous in the second index, that nobody else touches.
+unsafe fn round(target: Matrix, sum: &[f32], [rows, columns]: [usize; 2]) {
+    for i in 0..rows {
+        // SAFETY: the caller's promise.
+        let to = unsafe { std::slice::from_raw_parts_mut(target.at(i, 0).address as *mut bf16, columns) };
+        to.iter_mut().zip(&sum[i * BLOCK_N..][..columns]).for_each(|(to, &from)| *to = bf16::from_f32(from));
+    }
+}
+
+/// Peak of the native backend in FLOP/s: the best of a few products that keep every worker thread busy.
+pub(super) fn measure_peak(device: &HostDevice) -> f64 {
+    const ROUNDS: usize = 4;
+    let threads = device.pool.current_num_threads();
+    let (m, n, k) = (2 * BLOCK_M * threads, 2 * BLOCK_N, PANEL_K);
+    let (a, b, mut d) = (vec![0.5f32; m * k], vec![0.5f32; k * n], vec![0.0f32; m * n]);
+    let matrix =
+        |address: *const f32, pitch| Matrix { address: address as u64, dtype: DType::F32, strides: [pitch, 1] };
+    let product = Product {
+        m,
+        n,
+        k,
+        d: matrix(d.as_mut_ptr(), n),
+        a: matrix(a.as_ptr(), k),
+        b: matrix(b.as_ptr(), n),
+        accumulate: false,
+    };
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let start = std::time::Instant::now();
+        // SAFETY: three vectors of the sizes that the product names.
+        if unsafe { device.multiply(&product) }.is_ok() {
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+    }
+    2.0 * (m * n * k) as f64 / best
+}

@@ -1,0 +1,196 @@
+//! Matrix products in the three operand orders of a linear layer.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::device::{
+    Buffer, DType, Device, Element, Float, GemmBackend, Launch,
+    host::gemm::{Matrix, Product},
+    kernels::gemm as kernel,
+};
+
+const TILE_M: usize = 128;
+const TILE_N: usize = 128;
+const THREADS: usize = 256;
+const CTAS_PER_SM: usize = 2;
+/// Four stages of two 128 x 32 blocks.
+const SMEM_BYTES_BF16: usize = 4 * 2 * 128 * 32 * 2;
+/// Two buffers of two 16 x (128 + 4) blocks.
+const SMEM_BYTES_F32: usize = 2 * 2 * 16 * (128 + 4) * 4;
+/// What a 16-byte copy needs of bf16 rows.
+const ROW_BYTES: usize = 16;
+
+/// How the operands of `D (m, n) = A B` lie; all row-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A (m, k), B (n, k): forward, `Y = X Wᵀ`.
+    Nt,
+    /// A (m, k), B (k, n): `dX = dY W`.
+    Nn,
+    /// A (k, m), B (k, n): `dW = dYᵀ X`.
+    Tn,
+}
+
+/// One product `D (+)= A B`. `lda`, `ldb`, `ldd` are the elements from one row to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemm {
+    pub order: Order,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub lda: usize,
+    pub ldb: usize,
+    pub ldd: usize,
+    pub accumulate: bool,
+}
+
+impl Gemm {
+    /// `D (m, n) = A (m, k) B (n, k)ᵀ`, packed.
+    pub fn nt(m: usize, n: usize, k: usize) -> Self {
+        Self { order: Order::Nt, m, n, k, lda: k, ldb: k, ldd: n, accumulate: false }
+    }
+
+    /// `D (m, n) = A (m, k) B (k, n)`, packed.
+    pub fn nn(m: usize, n: usize, k: usize) -> Self {
+        Self { order: Order::Nn, m, n, k, lda: k, ldb: n, ldd: n, accumulate: false }
+    }
+
+    /// `D (m, n) = A (k, m)ᵀ B (k, n)`, packed.
+    pub fn tn(m: usize, n: usize, k: usize) -> Self {
+        Self { order: Order::Tn, m, n, k, lda: m, ldb: n, ldd: n, accumulate: false }
+    }
+
+    /// The same product added to `D`.
+    pub fn accumulating(self) -> Self {
+        Self { accumulate: true, ..self }
+    }
+
+    /// Multiplications and additions.
+    pub fn flops(&self) -> f64 {
+        2.0 * self.m as f64 * self.n as f64 * self.k as f64
+    }
+
+    /// Rows and columns of A and of B as they are stored.
+    fn stored(&self) -> [(usize, usize); 2] {
+        let Self { m, n, k, .. } = *self;
+        match self.order {
+            Order::Nt => [(m, k), (n, k)],
+            Order::Nn => [(m, k), (k, n)],
+            Order::Tn => [(k, m), (k, n)],
+        }
+    }
+}
+
+/// Runs one product: `O` is `T`, or f32 for bf16 operands.
+///
+/// A buffer may be longer than its matrix. bf16 operands start at a multiple of 16 bytes, and so does every row of
+/// theirs. No rows or columns is no work; `k = 0` is only allowed when accumulating.
+///
+/// # Errors
+/// A buffer is too short or not aligned, the types do not go together, or the launch fails.
+pub fn run<T: Float, O: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    d: &Buffer<O>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+) -> Result<()> {
+    let [a_shape, b_shape] = gemm.stored();
+    check_operand("A", gemm, a, a_shape, gemm.lda)?;
+    check_operand("B", gemm, b, b_shape, gemm.ldb)?;
+    check_span("D", gemm, d, (gemm.m, gemm.n), gemm.ldd)?;
+    if gemm.m == 0 || gemm.n == 0 || gemm.k == 0 && gemm.accumulate {
+        return Ok(());
+    }
+    ensure!(gemm.k > 0, "{gemm:?}: no terms to sum");
+    if let Some(host) = device.as_host()
+        && host.options().gemm == GemmBackend::Native
+    {
+        // SAFETY: all lengths were checked above.
+        return unsafe { host.multiply(&product(gemm, d, a, b)) };
+    }
+    launch(device, gemm, d, a, b)
+}
+
+fn check_span<T: Element>(
+    what: &str,
+    gemm: &Gemm,
+    buffer: &Buffer<T>,
+    (rows, columns): (usize, usize),
+    pitch: usize,
+) -> Result<()> {
+    ensure!(pitch >= columns, "{gemm:?}: rows of {what} have {columns} elements and are {pitch} apart");
+    ensure!(rows.max(pitch) <= i32::MAX as usize, "{gemm:?}: {what} does not fit 32-bit sizes");
+    let span = if rows == 0 { 0 } else { (rows - 1) * pitch + columns };
+    ensure!(buffer.len() >= span, "{gemm:?}: {what} needs {span} elements, found {}", buffer.len());
+    Ok(())
+}
+
+fn check_operand<T: Element>(
+    what: &str,
+    gemm: &Gemm,
+    buffer: &Buffer<T>,
+    shape: (usize, usize),
+    pitch: usize,
+) -> Result<()> {
+    check_span(what, gemm, buffer, shape, pitch)?;
+    if T::DTYPE == DType::Bf16 {
+        let row_bytes = pitch * size_of::<T>();
+        ensure!(
+            row_bytes.is_multiple_of(ROW_BYTES),
+            "{gemm:?}: rows of {what} are {pitch} bf16 apart, no multiple of 8"
+        );
+        let start = buffer.address() as usize % ROW_BYTES;
+        ensure!(start == 0, "{gemm:?}: {what} starts {start} bytes after a multiple of {ROW_BYTES}");
+    }
+    Ok(())
+}
+
+/// The product as the native backend takes it: matrices of any strides.
+fn product<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Buffer<T>) -> Product {
+    let Gemm { m, n, k, lda, ldb, ldd, .. } = *gemm;
+    let matrix = |address, dtype, strides: (usize, usize)| Matrix { address, dtype, strides: [strides.0, strides.1] };
+    let (a_strides, b_strides) = match gemm.order {
+        Order::Nt => ((lda, 1), (1, ldb)),
+        Order::Nn => ((lda, 1), (ldb, 1)),
+        Order::Tn => ((1, lda), (ldb, 1)),
+    };
+    Product {
+        m,
+        n,
+        k,
+        d: matrix(d.address(), O::DTYPE, (ldd, 1)),
+        a: matrix(a.address(), T::DTYPE, a_strides),
+        b: matrix(b.address(), T::DTYPE, b_strides),
+        accumulate: gemm.accumulate,
+    }
+}
+
+fn launch<T: Float, O: Float>(device: &Device, gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Buffer<T>) -> Result<()> {
+    let tiles = gemm.m.div_ceil(TILE_M) * gemm.n.div_ceil(TILE_N);
+    let smem_bytes = if T::DTYPE == DType::Bf16 { SMEM_BYTES_BF16 } else { SMEM_BYTES_F32 };
+    let at = Launch::linear(tiles.min(CTAS_PER_SM * device.sm_count()), THREADS).with_smem(smem_bytes);
+    let add = i32::from(gemm.accumulate);
+    let [m, n, k, lda, ldb, ldd] = [gemm.m, gemm.n, gemm.k, gemm.lda, gemm.ldb, gemm.ldd].map(|x| x as i32);
+    // SAFETY: `run` checked the lengths, and the casts go to the type the buffer has.
+    unsafe {
+        match (T::DTYPE, O::DTYPE, gemm.order) {
+            (x, y, order) if x == y => {
+                let d = &d.cast::<T>();
+                match order {
+                    Order::Nt => kernel::gemm_nt(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                    Order::Nn => kernel::gemm_nn(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                    Order::Tn => kernel::gemm_tn(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                }
+            }
+            (DType::Bf16, DType::F32, order) => {
+                let (d, a, b) = (&d.cast(), &a.cast(), &b.cast());
+                match order {
+                    Order::Nt => kernel::gemm_nt_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                    Order::Nn => kernel::gemm_nn_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                    Order::Tn => kernel::gemm_tn_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
+                }
+            }
+            (x, y, _) => bail!("{gemm:?}: {x:?} operands do not give {y:?}"),
+        }
+    }
+}
