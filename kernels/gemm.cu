@@ -6,7 +6,7 @@
 // on across tiles, so the loads of the next tile are in flight during the epilogue. An operand is stored in shared memory
 // as it lies in global memory; ldmatrix transposes where the reduction is not the contiguous index. Sixteen-byte chunks
 // are swizzled so that copies and ldmatrix are free of bank conflicts. Ragged m, n, k are zero-filled.
-// f32: plain FMA, 128x128 tiles, 8x8 a thread, k ascending, 33 KB of shared memory.
+// f32: plain FMA, 64x64 tiles, 4x4 a thread, k ascending, 17 KB of shared memory.
 // f32 accumulation in both; one owner per tile, no atomics, no split of k: the same bits on every run.
 // Every operand is read once per tile row or column, D is written once. Roof: tensor cores (bf16), FMA units (f32).
 
@@ -19,8 +19,6 @@
 
 constexpr int kThreads = 256;
 constexpr int kCtasPerSm = 2;
-constexpr int kTileM = 128;
-constexpr int kTileN = 128;
 // Tiles are walked in bands of this many tile rows, so that a wave of CTAs shares operands in L2.
 constexpr int kBandTiles = 8;
 
@@ -39,18 +37,19 @@ struct Problem {
     int m, n, k, lda, ldb, ldd;
 };
 
-// The tiles of D in the order they are walked.
+// The square tiles of D in the order they are walked.
+template <int kTile>
 struct Tiles {
     int rows, columns;
 
     __device__ __forceinline__ Tiles(const Problem& p)
-        : rows((p.m + kTileM - 1) / kTileM), columns((p.n + kTileN - 1) / kTileN) {}
+        : rows((p.m + kTile - 1) / kTile), columns((p.n + kTile - 1) / kTile) {}
     __device__ __forceinline__ int count() const { return rows * columns; }
     __device__ __forceinline__ void place(int tile, int& m0, int& n0) const {
         const int band = tile / (kBandTiles * columns), within = tile % (kBandTiles * columns);
         const int height = min(rows - band * kBandTiles, kBandTiles);
-        m0 = (band * kBandTiles + within % height) * kTileM;
-        n0 = within / height * kTileN;
+        m0 = (band * kBandTiles + within % height) * kTile;
+        n0 = within / height * kTile;
     }
 };
 
@@ -83,19 +82,18 @@ __device__ __forceinline__ void store_pair(D* d, float x, float y, int columns, 
 
 // bf16 on tensor cores.
 
+constexpr int kTile = 128;
 constexpr int kBlockK = 32;
 constexpr int kStages = 4;
 constexpr int kChunk = 8;  // elements of a 16-byte copy
-constexpr int kOperandElements = 128 * kBlockK;
+constexpr int kOperandElements = kTile * kBlockK;
 constexpr int kWarpM = 64;
 constexpr int kWarpN = 32;
-
-static_assert(kTileM == 128 && kTileN == 128, "both operand tiles share one layout");
 
 // An operand's 128 x 32 block in shared memory: rows of 32 along k, or 32 rows of 128 across it.
 template <bool kAlongK>
 struct Block {
-    static constexpr int kRowChunks = (kAlongK ? kBlockK : 128) / kChunk;
+    static constexpr int kRowChunks = (kAlongK ? kBlockK : kTile) / kChunk;
 
     static __device__ __forceinline__ int element(int row, int chunk) {
         const int swizzled = chunk ^ (kAlongK ? row >> 1 & 3 : row & 7);
@@ -135,7 +133,7 @@ struct Fetcher {
     const bf16 *a, *b;
     bf16* ring;
     Problem p;
-    Tiles tiles;
+    Tiles<kTile> tiles;
     int tile, k0 = 0, stage = 0, m0 = 0, n0 = 0;
 
     __device__ __forceinline__ Fetcher(bf16* ring, const bf16* a, const bf16* b, const Problem& p)
@@ -207,8 +205,8 @@ __device__ __forceinline__ void write_warp_tile(D* d, const float (&sum)[4][4][4
 template <class Order, class D>
 __device__ __forceinline__ void gemm_bf16(D* d, const bf16* a, const bf16* b, int accumulate, const Problem& p) {
     const int warp = threadIdx.x / kWarpThreads;
-    const int warp_m = warp / (kTileN / kWarpN) * kWarpM, warp_n = warp % (kTileN / kWarpN) * kWarpN;
-    const Tiles tiles(p);
+    const int warp_m = warp / (kTile / kWarpN) * kWarpM, warp_n = warp % (kTile / kWarpN) * kWarpN;
+    const Tiles<kTile> tiles(p);
     bf16* ring = shared_memory<bf16>();
     Fetcher<Order> fetcher(ring, a, b, p);
 #pragma unroll
@@ -233,18 +231,19 @@ __device__ __forceinline__ void gemm_bf16(D* d, const bf16* a, const bf16* b, in
 
 // f32 on FMA units.
 
+constexpr int kFmaTile = 64;
 constexpr int kFmaK = 16;
 // Four floats of padding keep rows 16-byte aligned and spread the transposing writes over the banks.
-constexpr int kFmaPitch = 128 + 4;
-constexpr int kFmaLoads = 128 * kFmaK / kThreads;
+constexpr int kFmaPitch = kFmaTile + 4;
+constexpr int kFmaLoads = kFmaTile * kFmaK / kThreads;
 
-// One operand's 128 x 16 block on its way from global memory through registers to shared memory, there (k, 128).
+// One operand's 64 x 16 block on its way from global memory through registers to shared memory, there (k, 64).
 template <bool kAlongK>
 struct FmaBlock {
     float value[kFmaLoads];
 
-    static __device__ __forceinline__ int outer_of(int i) { return kAlongK ? i / kFmaK : i % 128; }
-    static __device__ __forceinline__ int k_of(int i) { return kAlongK ? i % kFmaK : i / 128; }
+    static __device__ __forceinline__ int outer_of(int i) { return kAlongK ? i / kFmaK : i % kFmaTile; }
+    static __device__ __forceinline__ int k_of(int i) { return kAlongK ? i % kFmaK : i / kFmaTile; }
 
     __device__ __forceinline__ void load(const float* x, int ld, int outer0, int k0, int outer_end, int k_end) {
 #pragma unroll
@@ -265,42 +264,37 @@ struct FmaBlock {
     }
 };
 
-// A thread's eight rows or columns: four from each half of the tile, so that a warp's reads cover the banks evenly.
-__device__ __forceinline__ void load_eight(float (&x)[8], const float* row, int place) {
+__device__ __forceinline__ void load_four(float (&x)[4], const float* from) {
+    const Pack16 four = load16(from);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const Pack16 four = load16(row + 64 * half + 4 * place);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) x[4 * half + i] = __uint_as_float(four.word[i]);
-    }
+    for (int i = 0; i < 4; ++i) x[i] = __uint_as_float(four.word[i]);
 }
 
-__device__ __forceinline__ void multiply_f32(float (&sum)[8][8], const float* a_block, const float* b_block, int across,
-                                             int along) {
+__device__ __forceinline__ void multiply_f32(float (&sum)[4][4], const float* a_block, const float* b_block) {
 #pragma unroll
     for (int k = 0; k < kFmaK; ++k) {
-        float a[8], b[8];
-        load_eight(a, a_block + k * kFmaPitch, across);
-        load_eight(b, b_block + k * kFmaPitch, along);
+        float a[4], b[4];
+        load_four(a, a_block + k * kFmaPitch);
+        load_four(b, b_block + k * kFmaPitch);
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-            for (int j = 0; j < 8; ++j) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+            for (int j = 0; j < 4; ++j) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
     }
 }
 
 template <class Order>
 __device__ __forceinline__ void gemm_f32(float* d, const float* a, const float* b, int accumulate, const Problem& p) {
     constexpr int kOperand = kFmaK * kFmaPitch;
-    const int across = threadIdx.x / 16, along = threadIdx.x % 16;
-    const Tiles tiles(p);
+    const int own_m = threadIdx.x / 16 * 4, own_n = threadIdx.x % 16 * 4;
+    const Tiles<kFmaTile> tiles(p);
     float* buffers = shared_memory<float>();
     for (int tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
         int m0, n0;
         tiles.place(tile, m0, n0);
         FmaBlock<Order::kAAlongK> a_next;
         FmaBlock<Order::kBAlongK> b_next;
-        float sum[8][8] = {};
+        float sum[4][4] = {};
         float* buffer = buffers;
         a_next.load(a, p.lda, m0, 0, p.m, p.k);
         b_next.load(b, p.ldb, n0, 0, p.n, p.k);
@@ -311,20 +305,18 @@ __device__ __forceinline__ void gemm_f32(float* d, const float* a, const float* 
             __syncthreads();
             a_next.load(a, p.lda, m0, k0 + kFmaK, p.m, p.k);
             b_next.load(b, p.ldb, n0, k0 + kFmaK, p.n, p.k);
-            multiply_f32(sum, buffer, buffer + kOperand, across, along);
+            multiply_f32(sum, buffer + own_m, buffer + kOperand + own_n);
             buffer = buffer == buffers ? buffers + 2 * kOperand : buffers;
         }
         // The next tile starts with the first buffer again, which may be the one just read.
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const int row = m0 + 64 * (i / 4) + 4 * across + i % 4;
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                const int column = n0 + 64 * (j / 4) + 4 * along + j % 4;
+            for (int j = 0; j < 4; ++j) {
+                const int row = m0 + own_m + i, column = n0 + own_n + j;
                 if (row < p.m && column < p.n) store(d + (long long)row * p.ldd + column, sum[i][j], accumulate);
             }
-        }
     }
 }
 

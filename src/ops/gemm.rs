@@ -8,14 +8,15 @@ use crate::device::{
     kernels::gemm as kernel,
 };
 
-const TILE_M: usize = 128;
-const TILE_N: usize = 128;
+/// Edge of a tile of D.
+const TILE_BF16: usize = 128;
+const TILE_F32: usize = 64;
 const THREADS: usize = 256;
 const CTAS_PER_SM: usize = 2;
 /// Four stages of two 128 x 32 blocks.
 const SMEM_BYTES_BF16: usize = 4 * 2 * 128 * 32 * 2;
-/// Two buffers of two 16 x (128 + 4) blocks.
-const SMEM_BYTES_F32: usize = 2 * 2 * 16 * (128 + 4) * 4;
+/// Two buffers of two 16 x (64 + 4) blocks.
+const SMEM_BYTES_F32: usize = 2 * 2 * 16 * (64 + 4) * 4;
 /// What a 16-byte copy needs of bf16 rows.
 const ROW_BYTES: usize = 16;
 
@@ -166,8 +167,11 @@ fn product<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Bu
 }
 
 fn launch<T: Float, O: Float>(device: &Device, gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Buffer<T>) -> Result<()> {
-    let tiles = gemm.m.div_ceil(TILE_M) * gemm.n.div_ceil(TILE_N);
-    let smem_bytes = if T::DTYPE == DType::Bf16 { SMEM_BYTES_BF16 } else { SMEM_BYTES_F32 };
+    let (tile, smem_bytes) = match T::DTYPE {
+        DType::Bf16 => (TILE_BF16, SMEM_BYTES_BF16),
+        _ => (TILE_F32, SMEM_BYTES_F32),
+    };
+    let tiles = gemm.m.div_ceil(tile) * gemm.n.div_ceil(tile);
     let at = Launch::linear(tiles.min(CTAS_PER_SM * device.sm_count()), THREADS).with_smem(smem_bytes);
     let add = i32::from(gemm.accumulate);
     let [m, n, k, lda, ldb, ldd] = [gemm.m, gemm.n, gemm.k, gemm.lda, gemm.ldb, gemm.ldd].map(|x| x as i32);
