@@ -1,0 +1,144 @@
+// Language-model head over prediction rows. With z the logits of a row and y its target:
+//   lse = log sum exp(z),  logp = z[y] - lse,  dz[v] = c * ([v = y] - exp(z[v] - lse))
+// The products with the weight are GEMMs and the rows' hidden states an embedding lookup; these kernels are the rest.
+//
+// head_logps reads each logit once, one warp per row: every lane keeps a running maximum and a sum relative to it, fed
+// by groups of eight logits that are added as a tree, and the lanes meet in one maximum and one sum. logp subtracts the
+// maximum first, so that its error is relative to the distance from the maximum and not to the logits.
+// head_dlogits reads each logit once and writes each gradient once, eight columns a thread, zeros in the padding.
+// head_scatter adds the gradients of the rows that read a token in row order, eight columns a thread.
+// f32 arithmetic; fixed order, no atomics. Roof: memory.
+
+#include <chunk.cuh>
+#include <cta.cuh>
+#include <types.cuh>
+
+// ---- device code
+
+constexpr int kRowThreads = 128;
+constexpr int kElementThreads = 128;
+
+// A maximum and the sum of exponentials relative to it.
+struct Exponentials {
+    float maximum = -INFINITY, sum = 0.0f;
+
+    // Takes in a group of logits, the first of which exists; -inf stands for those that do not.
+    __device__ __forceinline__ void add(const float (&z)[kChunk]) {
+        float group = z[0];
+#pragma unroll
+        for (int i = 1; i < kChunk; ++i) group = fmaxf(group, z[i]);
+        if (group > maximum) {
+            sum *= expf(maximum - group);
+            maximum = group;
+        }
+        float e[kChunk];
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) e[i] = expf(z[i] - maximum);
+        sum += ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
+    }
+};
+
+template <class T>
+__device__ void head_dlogits(T* dlogits, const float* logits, const float* lse, const float* coefficients,
+                             const int* targets, int rows, int vocab, int ld) {
+    const int chunks = ld / kChunk;
+    const int item = blockIdx.x * kElementThreads + threadIdx.x;
+    const int row = item / chunks, v0 = item % chunks * kChunk;
+    if (row >= rows) return;
+    const float own_lse = lse[row], c = coefficients[row];
+    const int target = targets[row] - v0;
+    const long long at = (long long)row * ld + v0;
+    float z[kChunk];
+    load_chunk(z, logits + at, vocab - v0);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+        const float onehot = i == target ? 1.0f : 0.0f;
+        z[i] = v0 + i < vocab ? c * (onehot - expf(z[i] - own_lse)) : 0.0f;
+    }
+    store_chunk(dlogits + at, z);
+}
+
+template <class T>
+__device__ void head_scatter(T* dhidden, const T* dx_rows, const int* token_row_offsets, const int* token_rows,
+                             int tokens, int hidden) {
+    const int chunks = (hidden + kChunk - 1) / kChunk;
+    const int item = blockIdx.x * kElementThreads + threadIdx.x;
+    const int token = item / chunks, c = item % chunks * kChunk;
+    if (token >= tokens) return;
+    float sum[kChunk] = {};
+    const int last = token_row_offsets[token + 1];
+    for (int i = token_row_offsets[token]; i < last; ++i) {
+        float x[kChunk];
+        load_chunk(x, dx_rows + (long long)token_rows[i] * hidden + c, hidden - c);
+#pragma unroll
+        for (int k = 0; k < kChunk; ++k) sum[k] += x[k];
+    }
+    store_chunk(dhidden + (long long)token * hidden + c, sum, hidden - c);
+}
+
+// ---- entry points
+
+extern "C" __global__ void __launch_bounds__(kRowThreads) head_logps(
+    float* logps,         // (rows)
+    float* lse,           // (rows), kept for the backward pass
+    const float* logits,  // (rows, ld), columns from vocab on are not read
+    const int* targets,   // (rows), each in 0..vocab
+    int rows, int vocab, int ld) {
+    const int lane = threadIdx.x % kWarpThreads;
+    const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
+    if (row >= rows) return;
+    const float* z = logits + (long long)row * ld;
+    Exponentials own;
+    for (int v0 = lane; v0 < vocab; v0 += kChunk * kWarpThreads) {
+        float group[kChunk];
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) {
+            const int v = v0 + i * kWarpThreads;
+            group[i] = v < vocab ? z[v] : -INFINITY;
+        }
+        own.add(group);
+    }
+    const float maximum = warp_max(own.maximum);
+    const float log_sum = logf(warp_sum(own.sum * expf(own.maximum - maximum)));
+    if (lane > 0) return;
+    lse[row] = maximum + log_sum;
+    logps[row] = (z[targets[row]] - maximum) - log_sum;
+}
+
+extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_f32(
+    float* dlogits,             // (rows, ld), columns from vocab on become 0; may be logits
+    const float* logits,        // (rows, ld)
+    const float* lse,           // (rows)
+    const float* coefficients,  // (rows), dLoss / dlogp
+    const int* targets,         // (rows)
+    int rows, int vocab, int ld) {
+    head_dlogits<float>(dlogits, logits, lse, coefficients, targets, rows, vocab, ld);
+}
+
+extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_bf16(
+    bf16* dlogits,              // (rows, ld), columns from vocab on become 0
+    const float* logits,        // (rows, ld)
+    const float* lse,           // (rows)
+    const float* coefficients,  // (rows), dLoss / dlogp
+    const int* targets,         // (rows)
+    int rows, int vocab, int ld) {
+    head_dlogits<bf16>(dlogits, logits, lse, coefficients, targets, rows, vocab, ld);
+}
+
+extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_f32(
+    float* dhidden,                // (tokens, hidden)
+    const float* dx_rows,          // (rows, hidden)
+    const int* token_row_offsets,  // (tokens + 1)
+    const int* token_rows,         // (rows)
+    int tokens, int hidden) {
+    head_scatter<float>(dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden);
+}
+
+extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_bf16(
+    bf16* dhidden,                 // (tokens, hidden)
+    const bf16* dx_rows,           // (rows, hidden)
+    const int* token_row_offsets,  // (tokens + 1)
+    const int* token_rows,         // (rows)
+    int tokens, int hidden) {
+    head_scatter<bf16>(dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden);
+}

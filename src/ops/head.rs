@@ -1,0 +1,280 @@
+//! The language-model head over prediction rows: hidden states to log-probabilities, and back from one coefficient per
+//! row to the gradients of hidden states and weight.
+//!
+//! Rows are taken in chunks, so the logits of a whole batch never exist. With R rows, hidden size H and vocabulary V,
+//! [`fwd`] takes 2RHV FLOPs and [`bwd`] 4RHV plus 2HV for every row whose logits are no longer in the scratch: 6RHV
+//! together for a single chunk, else 8RHV less 2HV times the rows of the last chunk.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+use super::{
+    chunk_launch, embedding, expect_len,
+    gemm::{self, Gemm},
+};
+use crate::device::{Buffer, Device, Float, Launch, kernels::head as kernel};
+
+const WARPS_PER_CTA: usize = 4;
+/// The row pitch of logits is a multiple of this, so that every row starts on 16 bytes in either type.
+const PITCH: usize = 8;
+
+/// Sizes of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub vocab: usize,
+    pub hidden: usize,
+    /// Rows whose logits exist at a time.
+    pub chunk_rows: usize,
+}
+
+impl Head {
+    /// Elements from one row of logits to the next.
+    pub fn ld(&self) -> usize {
+        self.vocab.next_multiple_of(PITCH)
+    }
+
+    /// Multiplications and additions of [`fwd`] and [`bwd`] together.
+    pub fn flops(&self, rows: usize) -> f64 {
+        let product = |rows: usize| 2.0 * rows as f64 * self.hidden as f64 * self.vocab as f64;
+        let kept = self.chunks(rows).last().map_or(0, |chunk| chunk.len());
+        3.0 * product(rows) + product(rows - kept)
+    }
+
+    fn chunks(&self, rows: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator + use<> {
+        let step = self.chunk_rows;
+        (0..rows.div_ceil(step)).map(move |i| i * step..rows.min((i + 1) * step))
+    }
+}
+
+/// Memory that [`fwd`] and [`bwd`] need and nobody else reads.
+pub struct Scratch<T> {
+    /// (chunk_rows, hidden)
+    pub x_rows: Buffer<T>,
+    /// (chunk_rows, ld)
+    pub logits: Buffer<f32>,
+    /// (chunk_rows, ld); for f32 this may be `logits`.
+    pub dlogits: Buffer<T>,
+    /// (rows, hidden), backward only; may be longer.
+    pub dx_rows: Buffer<T>,
+}
+
+/// Which hidden state each row reads, what it predicts, and the way back: see [`crate::forest::Forest`].
+pub struct Rows {
+    /// (rows)
+    pub source: Buffer<i32>,
+    /// (rows)
+    pub target: Buffer<i32>,
+    /// (tokens + 1)
+    pub token_row_offsets: Buffer<i32>,
+    /// (rows)
+    pub token_rows: Buffer<i32>,
+    pub rows: usize,
+    pub tokens: usize,
+}
+
+/// Log-probability of each row's target, and the log of the sum of exponentials that [`bwd`] needs.
+///
+/// Shapes: `logps`, `lse` (rows); `hidden_states` (tokens, hidden); `weight` (vocab, hidden).
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn fwd<T: Float>(
+    device: &Device,
+    logps: &Buffer<f32>,
+    lse: &Buffer<f32>,
+    scratch: &Scratch<T>,
+    hidden_states: &Buffer<T>,
+    weight: &Buffer<T>,
+    rows: &Rows,
+    head: &Head,
+) -> Result<()> {
+    ensure!(head.chunk_rows > 0, "head: chunks of no rows");
+    expect_len("head logps", logps, &[rows.rows])?;
+    expect_len("head lse", lse, &[rows.rows])?;
+    for chunk in head.chunks(rows.rows) {
+        let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
+        let target = rows.target.slice(chunk.clone());
+        let (count, ld) = (chunk.len(), head.ld());
+        self::logps(device, &logps.slice(chunk.clone()), &lse.slice(chunk), &logits, &target, count, head.vocab, ld)?;
+    }
+    Ok(())
+}
+
+/// Gradients of [`fwd`] for `coefficients` = dLoss / dlogp: writes `dhidden`, adds to `dweight`.
+///
+/// The chunks are walked from the last to the first. If `kept`, the scratch still holds what [`fwd`] left there for
+/// the same inputs, and the last chunk's logits are not computed again.
+///
+/// Shapes: `dhidden`, `hidden_states` (tokens, hidden); `dweight`, `weight` (vocab, hidden); `lse`, `coefficients`
+/// (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn bwd<T: Float>(
+    device: &Device,
+    dhidden: &Buffer<T>,
+    dweight: &Buffer<f32>,
+    scratch: &Scratch<T>,
+    hidden_states: &Buffer<T>,
+    weight: &Buffer<T>,
+    lse: &Buffer<f32>,
+    coefficients: &Buffer<f32>,
+    rows: &Rows,
+    head: &Head,
+    kept: bool,
+) -> Result<()> {
+    ensure!(head.chunk_rows > 0, "head: chunks of no rows");
+    expect_len("head lse", lse, &[rows.rows])?;
+    expect_len("head coefficients", coefficients, &[rows.rows])?;
+    expect_len("head dweight", dweight, &[head.vocab, head.hidden])?;
+    let Head { vocab, hidden, .. } = *head;
+    let ld = head.ld();
+    for (i, chunk) in head.chunks(rows.rows).rev().enumerate() {
+        let count = chunk.len();
+        let logits = match kept && i == 0 {
+            true => scratch.logits.slice(0..count * ld),
+            false => chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?,
+        };
+        let dz = scratch.dlogits.slice(0..count * ld);
+        let [lse, coefficients] = [lse, coefficients].map(|x| x.slice(chunk.clone()));
+        let target = rows.target.slice(chunk.clone());
+        dlogits(device, &dz, &logits, &lse, &coefficients, &target, count, vocab, ld)?;
+        let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
+        let by_rows = Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) };
+        gemm::run(device, &by_rows, &dx, &dz, weight)?;
+        let by_weight = Gemm { lda: ld, ..Gemm::tn(vocab, hidden, count).accumulating() };
+        gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
+    }
+    let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
+    scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+}
+
+/// Gathers a chunk's hidden states and multiplies them with the weight.
+fn chunk_logits<T: Float>(
+    device: &Device,
+    scratch: &Scratch<T>,
+    hidden_states: &Buffer<T>,
+    weight: &Buffer<T>,
+    rows: &Rows,
+    head: &Head,
+    chunk: &Range<usize>,
+) -> Result<Buffer<f32>> {
+    let (count, ld) = (chunk.len(), head.ld());
+    let x_rows = scratch.x_rows.slice(0..count * head.hidden);
+    let source = rows.source.slice(chunk.clone());
+    gather(device, &x_rows, hidden_states, &source, count, rows.tokens, head.hidden)?;
+    let logits = scratch.logits.slice(0..count * ld);
+    let product = Gemm { ldd: ld, ..Gemm::nt(count, head.vocab, head.hidden) };
+    gemm::run(device, &product, &logits, &x_rows, weight)?;
+    Ok(logits)
+}
+
+/// `x_rows[r] = hidden_states[row_source[r]]`.
+///
+/// Shapes: `x_rows` (rows, hidden); `hidden_states` (tokens, hidden); `row_source` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn gather<T: Float>(
+    device: &Device,
+    x_rows: &Buffer<T>,
+    hidden_states: &Buffer<T>,
+    row_source: &Buffer<i32>,
+    rows: usize,
+    tokens: usize,
+    hidden: usize,
+) -> Result<()> {
+    embedding::fwd(device, x_rows, row_source, hidden_states, rows, hidden, tokens)
+}
+
+/// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row.
+///
+/// Shapes: `logps`, `lse`, `targets` (rows); `logits` (rows, ld). Targets must lie in `0..vocab`: they are on the
+/// device and are not checked here.
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn logps(
+    device: &Device,
+    logps: &Buffer<f32>,
+    lse: &Buffer<f32>,
+    logits: &Buffer<f32>,
+    targets: &Buffer<i32>,
+    rows: usize,
+    vocab: usize,
+    ld: usize,
+) -> Result<()> {
+    expect_len("head logps", logps, &[rows])?;
+    expect_len("head lse", lse, &[rows])?;
+    check_logits(logits.len(), targets, rows, vocab, ld)?;
+    let launch = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
+    // SAFETY: all lengths were checked above; targets are in range by this function's contract.
+    unsafe { kernel::head_logps(device, launch, logps, lse, logits, targets, rows as i32, vocab as i32, ld as i32) }
+}
+
+/// `dlogits = coefficients * (onehot(target) - exp(logits - lse))`, and 0 in the columns from `vocab` on.
+///
+/// Shapes: `dlogits`, `logits` (rows, ld), for f32 they may be the same buffer; `lse`, `coefficients`, `targets`
+/// (rows). `ld` is a multiple of 8.
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn dlogits<T: Float>(
+    device: &Device,
+    dlogits: &Buffer<T>,
+    logits: &Buffer<f32>,
+    lse: &Buffer<f32>,
+    coefficients: &Buffer<f32>,
+    targets: &Buffer<i32>,
+    rows: usize,
+    vocab: usize,
+    ld: usize,
+) -> Result<()> {
+    expect_len("head dlogits", dlogits, &[rows, ld])?;
+    expect_len("head lse", lse, &[rows])?;
+    expect_len("head coefficients", coefficients, &[rows])?;
+    check_logits(logits.len(), targets, rows, vocab, ld)?;
+    let launch = chunk_launch("head dlogits", rows, ld)?;
+    let (rows, vocab, ld) = (rows as i32, vocab as i32, ld as i32);
+    // SAFETY: all lengths were checked above.
+    unsafe { kernel::head_dlogits(device, launch, dlogits, logits, lse, coefficients, targets, rows, vocab, ld) }
+}
+
+fn check_logits(found: usize, targets: &Buffer<i32>, rows: usize, vocab: usize, ld: usize) -> Result<()> {
+    let len = rows * ld;
+    ensure!(found == len, "head logits: expected {:?} = {len} elements, found {found}", [rows, ld]);
+    ensure!(ld >= vocab && ld.is_multiple_of(PITCH), "head logits: rows of {vocab} with a pitch of {ld}");
+    expect_len("head targets", targets, &[rows])
+}
+
+/// Writes the sum of the gradients of the rows that read each token, 0 where none does.
+///
+/// Shapes: `dhidden` (tokens, hidden); `dx_rows` (rows, hidden); `token_row_offsets` (tokens + 1); `token_rows` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn scatter<T: Float>(
+    device: &Device,
+    dhidden: &Buffer<T>,
+    dx_rows: &Buffer<T>,
+    token_row_offsets: &Buffer<i32>,
+    token_rows: &Buffer<i32>,
+    rows: usize,
+    tokens: usize,
+    hidden: usize,
+) -> Result<()> {
+    expect_len("head dhidden", dhidden, &[tokens, hidden])?;
+    expect_len("head dx_rows", dx_rows, &[rows, hidden])?;
+    expect_len("head token_row_offsets", token_row_offsets, &[tokens + 1])?;
+    expect_len("head token_rows", token_rows, &[rows])?;
+    let launch = chunk_launch("head scatter", tokens, hidden)?;
+    let (tokens, hidden) = (tokens as i32, hidden as i32);
+    // SAFETY: all lengths were checked above; the tables are those of one forest.
+    unsafe { kernel::head_scatter(device, launch, dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden) }
+}
