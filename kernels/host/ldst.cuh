@@ -36,16 +36,20 @@ struct SimtMatrixRow {
     unsigned* result;
 };
 
+// A function and not a lambda: a lambda would not inherit the exemption from the instrumentation.
+SIMT_UNSEEN inline unsigned simt_matrix_element(void** lanes, int matrix, int row, int column) {
+    return static_cast<SimtMatrixRow*>(lanes[8 * matrix + row])->row[column];
+}
+
 template <bool kTrans>
 SIMT_UNSEEN void simt_ldmatrix(void** lanes, unsigned) {
     for (int lane = 0; lane < 32; ++lane) {
         auto* own = static_cast<SimtMatrixRow*>(lanes[lane]);
+        const int a = lane / 4, b = 2 * (lane % 4);
         for (int i = 0; i < 4; ++i) {
-            auto element = [&](int row, int column) -> unsigned {
-                return static_cast<SimtMatrixRow*>(lanes[8 * i + row])->row[column];
-            };
-            const int a = lane / 4, b = 2 * (lane % 4);
-            own->result[i] = kTrans ? element(b, a) | element(b + 1, a) << 16 : element(a, b) | element(a, b + 1) << 16;
+            const unsigned low = simt_matrix_element(lanes, i, kTrans ? b : a, kTrans ? a : b);
+            const unsigned high = simt_matrix_element(lanes, i, kTrans ? b + 1 : a, kTrans ? a : b + 1);
+            own->result[i] = low | high << 16;
         }
     }
 }

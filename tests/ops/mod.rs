@@ -5,6 +5,7 @@ mod attention;
 mod embedding;
 mod gemm;
 mod grad_norm;
+mod head;
 mod preference_loss;
 mod residual;
 mod rmsnorm;

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod embedding;
 pub mod gemm;
 pub mod grad_norm;
+pub mod head;
 pub mod preference_loss;
 pub mod residual;
 pub mod rmsnorm;

@@ -10,7 +10,7 @@ use gemm::Parallelism;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{HostDevice, strict};
+use super::HostDevice;
 use crate::device::DType;
 
 /// Rows and columns of a block.
@@ -80,7 +80,7 @@ fn mark_written(device: &HostDevice, product: &Product) {
     if device.options.strict {
         for i in 0..product.m {
             let bytes = product.n * if product.d.dtype == DType::Bf16 { 2 } else { 4 };
-            strict::mark_written(&device.options, product.d.at(i, 0).address, bytes);
+            device.mark_written(product.d.at(i, 0).address, bytes);
         }
     }
 }

@@ -1,0 +1,322 @@
+use half::bf16;
+use warpo::{
+    device::{Buffer, Device, Float, HostOptions},
+    forest::{Forest, Segment, Tree},
+    ops::head::{self, Head, Rows, Scratch},
+};
+
+use crate::{
+    oracles::{self, head::Dims},
+    support::{
+        assert_within_rule, cast, for_each_device, normal, round_to, roundoff, strict_devices, type_name, widen,
+    },
+};
+
+/// (rows, vocab): one row, less than a warp's lanes, no multiple of 8, more than one group of eight a lane.
+const LOGITS: &[(usize, usize)] = &[(1, 8), (5, 13), (3, 40), (6, 300), (2, 701)];
+
+#[test]
+fn logps() {
+    for_each_device(|device, on| {
+        for &(rows, vocab) in LOGITS {
+            for scale in [1.0, 60.0, 3000.0] {
+                check_logps(device, on, rows, vocab, scale);
+            }
+        }
+    });
+}
+
+#[test]
+fn dlogits_f32() {
+    for_each_device(|device, on| every_dlogits::<f32>(device, on));
+}
+
+#[test]
+fn dlogits_bf16() {
+    for_each_device(|device, on| every_dlogits::<bf16>(device, on));
+}
+
+#[test]
+fn whole_f32() {
+    for_each_device(|device, on| whole::<f32>(device, on));
+}
+
+#[test]
+fn whole_bf16() {
+    for_each_device(|device, on| whole::<bf16>(device, on));
+}
+
+#[test]
+fn native_whole() {
+    let device = native();
+    whole::<f32>(&device, "native");
+    whole::<bf16>(&device, "native");
+}
+
+/// A chunk's rows do not depend on the other rows: chunks change no bit of logps and dhidden, in dweight only the
+/// order of additions.
+#[test]
+fn chunks_change_no_row() {
+    for device in strict_devices().into_iter().map(|(device, _)| device).take(1).chain([native()]) {
+        let case = Case::<f32>::new(37, 24);
+        let all = case.run(&device, case.rows.len(), true);
+        for chunk_rows in [1, 4, case.rows.len() - 1, case.rows.len() + 5] {
+            let some = case.run(&device, chunk_rows, true);
+            assert_eq!((&some.logps, &some.lse, &some.dhidden), (&all.logps, &all.lse, &all.dhidden), "{chunk_rows}");
+            let again = case.run(&device, chunk_rows, false);
+            assert_eq!((&again.dhidden, &again.dweight), (&some.dhidden, &some.dweight), "{chunk_rows}: recomputed");
+        }
+    }
+}
+
+/// The oracle's gradients against central differences of its own loss, sum of c * logp.
+#[test]
+fn oracle_agrees_with_central_differences() {
+    let case = Case::<f32>::new(11, 6);
+    let dims = case.dims;
+    let (x, w, c) = (widen(&case.x), widen(&case.weight), widen(&case.coefficients));
+    let loss = |x: &[f64], w: &[f64]| -> f64 {
+        let z = oracles::head::logits(x, w, &case.rows.source, dims);
+        let (logps, _) = oracles::head::logps(&z, &case.rows.target, dims.vocab);
+        logps.iter().zip(&c).map(|(logp, c)| logp * c).sum()
+    };
+    let (dx, dw) = oracles::head::bwd(&x, &w, &c, &case.rows.source, &case.rows.target, dims);
+    // Truncation h²/6 times a third derivative of order 100, and rounding 1e-16 * 50 / h.
+    let h = 1e-5;
+    let check = |what: &str, gradient: &[f64], at: &[f64], loss: &dyn Fn(&[f64]) -> f64| {
+        for i in 0..at.len() {
+            let moved = |by: f64| {
+                let mut at = at.to_vec();
+                at[i] += by;
+                loss(&at)
+            };
+            let slope = (moved(h) - moved(-h)) / (2.0 * h);
+            assert!((slope - gradient[i]).abs() < 1e-8, "{what} {i}: {} and difference {slope}", gradient[i]);
+        }
+    };
+    check("dhidden", &dx, &x, &|x| loss(x, &w));
+    check("dweight", &dw, &w, &|w| loss(&x, w));
+}
+
+#[test]
+fn flops_count_recomputed_chunks() {
+    let head = |chunk_rows| Head { vocab: 10, hidden: 4, chunk_rows };
+    let product = 2.0 * 10.0 * 4.0;
+    assert_eq!(head(7).flops(7), 3.0 * 7.0 * product);
+    assert_eq!(head(3).flops(7), (4.0 * 7.0 - 1.0) * product);
+    assert_eq!(head(3).flops(0), 0.0);
+}
+
+fn native() -> Device {
+    Device::host(HostOptions { threads: 2, ..HostOptions::default() }).unwrap()
+}
+
+/// Rows of logits `ld` apart; NaN in the padding must never be read.
+fn padded(logits: &[f32], vocab: usize, ld: usize) -> Vec<f32> {
+    let row = |z: &[f32]| z.iter().copied().chain(std::iter::repeat_n(f32::NAN, ld - vocab)).collect::<Vec<_>>();
+    logits.chunks(vocab).flat_map(row).collect()
+}
+
+fn targets(rows: usize, vocab: usize) -> Vec<i32> {
+    // The first row asks for the last column.
+    (0..rows).map(|r| ((r * 7 + 1) * (vocab - 1) % vocab) as i32).collect()
+}
+
+fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32) {
+    let ld = vocab.next_multiple_of(8);
+    let logits: Vec<f32> = normal(1, rows * vocab).iter().map(|z| z * scale).collect();
+    let targets = targets(rows, vocab);
+    let (want_logps, want_lse) = oracles::head::logps(&widen(&logits), &targets, vocab);
+    let [logps, lse] = [(); 2].map(|()| device.alloc::<f32>(rows).unwrap());
+    let z = device.upload(&padded(&logits, vocab, ld)).unwrap();
+    head::logps(device, &logps, &lse, &z, &device.upload(&targets).unwrap(), rows, vocab, ld).unwrap();
+
+    let got_logps = widen(&device.download(&logps).unwrap());
+    let got_lse = widen(&device.download(&lse).unwrap());
+    for r in 0..rows {
+        let largest = logits[r * vocab..][..vocab].iter().fold(0.0f64, |m, z| m.max(f64::from(z.abs())));
+        // z - maximum is rounded once, which exp turns into a relative error; its terms with weight in the sum lie
+        // within 20 of the maximum. exp and log to 2 ulp, at most vocab / 256 + 8 additions. Subtracting from the
+        // maximum rounds to a unit of the result.
+        let in_sum = (20.0 + 4.0 + (vocab / 256 + 8) as f64) * roundoff::<f32>();
+        let what = format!("{rows}x{vocab} times {scale} on {on}, row {r}");
+        let limit = in_sum + 4.0 * roundoff::<f32>() * (want_logps[r].abs() + 1.0);
+        let error = (got_logps[r] - want_logps[r]).abs();
+        assert!(error <= limit, "logps {what}: {} instead of {}, limit {limit:.3e}", got_logps[r], want_logps[r]);
+        let limit = in_sum + 4.0 * roundoff::<f32>() * largest.max(1.0);
+        let error = (got_lse[r] - want_lse[r]).abs();
+        assert!(error <= limit, "lse {what}: {} instead of {}, limit {limit:.3e}", got_lse[r], want_lse[r]);
+    }
+}
+
+fn every_dlogits<T: Float>(device: &Device, on: &str) {
+    for &(rows, vocab) in LOGITS {
+        for scale in [1.0, 60.0] {
+            check_dlogits::<T>(device, on, rows, vocab, scale);
+        }
+    }
+}
+
+fn check_dlogits<T: Float>(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32) {
+    let ld = vocab.next_multiple_of(8);
+    let logits: Vec<f32> = normal(1, rows * vocab).iter().map(|z| z * scale).collect();
+    let coefficients = normal(2, rows);
+    let targets = targets(rows, vocab);
+    let wide = widen(&logits);
+    let (_, lse) = oracles::head::logps(&wide, &targets, vocab);
+    let lse: Vec<f32> = lse.iter().map(|&l| l as f32).collect();
+    let want = oracles::head::dlogits(&wide, &widen(&lse), &widen(&coefficients), &targets, vocab);
+
+    let z = device.upload(&padded(&logits, vocab, ld)).unwrap();
+    // f32 in place, bf16 beside.
+    let dz = if size_of::<T>() == 4 { z.cast() } else { device.alloc::<T>(rows * ld).unwrap() };
+    let [lse, c] = [&lse, &coefficients].map(|x| device.upload(x).unwrap());
+    head::dlogits(device, &dz, &z, &lse, &c, &device.upload(&targets).unwrap(), rows, vocab, ld).unwrap();
+
+    let got = widen(&device.download(&dz).unwrap());
+    let inside = |row: &[f64]| row[..vocab].to_vec();
+    let outside: Vec<f64> = got.chunks(ld).flat_map(|row| row[vocab..].to_vec()).collect();
+    assert!(outside.iter().all(|&x| x == 0.0), "dlogits padding on {on}");
+    let got: Vec<f64> = got.chunks(ld).flat_map(inside).collect();
+    // z - lse is rounded to a unit of itself, at most 20 where exp counts; exp, difference and product: 5 units more;
+    // coefficients up to 4.
+    let allowance = 4.0 * 25.0 * roundoff::<f32>();
+    let what = format!("dlogits {} {rows}x{vocab} times {scale} on {on}", type_name::<T>());
+    assert_within_rule(&what, &got, &want, &round_to::<T>(&want), allowance);
+}
+
+/// A forest with a shared prompt, tokens that no row reads and a token that two rows read.
+fn forest(vocab: usize) -> Forest {
+    let mut next = 0;
+    let mut tokens = |len: usize| -> Vec<u32> {
+        (0..len)
+            .map(|_| {
+                next = (next * 5 + 3) % vocab as u32;
+                next
+            })
+            .collect()
+    };
+    let pair = Tree::pair("pair", tokens(4), tokens(3), tokens(5));
+    let plain = Tree { segments: vec![Segment { parent: None, tokens: tokens(4), scored: true }], ..Tree::default() };
+    Forest::pack([&pair, &plain]).unwrap()
+}
+
+/// The rows of a [`Forest`] in host memory.
+struct HostRows {
+    source: Vec<i32>,
+    target: Vec<i32>,
+    forest: Forest,
+}
+
+impl HostRows {
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+}
+
+struct Case<T> {
+    dims: Dims,
+    x: Vec<T>,
+    weight: Vec<T>,
+    coefficients: Vec<f32>,
+    rows: HostRows,
+}
+
+struct Outcome {
+    logps: Vec<f64>,
+    lse: Vec<f64>,
+    dhidden: Vec<f64>,
+    dweight: Vec<f64>,
+}
+
+impl<T: Float> Case<T> {
+    fn new(vocab: usize, hidden: usize) -> Self {
+        let forest = forest(vocab);
+        let scaled = |seed, len| cast(&normal(seed, len).iter().map(|x| 0.5 * x).collect::<Vec<_>>());
+        Self {
+            dims: Dims { vocab, hidden },
+            x: scaled(1, forest.len() * hidden),
+            weight: scaled(2, vocab * hidden),
+            coefficients: normal(3, forest.rows()),
+            rows: HostRows { source: forest.row_source.clone(), target: forest.row_target.clone(), forest },
+        }
+    }
+
+    fn run(&self, device: &Device, chunk_rows: usize, kept: bool) -> Outcome {
+        let Dims { vocab, hidden } = self.dims;
+        let head = Head { vocab, hidden, chunk_rows };
+        let (count, tokens) = (self.rows.len(), self.rows.forest.len());
+        let up = |data: &[i32]| device.upload(data).unwrap();
+        let rows = Rows {
+            source: up(&self.rows.source),
+            target: up(&self.rows.target),
+            token_row_offsets: up(&self.rows.forest.token_row_offsets),
+            token_rows: up(&self.rows.forest.token_rows),
+            rows: count,
+            tokens,
+        };
+        let logits = device.alloc::<f32>(chunk_rows * head.ld()).unwrap();
+        let dlogits = if size_of::<T>() == 4 { logits.cast() } else { device.alloc(logits.len()).unwrap() };
+        let scratch = Scratch::<T> {
+            x_rows: device.alloc(chunk_rows * hidden).unwrap(),
+            logits,
+            dlogits,
+            dx_rows: device.alloc(count * hidden).unwrap(),
+        };
+        let (x, w) = (device.upload(&self.x).unwrap(), device.upload(&self.weight).unwrap());
+        let c = device.upload(&self.coefficients).unwrap();
+        let [logps, lse]: [Buffer<f32>; 2] = [(); 2].map(|()| device.alloc(count).unwrap());
+        head::fwd(device, &logps, &lse, &scratch, &x, &w, &rows, &head).unwrap();
+        let (dx, dw) = (device.alloc::<T>(x.len()).unwrap(), device.zeros::<f32>(w.len()).unwrap());
+        head::bwd(device, &dx, &dw, &scratch, &x, &w, &lse, &c, &rows, &head, kept).unwrap();
+        let [logps, lse, dweight] = [logps, lse, dw].map(|b| widen(&device.download(&b).unwrap()));
+        Outcome { logps, lse, dhidden: widen(&device.download(&dx).unwrap()), dweight }
+    }
+
+    /// The oracle's results, and those of a computation that rounds to `T` where the kernels do.
+    fn oracle(&self) -> [Outcome; 2] {
+        let Dims { vocab, hidden } = self.dims;
+        let (x, w, c) = (widen(&self.x), widen(&self.weight), widen(&self.coefficients));
+        let z = oracles::head::logits(&x, &w, &self.rows.source, self.dims);
+        let (logps, lse) = oracles::head::logps(&z, &self.rows.target, vocab);
+        let (dhidden, dweight) = oracles::head::bwd(&x, &w, &c, &self.rows.source, &self.rows.target, self.dims);
+        let dz = round_to::<T>(&oracles::head::dlogits(&z, &lse, &c, &self.rows.target, vocab));
+        let mut naive_dhidden = vec![0.0; x.len()];
+        let mut naive_dweight = vec![0.0; w.len()];
+        for (r, dz) in dz.chunks(vocab).enumerate() {
+            let token = self.rows.source[r] as usize * hidden;
+            let dot = |h: usize| (0..vocab).map(|v| dz[v] * w[v * hidden + h]).sum::<f64>();
+            let dx = round_to::<T>(&(0..hidden).map(dot).collect::<Vec<_>>());
+            naive_dhidden[token..][..hidden].iter_mut().zip(&dx).for_each(|(sum, dx)| *sum += dx);
+            for (i, sum) in naive_dweight.iter_mut().enumerate() {
+                *sum += dz[i / hidden] * x[token + i % hidden];
+            }
+        }
+        let naive_dhidden = round_to::<T>(&naive_dhidden);
+        let naive = Outcome { logps: logps.clone(), lse: lse.clone(), dhidden: naive_dhidden, dweight: naive_dweight };
+        [Outcome { logps, lse, dhidden, dweight }, naive]
+    }
+}
+
+/// (vocab, hidden): ragged, and exact.
+fn whole<T: Float>(device: &Device, on: &str) {
+    for (vocab, hidden) in [(37, 24), (64, 32)] {
+        let case = Case::<T>::new(vocab, hidden);
+        let [want, naive] = case.oracle();
+        for chunk_rows in [case.rows.len(), 5] {
+            let got = case.run(device, chunk_rows, true);
+            let check = |of: &str, got: &[f64], want: &[f64], naive: &[f64]| {
+                let what = format!("head {} {vocab}x{hidden} by {chunk_rows} on {on}: {of}", type_name::<T>());
+                // A sum over the vocabulary of values that hold a sum over the hidden size, each term truncated in
+                // f32; the terms' magnitudes add to a few times the largest result.
+                let terms = 2.0 * (vocab + hidden) as f64;
+                let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                assert_within_rule(&what, got, want, naive, terms * roundoff::<f32>() * largest);
+            };
+            check("logps", &got.logps, &want.logps, &naive.logps);
+            check("lse", &got.lse, &want.lse, &naive.lse);
+            check("dhidden", &got.dhidden, &want.dhidden, &naive.dhidden);
+            check("dweight", &got.dweight, &want.dweight, &naive.dweight);
+        }
+    }
+}

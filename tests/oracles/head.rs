@@ -1,0 +1,63 @@
+//! logp = z[y] - log sum exp(z) with z = W x, and its gradients.
+
+/// Sizes of the oracle's matrices.
+#[derive(Clone, Copy)]
+pub struct Dims {
+    pub vocab: usize,
+    pub hidden: usize,
+}
+
+/// Logits of every row, without padding.
+pub fn logits(hidden_states: &[f64], weight: &[f64], source: &[i32], dims: Dims) -> Vec<f64> {
+    let Dims { vocab, hidden } = dims;
+    let row = |&s: &i32| &hidden_states[s as usize * hidden..][..hidden];
+    let dot = |x: &[f64], v: usize| -> f64 { x.iter().zip(&weight[v * hidden..]).map(|(x, w)| x * w).sum() };
+    source.iter().flat_map(|s| (0..vocab).map(move |v| dot(row(s), v))).collect()
+}
+
+/// Returns `(logps, lse)` of rows of logits.
+pub fn logps(logits: &[f64], targets: &[i32], vocab: usize) -> (Vec<f64>, Vec<f64>) {
+    let row = |(z, &y): (&[f64], &i32)| {
+        let maximum = z.iter().fold(f64::NEG_INFINITY, |m, &z| m.max(z));
+        let log_sum = z.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln();
+        (z[y as usize] - maximum - log_sum, maximum + log_sum)
+    };
+    logits.chunks(vocab).zip(targets).map(row).unzip()
+}
+
+/// c (onehot - p)
+pub fn dlogits(logits: &[f64], lse: &[f64], coefficients: &[f64], targets: &[i32], vocab: usize) -> Vec<f64> {
+    let mut dz = Vec::new();
+    for (r, z) in logits.chunks(vocab).enumerate() {
+        let onehot = |v: usize| f64::from(v == targets[r] as usize);
+        dz.extend((0..vocab).map(|v| coefficients[r] * (onehot(v) - (z[v] - lse[r]).exp())));
+    }
+    dz
+}
+
+/// Returns `(dhidden, dweight)`.
+pub fn bwd(
+    hidden_states: &[f64],
+    weight: &[f64],
+    coefficients: &[f64],
+    source: &[i32],
+    targets: &[i32],
+    dims: Dims,
+) -> (Vec<f64>, Vec<f64>) {
+    let Dims { vocab, hidden } = dims;
+    let z = logits(hidden_states, weight, source, dims);
+    let (_, lse) = logps(&z, targets, vocab);
+    let dz = dlogits(&z, &lse, coefficients, targets, vocab);
+    let mut dhidden = vec![0.0; hidden_states.len()];
+    let mut dweight = vec![0.0; weight.len()];
+    for (r, dz) in dz.chunks(vocab).enumerate() {
+        let token = source[r] as usize * hidden;
+        for v in 0..vocab {
+            for c in 0..hidden {
+                dhidden[token + c] += dz[v] * weight[v * hidden + c];
+                dweight[v * hidden + c] += dz[v] * hidden_states[token + c];
+            }
+        }
+    }
+    (dhidden, dweight)
+}
