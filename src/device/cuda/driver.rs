@@ -75,7 +75,10 @@ pub(super) fn explain(error: DriverError) -> anyhow::Error {
 /// There is no driver, it is too old, or it cannot start.
 pub fn init() -> Result<()> {
     // SAFETY: opens the driver library and closes it; calls nothing in it.
-    ensure!(unsafe { sys::is_culib_present() }, "no NVIDIA driver: libcuda could not be loaded");
+    ensure!(
+        unsafe { sys::is_culib_present() },
+        "no NVIDIA driver: libcuda could not be loaded; install the driver or use --device host"
+    );
     // SAFETY: the library was there just now; symbols are looked up, not called.
     let missing = unsafe {
         let library = sys::culib();
