@@ -2,10 +2,197 @@
 //!
 //! Owns parameters, gradients and activations of one model. Knows nothing about losses, data or optimizers.
 
+mod backward;
+mod batch;
 mod config;
 pub mod files;
+mod forward;
 mod layout;
+mod memory;
 pub mod weights;
 
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+pub use batch::Batch;
 pub use config::{CONFIG_FILE, ModelConfig};
 pub use layout::{LayerRanges, Layout, TensorSpec};
+pub use memory::{Capacity, MemoryPlan};
+
+use crate::{
+    device::{Buffer, Device, Element, Float},
+    forest::Forest,
+    ops::{attention, head},
+};
+use memory::Span;
+
+/// A decoder on a device: parameters, gradients and the activations of one micro-batch.
+///
+/// A step runs [`forward`](Self::forward), [`logps`](Self::logps) and [`backward`](Self::backward) on each micro-batch
+/// in this order; gradients add up until [`zero_grads`](Self::zero_grads).
+pub struct Model<T> {
+    device: Device,
+    config: ModelConfig,
+    layout: Layout,
+    plan: MemoryPlan,
+    params: Buffer<T>,
+    grads: Buffer<f32>,
+    arena: Buffer<u8>,
+}
+
+impl<T: Float> Model<T> {
+    /// Allocates what the plan says; parameters are undefined until loaded, gradients are zero.
+    ///
+    /// # Errors
+    /// The plan is for another element type or another model, or the device is out of memory.
+    pub fn new(device: &Device, config: &ModelConfig, plan: MemoryPlan) -> Result<Self> {
+        let layout = Layout::new(config);
+        ensure!(
+            plan.precision == T::DTYPE && plan.parameters == layout.elements * size_of::<T>(),
+            "the memory plan is for {:?} and {} bytes of parameters, the model has {:?} and {}",
+            plan.precision,
+            plan.parameters,
+            T::DTYPE,
+            layout.elements * size_of::<T>()
+        );
+        let model = Self {
+            device: device.clone(),
+            config: config.clone(),
+            params: device.alloc(layout.elements)?,
+            grads: device.zeros(layout.elements)?,
+            arena: device.alloc(plan.arena)?,
+            layout,
+            plan,
+        };
+        model.fill_rotary_table()?;
+        Ok(model)
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// All parameters, as [`Layout`] places them.
+    pub fn params(&self) -> &Buffer<T> {
+        &self.params
+    }
+
+    /// All gradients, as [`Layout`] places them.
+    pub fn grads(&self) -> &Buffer<f32> {
+        &self.grads
+    }
+
+    /// Starts a step.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn zero_grads(&self) -> Result<()> {
+        self.device.fill_zero(&self.grads)
+    }
+
+    /// Reads the parameters from a model folder: see [`weights::load`].
+    ///
+    /// # Errors
+    /// As [`weights::load`].
+    pub fn load(&self, folder: &Path) -> Result<()> {
+        weights::load(&self.device, &self.params, &self.layout, &self.config, folder)
+    }
+
+    /// Draws the parameters from a seed: see [`weights::random`].
+    ///
+    /// # Errors
+    /// As [`weights::random`].
+    pub fn randomize(&self, seed: u64) -> Result<()> {
+        weights::random(&self.device, &self.params, &self.layout, &self.config, seed)
+    }
+
+    /// Writes a model folder: see [`weights::save`].
+    ///
+    /// # Errors
+    /// As [`weights::save`].
+    pub fn save(&self, folder: &Path, source: Option<&Path>) -> Result<()> {
+        weights::save(&self.device, &self.params, &self.layout, &self.config, folder, source)
+    }
+
+    /// Checks a forest against model and plan and copies it to the device.
+    ///
+    /// # Errors
+    /// The forest is empty, larger than the plan, or holds an id or a position the model does not have.
+    pub fn upload(&self, forest: &Forest) -> Result<Batch> {
+        batch::check(forest, &self.config, &self.plan)?;
+        Batch::upload(&self.device, forest)
+    }
+
+    /// The first `len` elements of a part of the arena.
+    fn part<E: Element>(&self, span: Span, len: usize) -> Buffer<E> {
+        let bytes = len * size_of::<E>();
+        assert!(bytes <= span.bytes, "{bytes} bytes of a part of {}", span.bytes);
+        self.arena.slice(span.start..span.start + bytes).cast()
+    }
+
+    fn weight(&self, range: &std::ops::Range<usize>) -> Buffer<T> {
+        self.params.slice(range.clone())
+    }
+
+    fn grad(&self, range: &std::ops::Range<usize>) -> Buffer<f32> {
+        self.grads.slice(range.clone())
+    }
+
+    fn attention_dims(&self, tokens: usize) -> attention::Dims {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
+        attention::Dims { tokens, heads, kv_heads, head_dim }
+    }
+
+    fn attention_scale(&self) -> f32 {
+        (1.0 / (self.config.head_dim as f64).sqrt()) as f32
+    }
+
+    fn head(&self) -> head::Head {
+        let ModelConfig { vocab, hidden, .. } = self.config;
+        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows }
+    }
+
+    fn head_scratch(&self, rows: usize) -> head::Scratch<T> {
+        let spans = &self.plan.spans;
+        let sizes = self.head();
+        let logits = sizes.chunk_rows * sizes.ld();
+        head::Scratch {
+            x_rows: self.part(spans.x_rows, sizes.chunk_rows * sizes.hidden),
+            logits: self.part(spans.logits, logits),
+            dlogits: self.part(spans.dlogits, logits),
+            dx_rows: self.part(spans.dx, rows * sizes.hidden),
+        }
+    }
+
+    fn rotary_table(&self) -> [Buffer<f32>; 2] {
+        let len = self.plan.positions * self.config.head_dim / 2;
+        let spans = &self.plan.spans;
+        [spans.cos, spans.sin].map(|span| self.part(span, len))
+    }
+
+    /// Angles in f64: in f32, as transformers computes them, they are off by 1e-4 at position 2000.
+    fn fill_rotary_table(&self) -> Result<()> {
+        let half = self.config.head_dim / 2;
+        let angle = |i: usize| {
+            let frequency = self.config.rope_theta.powf(-((i % half) as f64) / half as f64);
+            (i / half) as f64 * frequency
+        };
+        let angles: Vec<f64> = (0..self.plan.positions * half).map(angle).collect();
+        let [cos, sin] = self.rotary_table();
+        self.device.copy_in(&cos, &angles.iter().map(|a| a.cos() as f32).collect::<Vec<_>>())?;
+        self.device.copy_in(&sin, &angles.iter().map(|a| a.sin() as f32).collect::<Vec<_>>())
+    }
+}

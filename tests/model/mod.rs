@@ -1,9 +1,22 @@
 //! Models of a few thousand parameters: gradients, packing, weights and what is refused.
 
 mod config;
+mod forest;
+mod golden;
+mod gradients;
+mod memory;
 mod weights;
 
-use warpo::model::ModelConfig;
+use warpo::{
+    device::{DType, Device, Float, GemmBackend, HostOptions},
+    forest::{Forest, Segment, Tree},
+    model::{Capacity, Layout, MemoryPlan, Model, ModelConfig},
+};
+
+use crate::{
+    oracles::model::Params,
+    support::{fast_device, normal},
+};
 
 /// A model small enough for the oracle, with every width different from the others.
 pub fn tiny_config(tied: bool, kv_heads: usize) -> ModelConfig {
@@ -33,4 +46,92 @@ pub fn tiny_json(tied: bool, kv_heads: usize) -> String {
   "kept_as_it_is": {{"z": 1, "a": [1.5, null]}}
 }}"#
     )
+}
+
+/// The host device at full speed: with the emulated kernels and with the native matrix products.
+pub fn fast_devices() -> Vec<(Device, &'static str)> {
+    let native = HostOptions { threads: 2, gemm: GemmBackend::Native, ..HostOptions::default() };
+    let mut devices =
+        vec![(fast_device(2), "host"), (Device::host(native).expect("the host device opens"), "host, native products")];
+    match Device::cuda(0) {
+        Ok(device) => devices.push((device, "cuda")),
+        Err(why) => println!("skipped on cuda: {why:#}"),
+    }
+    devices
+}
+
+/// A model for one forest, with logits in chunks that do not divide the rows.
+pub fn model_for<T: Float>(device: &Device, config: &ModelConfig, forest: &Forest) -> Model<T> {
+    let rows = forest.rows();
+    let capacity = Capacity { tokens: forest.len(), rows, head_chunk_rows: (2 * rows / 5).max(1) };
+    let precision = if size_of::<T>() == 2 { DType::Bf16 } else { DType::F32 };
+    let model = Model::new(device, config, MemoryPlan::new(config, precision, capacity).unwrap()).unwrap();
+    device.copy_in(model.params(), &random_params::<T>(config)).unwrap();
+    model
+}
+
+/// Weights that leave no part of the model without effect: softmaxes far from uniform, norm weights away from 1.
+pub fn random_params<T: Float>(config: &ModelConfig) -> Vec<T> {
+    let layout = Layout::new(config);
+    let tensor = |(i, spec): (usize, &warpo::model::TensorSpec)| {
+        let (mean, deviation) = if spec.decay { (0.0, 0.15) } else { (1.0, 0.2) };
+        let values = normal(100 + i as u64, spec.elements());
+        values.into_iter().map(move |x| T::from_f32(mean + deviation * x)).collect::<Vec<T>>()
+    };
+    layout.tensors.iter().enumerate().flat_map(tensor).collect()
+}
+
+/// An arena's values under their tensors' names, as the oracle takes them.
+pub fn named<T: Float>(config: &ModelConfig, values: &[T]) -> Params {
+    let widen = |x: &T| f64::from(x.to_f32());
+    let tensor = |spec: warpo::model::TensorSpec| {
+        let values = values[spec.range()].iter().map(widen).collect();
+        (spec.name, values)
+    };
+    Layout::new(config).tensors.into_iter().map(tensor).collect()
+}
+
+/// Random token ids below the tiny vocabulary.
+pub fn tokens(seed: u64, len: usize) -> Vec<u32> {
+    normal(seed, len).into_iter().map(|x| (x.abs() * 1e4) as u32 % 67).collect()
+}
+
+/// A prompt with two responses.
+pub fn pair(seed: u64, [prompt, chosen, rejected]: [usize; 3]) -> Tree {
+    let part = |i, len| tokens(10 * seed + i, len);
+    Tree::pair(format!("pair {seed}"), part(0, prompt), part(1, chosen), part(2, rejected))
+}
+
+/// A prompt with `count` responses, the first preferred to each other.
+pub fn list(seed: u64, prompt: usize, count: usize) -> Tree {
+    let mut segments = vec![Segment { parent: None, tokens: tokens(100 * seed, prompt), scored: false }];
+    for i in 0..count {
+        let tokens = tokens(100 * seed + 1 + i as u64, 3 + 2 * i);
+        segments.push(Segment { parent: Some(0), tokens, scored: true });
+    }
+    Tree { name: format!("list {seed}"), segments, pairs: (1..count).map(|i| [0, i]).collect() }
+}
+
+/// A prompt, three steps of which two have continuations of their own; every step is scored.
+pub fn steps(seed: u64) -> Tree {
+    let segment = |i: u64, parent, len, scored| Segment { parent, tokens: tokens(100 * seed + i, len), scored };
+    let segments = vec![
+        segment(0, None, 9, false),
+        segment(1, Some(0), 5, true),
+        segment(2, Some(1), 4, true),
+        segment(3, Some(1), 7, true),
+        segment(4, Some(0), 1, true),
+        segment(5, Some(4), 6, true),
+        segment(6, Some(4), 1, true),
+        segment(7, Some(4), 3, true),
+        segment(8, Some(0), 12, true),
+    ];
+    let pairs = vec![[0, 3], [1, 2], [4, 5], [4, 6], [0, 7]];
+    Tree { name: format!("steps {seed}"), segments, pairs }
+}
+
+/// A plain document: its first token has nothing to be predicted from.
+pub fn document(seed: u64, len: usize) -> Tree {
+    let segments = vec![Segment { parent: None, tokens: tokens(seed, len), scored: true }];
+    Tree { name: format!("document {seed}"), segments, pairs: Vec::new() }
 }

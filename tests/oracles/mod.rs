@@ -6,6 +6,7 @@ pub mod embedding;
 pub mod gemm;
 pub mod grad_norm;
 pub mod head;
+pub mod model;
 pub mod preference_loss;
 pub mod residual;
 pub mod rmsnorm;

@@ -67,7 +67,8 @@ def main():
         if "norm" in name:
             tensor.data += 0.1 * torch.randn(tensor.shape).to(torch.bfloat16)
     model.save_pretrained(FOLDER)
-    model = model.to(torch.float64)
+    # Loaded again: converting the model itself to bfloat16 has rounded its rotary frequencies too, loading does not.
+    model = LlamaForCausalLM.from_pretrained(FOLDER, dtype=torch.float64)
     examples = pairs()
     losses, chosen_logps, chosen_tokens = [], [], 0
     for example in examples:

@@ -1,0 +1,125 @@
+//! A packed micro-batch on the device.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+use super::{MemoryPlan, ModelConfig};
+use crate::{
+    device::{Buffer, Device},
+    forest::Forest,
+    ops::head,
+};
+
+/// Elements between starts of tables: `Device::alloc`'s alignment.
+const ALIGNED: usize = 64;
+
+/// A forest's index tables, in one allocation that lives as long as any of them.
+pub struct Batch {
+    pub tokens: usize,
+    pub rows: usize,
+    pub sequences: usize,
+    pub pair_count: usize,
+    /// The tables of [`Forest`], by the same names.
+    pub ids: Buffer<i32>,
+    pub position: Buffer<i32>,
+    pub subtree_end: Buffer<i32>,
+    pub tile_bounds: Buffer<i32>,
+    pub row_source: Buffer<i32>,
+    pub row_target: Buffer<i32>,
+    pub sequence_rows: Buffer<i32>,
+    pub pairs: Buffer<i32>,
+    pub token_row_offsets: Buffer<i32>,
+    pub token_rows: Buffer<i32>,
+    pub distinct_ids: Buffer<i32>,
+    pub distinct_offsets: Buffer<i32>,
+    pub distinct_tokens: Buffer<i32>,
+}
+
+impl Batch {
+    /// The tables the head reads.
+    pub(super) fn head_rows(&self) -> head::Rows {
+        head::Rows {
+            source: self.row_source.clone(),
+            target: self.row_target.clone(),
+            token_row_offsets: self.token_row_offsets.clone(),
+            token_rows: self.token_rows.clone(),
+            rows: self.rows,
+            tokens: self.tokens,
+        }
+    }
+
+    /// Copies a forest to the device in one transfer.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn upload(device: &Device, forest: &Forest) -> Result<Self> {
+        let mut joined = Vec::new();
+        let mut join = |table: &[i32]| -> Range<usize> {
+            joined.resize(joined.len().next_multiple_of(ALIGNED), 0);
+            let start = joined.len();
+            joined.extend_from_slice(table);
+            start..joined.len()
+        };
+        let ranges = [
+            &forest.tokens,
+            &forest.position,
+            &forest.subtree_end,
+            &forest.tile_bounds,
+            &forest.row_source,
+            &forest.row_target,
+            &forest.sequence_rows,
+            &forest.pairs,
+            &forest.token_row_offsets,
+            &forest.token_rows,
+            &forest.distinct_ids,
+            &forest.distinct_offsets,
+            &forest.distinct_tokens,
+        ]
+        .map(|table| join(table));
+        let buffer = device.upload(&joined)?;
+        let mut views = ranges.into_iter().map(|range| buffer.slice(range));
+        let mut next = || views.next().expect("as many views as tables");
+        Ok(Self {
+            tokens: forest.len(),
+            rows: forest.rows(),
+            sequences: forest.sequences(),
+            pair_count: forest.pair_count(),
+            ids: next(),
+            position: next(),
+            subtree_end: next(),
+            tile_bounds: next(),
+            row_source: next(),
+            row_target: next(),
+            sequence_rows: next(),
+            pairs: next(),
+            token_row_offsets: next(),
+            token_rows: next(),
+            distinct_ids: next(),
+            distinct_offsets: next(),
+            distinct_tokens: next(),
+        })
+    }
+}
+
+/// What the kernels take for granted: ids in the vocabulary, positions in the rotary table, sizes in the plan.
+pub(super) fn check(forest: &Forest, config: &ModelConfig, plan: &MemoryPlan) -> Result<()> {
+    let capacity = plan.capacity;
+    for (what, found, planned) in
+        [("tokens", forest.len(), capacity.tokens), ("prediction rows", forest.rows(), capacity.rows)]
+    {
+        ensure!(found <= planned, "a micro-batch of {found} {what} is larger than the plan's {planned}");
+        ensure!(found > 0, "a micro-batch has no {what}");
+    }
+    let vocab = config.vocab;
+    if let Some(id) = forest.tokens.iter().find(|&&id| id < 0 || id as usize >= vocab) {
+        anyhow::bail!("token id {id} is outside the model's vocabulary of {vocab}: the tokenizer is not the model's");
+    }
+    let longest = forest.position.iter().map(|&position| position as usize + 1).max().unwrap_or(0);
+    ensure!(
+        longest <= plan.positions,
+        "a path of {longest} tokens is longer than max_position_embeddings {}",
+        config.positions
+    );
+    Ok(())
+}

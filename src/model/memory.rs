@@ -1,0 +1,290 @@
+//! Every byte a model takes on its device, computed before anything is allocated.
+//!
+//! Owns the places of activations and scratch in their one arena, and the refusal of a model that does not fit.
+//! Knows nothing about what is computed in them.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+use super::{Layout, ModelConfig};
+use crate::{
+    device::DType,
+    forest::TILE_TOKENS,
+    ops::{head::Head, rmsnorm},
+};
+
+/// Where parts of the arena begin: what `Device::alloc` aligns to.
+const ALIGNMENT: usize = 256;
+
+/// The largest micro-batch a model is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub tokens: usize,
+    /// Prediction rows.
+    pub rows: usize,
+    /// Rows whose logits exist at the same time.
+    pub head_chunk_rows: usize,
+}
+
+/// A part of the arena. A smaller micro-batch uses the start of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    /// First byte.
+    pub start: usize,
+    pub bytes: usize,
+}
+
+/// What one layer's backward pass needs of its forward pass; norm and SwiGLU outputs are recomputed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LayerSpans {
+    /// (tokens, hidden) the residual stream that enters the layer
+    pub x: Span,
+    /// (tokens)
+    pub input_rrms: Span,
+    /// (tokens, heads + 2 * kv_heads, head_dim) after the rotation
+    pub qkv: Span,
+    /// (tokens, heads, head_dim)
+    pub attended: Span,
+    /// (heads, tokens)
+    pub lse: Span,
+    /// (tokens, hidden) the residual stream between attention and MLP
+    pub middle: Span,
+    /// (tokens)
+    pub post_rrms: Span,
+    /// (tokens, 2 * ffn)
+    pub gate_up: Span,
+}
+
+/// Places of everything in the arena.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spans {
+    pub layers: Vec<LayerSpans>,
+    /// (tokens, hidden) the residual stream that leaves the last layer
+    pub x_final: Span,
+    /// (tokens)
+    pub final_rrms: Span,
+    /// (tokens, hidden) what the head reads
+    pub hidden: Span,
+    /// (tokens, hidden) norm outputs, projections, and gradients of norm outputs
+    pub normed: Span,
+    /// (tokens, max(ffn, heads * head_dim)) SwiGLU outputs and their gradients; gradients of the attention output
+    pub inner: Span,
+    /// (tokens, max(2 * ffn, qkv)) gradients of gate and up, then of q, k and v
+    pub wide: Span,
+    /// (tokens, hidden) gradient of the residual stream; before that (rows, hidden), the gradient each row sends
+    pub dx: Span,
+    /// (heads, tokens)
+    pub delta: Span,
+    /// Slices of the norm weights' gradients.
+    pub partials: Span,
+    /// (positions, head_dim / 2) each
+    pub cos: Span,
+    pub sin: Span,
+    /// (rows) each
+    pub logps: Span,
+    pub row_lse: Span,
+    /// (chunk rows, hidden), then twice (chunk rows, vocab rounded up)
+    pub x_rows: Span,
+    pub logits: Span,
+    pub dlogits: Span,
+}
+
+/// Sizes of every arena of a model and its optimizer.
+#[derive(Clone, Debug)]
+pub struct MemoryPlan {
+    /// Element type of parameters and activations.
+    pub precision: DType,
+    pub capacity: Capacity,
+    /// Rows of the rotary table: no path can be longer.
+    pub positions: usize,
+    /// Bytes of the named parts, in the order of the table.
+    pub parameters: usize,
+    pub gradients: usize,
+    pub optimizer: usize,
+    pub saved: usize,
+    pub scratch: usize,
+    pub head: usize,
+    /// Index tables of one micro-batch, with at most one pair a token.
+    pub tables: usize,
+    /// Bytes of the arena of activations, scratch and head.
+    pub arena: usize,
+    pub(super) spans: Spans,
+}
+
+impl MemoryPlan {
+    /// Plans a model in f32 or bf16.
+    ///
+    /// # Errors
+    /// The capacity is empty or larger than the kernels can index.
+    pub fn new(config: &ModelConfig, precision: DType, capacity: Capacity) -> Result<Self> {
+        for (what, count) in
+            [("tokens", capacity.tokens), ("rows", capacity.rows), ("head chunk rows", capacity.head_chunk_rows)]
+        {
+            ensure!((1..1 << 30).contains(&count), "memory plan: {count} {what}: expected 1 to {}", (1 << 30) - 1);
+        }
+        ensure!(matches!(precision, DType::F32 | DType::Bf16), "memory plan: {precision:?} is not a precision");
+        let capacity = Capacity { head_chunk_rows: capacity.head_chunk_rows.min(capacity.rows), ..capacity };
+        let elements = Layout::new(config).elements;
+        let (width, state) = if precision == DType::Bf16 { (2, 12) } else { (4, 8) };
+        let positions = config.positions.min(capacity.tokens);
+        let mut arena = Arena { width, end: 0 };
+        let mut spans = Spans::default();
+        arena.place_saved(&mut spans, config, capacity.tokens);
+        let saved = arena.end;
+        arena.place_scratch(&mut spans, config, capacity, positions);
+        let scratch = arena.end - saved;
+        arena.place_head(&mut spans, config, capacity);
+        Ok(Self {
+            precision,
+            capacity,
+            positions,
+            parameters: elements * width,
+            gradients: elements * 4,
+            optimizer: elements * state,
+            saved,
+            scratch,
+            head: arena.end - saved - scratch,
+            tables: table_bytes(capacity),
+            arena: arena.end,
+            spans,
+        })
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> usize {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Refuses a plan that does not fit.
+    ///
+    /// # Errors
+    /// The total is more than `free` bytes.
+    pub fn check(&self, free: usize) -> Result<()> {
+        let total = self.total();
+        ensure!(
+            total <= free,
+            "the run needs {} of device memory and {} are free; {} of it grow with the micro-batch of {} tokens and {} \
+             rows",
+            human(total),
+            human(free),
+            human(self.arena + self.tables),
+            self.capacity.tokens,
+            self.capacity.rows
+        );
+        Ok(())
+    }
+
+    fn parts(&self) -> [(&'static str, usize); 7] {
+        [
+            ("parameters", self.parameters),
+            ("gradients", self.gradients),
+            ("optimizer state", self.optimizer),
+            ("saved activations", self.saved),
+            ("scratch", self.scratch),
+            ("head", self.head),
+            ("batch tables", self.tables),
+        ]
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = if self.precision == DType::Bf16 { "bf16" } else { "f32" };
+        writeln!(f, "memory for {precision}, {} tokens, {} rows", self.capacity.tokens, self.capacity.rows)?;
+        for (name, bytes) in self.parts() {
+            writeln!(f, "  {name:<18} {bytes:>16} bytes {:>12}", human(bytes))?;
+        }
+        write!(f, "  {:<18} {:>16} bytes {:>12}", "total", self.total(), human(self.total()))
+    }
+}
+
+/// Bytes in the largest binary unit that leaves a digit before the point.
+fn human(bytes: usize) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.2} {}", units[unit]) }
+}
+
+/// Index tables of a forest: seven per token (two of them one longer), sequences and pairs at most one per token,
+/// three per row and two per tile, each table aligned.
+fn table_bytes(capacity: Capacity) -> usize {
+    let Capacity { tokens, rows, .. } = capacity;
+    let aligned = |len: usize| (len * 4).next_multiple_of(ALIGNMENT);
+    5 * aligned(tokens)
+        + 3 * aligned(tokens + 1)
+        + aligned(2 * tokens)
+        + 3 * aligned(rows)
+        + aligned(2 * tokens.div_ceil(TILE_TOKENS))
+}
+
+/// Hands out the arena from its start.
+struct Arena {
+    /// Bytes of an activation.
+    width: usize,
+    end: usize,
+}
+
+impl Arena {
+    /// A part for elements of the model's precision.
+    fn wide(&mut self, elements: usize) -> Span {
+        self.take(elements * self.width)
+    }
+
+    /// A part for f32.
+    fn exact(&mut self, elements: usize) -> Span {
+        self.take(elements * 4)
+    }
+
+    fn take(&mut self, bytes: usize) -> Span {
+        let start = self.end;
+        self.end += bytes.next_multiple_of(ALIGNMENT);
+        Span { start, bytes }
+    }
+
+    fn place_saved(&mut self, spans: &mut Spans, config: &ModelConfig, tokens: usize) {
+        for _ in 0..config.layers {
+            spans.layers.push(LayerSpans {
+                x: self.wide(tokens * config.hidden),
+                input_rrms: self.exact(tokens),
+                qkv: self.wide(tokens * config.qkv_width()),
+                attended: self.wide(tokens * config.q_width()),
+                lse: self.exact(config.heads * tokens),
+                middle: self.wide(tokens * config.hidden),
+                post_rrms: self.exact(tokens),
+                gate_up: self.wide(tokens * 2 * config.ffn),
+            });
+        }
+        spans.x_final = self.wide(tokens * config.hidden);
+        spans.final_rrms = self.exact(tokens);
+        spans.hidden = self.wide(tokens * config.hidden);
+    }
+
+    fn place_scratch(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity, positions: usize) {
+        let Capacity { tokens, rows, .. } = capacity;
+        spans.normed = self.wide(tokens * config.hidden);
+        spans.inner = self.wide(tokens * config.ffn.max(config.q_width()));
+        spans.wide = self.wide(tokens * (2 * config.ffn).max(config.qkv_width()));
+        spans.dx = self.wide(tokens.max(rows) * config.hidden);
+        spans.delta = self.exact(config.heads * tokens);
+        spans.partials = self.exact(rmsnorm::bwd_partials(tokens, config.hidden));
+        spans.cos = self.exact(positions * config.head_dim / 2);
+        spans.sin = self.exact(positions * config.head_dim / 2);
+    }
+
+    fn place_head(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity) {
+        let Capacity { rows, head_chunk_rows, .. } = capacity;
+        let ld = Head { vocab: config.vocab, hidden: config.hidden, chunk_rows: head_chunk_rows }.ld();
+        spans.logps = self.exact(rows);
+        spans.row_lse = self.exact(rows);
+        spans.x_rows = self.wide(head_chunk_rows * config.hidden);
+        spans.logits = self.exact(head_chunk_rows * ld);
+        // In f32 the gradient overwrites the logits.
+        spans.dlogits = if self.width == 4 { spans.logits } else { self.wide(head_chunk_rows * ld) };
+    }
+}

@@ -1,0 +1,83 @@
+use half::bf16;
+use warpo::{
+    device::{DType, Device, Float, HostOptions},
+    forest::{Forest, Tree},
+    model::{Capacity, MemoryPlan, Model, ModelConfig},
+};
+
+use super::{document, list, model_for, pair, steps, tiny_config, tiny_json};
+
+fn device() -> Device {
+    Device::host(HostOptions { threads: 1, ..HostOptions::default() }).unwrap()
+}
+
+#[test]
+fn what_is_planned_is_what_is_allocated() {
+    allocated::<f32>(DType::F32);
+    allocated::<bf16>(DType::Bf16);
+}
+
+fn allocated<T: Float>(precision: DType) {
+    let config = tiny_config(false, 2);
+    let forest = Forest::pack(&[pair(1, [20, 9, 14]), steps(2), list(3, 4, 8)]).unwrap();
+    let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 16 };
+    let plan = MemoryPlan::new(&config, precision, capacity).unwrap();
+    let device = device();
+    let model = Model::<T>::new(&device, &config, plan.clone()).unwrap();
+    let held = device.memory().allocated;
+    assert_eq!(held, plan.parameters + plan.gradients + plan.arena);
+    assert_eq!(plan.arena, plan.saved + plan.scratch + plan.head);
+    let batch = model.upload(&forest).unwrap();
+    let tables = device.memory().allocated - held;
+    assert!(tables <= plan.tables, "{tables} bytes of tables, {} planned", plan.tables);
+    drop(batch);
+
+    let parameters = config.parameters() as usize;
+    // Gradients, moments and, for bf16, a master copy are f32.
+    let per_parameter = if precision == DType::Bf16 { 2 + 4 + 12 } else { 4 + 4 + 8 };
+    assert_eq!(plan.parameters + plan.gradients + plan.optimizer, parameters * per_parameter);
+    assert_eq!(plan.total(), parameters * per_parameter + plan.arena + plan.tables);
+    plan.check(plan.total()).unwrap();
+    let message = plan.check(plan.total() - 1).unwrap_err().to_string();
+    assert!(message.contains("the run needs") && message.contains("are free"), "{message}");
+}
+
+#[test]
+fn the_table_names_every_part() {
+    let config = ModelConfig::parse(
+        r#"{"model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true}"#,
+    )
+    .unwrap();
+    let capacity = Capacity { tokens: 4096, rows: 3072, head_chunk_rows: 1024 };
+    let plan = MemoryPlan::new(&config, DType::Bf16, capacity).unwrap();
+    insta::assert_snapshot!(plan.to_string());
+}
+
+#[test]
+fn what_the_kernels_take_for_granted_is_checked() {
+    let config = tiny_config(true, 2);
+    let device = device();
+    let model = model_for::<f32>(&device, &config, &Forest::pack(&[pair(1, [5, 5, 5])]).unwrap());
+    let refused = |model: &Model<f32>, tree: Tree| {
+        let forest = Forest::pack(&[tree]).unwrap();
+        model.upload(&forest).err().expect("the micro-batch is refused").to_string()
+    };
+    assert!(refused(&model, pair(1, [5, 5, 6])).contains("16 tokens is larger than the plan's 15"));
+    assert!(refused(&model, document(1, 15)).contains("14 prediction rows is larger than the plan's 10"));
+    assert!(refused(&model, document(1, 1)).contains("no prediction rows"));
+    let outside = Tree::pair("x", vec![1, 67], vec![2], vec![3]);
+    assert!(refused(&model, outside).contains("token id 67 is outside the model's vocabulary of 67"));
+    let capacity = Capacity { tokens: 200, rows: 200, head_chunk_rows: 8 };
+    let model = Model::<f32>::new(&device, &config, MemoryPlan::new(&config, DType::F32, capacity).unwrap()).unwrap();
+    assert!(refused(&model, document(1, 129)).contains("129 tokens is longer than max_position_embeddings 128"));
+    model.upload(&Forest::pack(&[document(1, 128)]).unwrap()).unwrap();
+
+    let none = Capacity { tokens: 0, rows: 1, head_chunk_rows: 1 };
+    assert!(MemoryPlan::new(&config, DType::F32, none).unwrap_err().to_string().contains("0 tokens"));
+    let plan = MemoryPlan::new(&config, DType::Bf16, capacity).unwrap();
+    assert!(Model::<f32>::new(&device, &config, plan).err().unwrap().to_string().contains("Bf16"));
+    let other = ModelConfig::parse(&tiny_json(false, 2)).unwrap();
+    let plan = MemoryPlan::new(&other, DType::F32, capacity).unwrap();
+    assert!(Model::<f32>::new(&device, &config, plan).is_err());
+}
