@@ -11,4 +11,6 @@ pub mod forest;
 pub mod loss;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod rng;
+pub mod train;

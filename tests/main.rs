@@ -9,3 +9,4 @@ mod model;
 mod ops;
 mod oracles;
 mod support;
+mod train;

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod doctor;
+mod train;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Trains a model as a TOML file says
+    Train(train::Args),
     /// Shows the devices, the driver and the kernels this program was built with
     Doctor(doctor::Args),
 }
@@ -27,6 +30,7 @@ enum Command {
 /// The command failed.
 pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
+        Command::Train(args) => train::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

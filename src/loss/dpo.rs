@@ -94,23 +94,27 @@ impl Dpo {
         preference_loss::pairs(device, coefficients, stats, logps, ref_logps, sequence_rows, table, params, pairs)
     }
 
-    /// Adds one micro-batch's share of the step's metrics, under TRL's names. `stats` are [`Dpo::run`]'s, downloaded.
+    /// Adds one micro-batch's share of the step's metrics, under TRL's names; with a likelihood term also the two parts
+    /// of the loss before their weights. `stats` are [`Dpo::run`]'s, downloaded.
     pub fn metrics(&self, sums: &mut MetricSums, stats: &[f32], totals: Totals) {
-        let pair_share = 1.0 / totals.pairs.max(1) as f64;
-        let token_share = 1.0 / totals.chosen_tokens.max(1) as f64;
+        let mut columns = [0.0; 6];
+        let mut wins = 0.0;
         for pair in stats.chunks_exact(STATS) {
-            let [loss, nll, reward_chosen, reward_rejected, logps_chosen, logps_rejected] =
-                std::array::from_fn(|column| f64::from(pair[column]));
-            sums.add("loss", self.weight * loss * pair_share + self.sft_weight * nll * token_share);
-            sums.add("rewards/chosen", reward_chosen * pair_share);
-            sums.add("rewards/rejected", reward_rejected * pair_share);
-            sums.add("rewards/margins", (reward_chosen - reward_rejected) * pair_share);
-            sums.add("rewards/accuracies", f64::from(u8::from(reward_chosen > reward_rejected)) * pair_share);
-            sums.add("logps/chosen", logps_chosen * pair_share);
-            sums.add("logps/rejected", logps_rejected * pair_share);
-            if self.sft_weight > 0.0 {
-                sums.add("nll_loss", nll * token_share);
-            }
+            columns.iter_mut().zip(pair).for_each(|(sum, &value)| *sum += f64::from(value));
+            wins += f64::from(u8::from(pair[2] > pair[3]));
         }
+        let [loss, nll, reward_chosen, reward_rejected, logps_chosen, logps_rejected] = columns;
+        let (pairs, tokens) = (totals.pairs.max(1) as f64, totals.chosen_tokens.max(1) as f64);
+        sums.add("loss", self.weight * loss / pairs + self.sft_weight * nll / tokens);
+        if self.sft_weight > 0.0 {
+            sums.add("dpo_loss", loss / pairs);
+            sums.add("nll_loss", nll / tokens);
+        }
+        sums.add("rewards/chosen", reward_chosen / pairs);
+        sums.add("rewards/rejected", reward_rejected / pairs);
+        sums.add("rewards/margins", (reward_chosen - reward_rejected) / pairs);
+        sums.add("rewards/accuracies", wins / pairs);
+        sums.add("logps/chosen", logps_chosen / pairs);
+        sums.add("logps/rejected", logps_rejected / pairs);
     }
 }

@@ -1,0 +1,92 @@
+//! AdamW over one flat arena, as PyTorch defines it: state, and one update per step.
+
+use anyhow::Result;
+
+use super::clip::GradNorm;
+use crate::{
+    device::{Buffer, DType, Device, Float},
+    model::Layout,
+    ops::adamw::{self, Hyper},
+};
+
+/// What does not change during a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 clips nothing.
+    pub max_grad_norm: f64,
+}
+
+/// What one update did.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// Before clipping.
+    pub grad_norm: f32,
+    /// False if the norm was not finite: parameters and state are then as before.
+    pub applied: bool,
+}
+
+/// Optimizer state. `master` is the parameter arena itself when that is f32.
+pub struct AdamW<T> {
+    pub master: Buffer<f32>,
+    pub m: Buffer<f32>,
+    pub v: Buffer<f32>,
+    /// Updates applied so far: what the bias correction counts.
+    pub applied: u64,
+    params: Buffer<T>,
+    norm: GradNorm,
+    settings: Settings,
+    decay_elements: usize,
+}
+
+impl<T: Float> AdamW<T> {
+    /// Bytes of state for `elements` parameters.
+    pub fn bytes(elements: usize) -> usize {
+        let per_element = if T::DTYPE == DType::F32 { 8 } else { 12 };
+        elements * per_element + crate::ops::grad_norm::partials(elements) * 8
+    }
+
+    /// State for parameters that were never updated.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn new(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
+        let elements = layout.elements;
+        let master = if T::DTYPE == DType::F32 {
+            params.cast()
+        } else {
+            let wide: Vec<f32> = device.download(params)?.into_iter().map(T::to_f32).collect();
+            device.upload(&wide)?
+        };
+        Ok(Self {
+            master,
+            m: device.zeros(elements)?,
+            v: device.zeros(elements)?,
+            applied: 0,
+            params: params.clone(),
+            norm: GradNorm::new(device, elements, settings.max_grad_norm as f32)?,
+            settings,
+            decay_elements: layout.decay_elements,
+        })
+    }
+
+    /// Clips and applies `grads`; skips the update on the device if their norm is not finite.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn step(&mut self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<Update> {
+        let stats = self.norm.run(device, grads)?;
+        let Settings { beta1, beta2, eps, weight_decay, .. } = self.settings;
+        let step = self.applied + 1;
+        let hyper = Hyper { lr: learning_rate, beta1, beta2, eps, weight_decay, step };
+        let (params, master, elements) = (&self.params, &self.master, grads.len());
+        adamw::step(device, params, master, &self.m, &self.v, grads, stats, hyper, self.decay_elements, elements)?;
+        let stats = device.download(stats)?;
+        let applied = stats[2] != 0.0;
+        self.applied += u64::from(applied);
+        Ok(Update { grad_norm: stats[0], applied })
+    }
+}

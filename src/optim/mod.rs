@@ -1,0 +1,8 @@
+//! From gradients to the next parameters: clipping, AdamW, the learning-rate schedule. Knows no model.
+
+pub mod adamw;
+pub mod clip;
+pub mod schedule;
+
+pub use adamw::{AdamW, Settings, Update};
+pub use schedule::LearningRate;

@@ -1,0 +1,31 @@
+//! The learning rate of each step, by the formulas of Hugging Face `transformers`.
+
+use std::f64::consts::PI;
+
+use crate::config::Schedule;
+
+/// Learning rate over a run: a linear rise from zero during warm-up, then the schedule's own shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearningRate {
+    pub peak: f64,
+    pub schedule: Schedule,
+    pub warmup_steps: u64,
+    pub total_steps: u64,
+}
+
+impl LearningRate {
+    /// The rate of step `step`, counted from 0: `transformers` starts a warm-up at zero, so step 0 then learns nothing.
+    pub fn at(&self, step: u64) -> f64 {
+        let (step, warmup, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);
+        if step < warmup {
+            return self.peak * (step / warmup.max(1.0));
+        }
+        let rest = (total - warmup).max(1.0);
+        let factor = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => ((total - step) / rest).max(0.0),
+            Schedule::Cosine => (0.5 * (1.0 + (PI * (step - warmup) / rest).cos())).max(0.0),
+        };
+        self.peak * factor
+    }
+}

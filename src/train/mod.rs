@@ -1,0 +1,40 @@
+//! A training run from its configuration to its last checkpoint.
+//!
+//! Knows `data`, `model`, `loss` and `optim`; [`log`] alone prints.
+
+pub mod batches;
+pub mod checkpoint;
+pub mod evaluate;
+pub mod files;
+mod hash;
+pub mod log;
+mod prepare;
+pub mod reference;
+mod run;
+pub mod settings;
+pub mod step;
+
+use std::path::PathBuf;
+
+use crate::{config::Config, device::Choice};
+
+pub use run::run;
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: Config,
+    pub device: Choice,
+    /// Run folder: created, and refused if something is in it, unless `resume`.
+    pub out: PathBuf,
+    /// Go on from the last complete checkpoint in the run folder, or from the start if there is none.
+    pub resume: bool,
+}
+
+/// How a run ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// Stopped on request, with everything saved that a resume needs.
+    Interrupted,
+}

@@ -1,0 +1,155 @@
+//! Everything that can be found wrong before anything is trained: run folder, model, tokenizer, data, memory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Options,
+    batches::{self, Packing},
+    checkpoint::{self, State},
+    files, settings,
+};
+use crate::{
+    config::{Config, Precision},
+    data::{Dataset, Limits, loader::Loader, tokenize::Tokenizer},
+    device::{DType, Device},
+    forest::Tree,
+    model::{Capacity, MemoryPlan, ModelConfig},
+};
+
+/// The resolved configuration in the run folder.
+pub const CONFIG: &str = "config.toml";
+/// Logits of this many rows exist at the same time.
+const HEAD_CHUNK_ROWS: usize = 1024;
+
+/// Where a run begins.
+pub enum Start {
+    Fresh,
+    /// From the start, in the folder of a run that saved nothing.
+    Again,
+    From(PathBuf, State),
+}
+
+/// Finds out where the run begins, and refuses a folder that holds something else.
+///
+/// # Errors
+/// The folder holds files and `--resume` is not given, holds no run, or holds one with other settings.
+pub fn start(options: &Options) -> Result<Start> {
+    let Options { config, out, resume, .. } = options;
+    let shown = out.display();
+    let is_empty = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => true,
+        Err(why) => return Err(why).with_context(|| format!("run folder {shown}: cannot be read")),
+    };
+    if is_empty {
+        return Ok(Start::Fresh);
+    }
+    ensure!(*resume, "run folder {shown} is not empty: --resume goes on with the run in it, --out names another");
+    let path = out.join(CONFIG);
+    ensure!(path.is_file(), "run folder {shown} holds no run: {CONFIG} is missing; --out names another");
+    settings::check_unchanged(&path, config)?;
+    Ok(match checkpoint::newest(out)? {
+        Some((folder, state)) => Start::From(folder, state),
+        None => Start::Again,
+    })
+}
+
+/// Makes the run folder, or removes what a killed run left half written in it, and writes the resolved configuration.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn open_folder(out: &Path, config: &Config) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("run folder {}: cannot be created", out.display()))?;
+    files::remove_partial(out)?;
+    files::write_whole(&out.join(CONFIG), config.to_toml()?.as_bytes())
+}
+
+/// Model shape and tokenized data.
+pub struct Inputs {
+    pub model: ModelConfig,
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+    pub total_steps: u64,
+}
+
+impl Inputs {
+    /// Reads the model's config, the tokenizer and both data files.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a row is bad.
+    pub fn read(config: &Config) -> Result<Self> {
+        let model = ModelConfig::load(&config.model.path)?;
+        let tokenizer = Tokenizer::load(&config.model.path, model.vocab)?;
+        let limits = Limits {
+            prompt: config.data.max_prompt_tokens,
+            response: config.data.max_response_tokens,
+            tree: config.batch.tokens,
+        };
+        let load = |file: &PathBuf| Dataset::load(file, &tokenizer, &limits, config.data.on_error);
+        let train = load(&config.data.train)?;
+        let eval = config.data.eval.as_ref().map(load).transpose()?;
+        for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
+            let longest = longest_path(tree);
+            ensure!(
+                longest <= model.positions,
+                "{}: prompt and response have {longest} tokens, the model has {} positions: shorten it or lower \
+                 data.max_prompt_tokens",
+                tree.name,
+                model.positions
+            );
+        }
+        let per_epoch = Loader::new(0, train.trees.len(), config.batch.pairs).steps_per_epoch();
+        let total_steps = config.train.steps.unwrap_or(config.train.epochs * per_epoch);
+        Ok(Self { model, train, eval, total_steps })
+    }
+
+    /// Bytes of the run, refused if the device does not have them.
+    ///
+    /// # Errors
+    /// The run does not fit.
+    pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
+        let dtype = match config.train.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        };
+        let plan = MemoryPlan::new(&self.model, dtype, self.capacity(config))?;
+        let free = device.memory().free;
+        // Zero: the operating system does not say.
+        if free > 0 {
+            plan.check(free)?;
+        }
+        Ok(plan)
+    }
+
+    /// The largest micro-batch there can be: never more tokens than a step has, and no more rows in a token than in
+    /// the densest example.
+    fn capacity(&self, config: &Config) -> Capacity {
+        let trees = || self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees));
+        let longest = trees().map(Tree::tokens).max().unwrap_or(1);
+        let group = config.batch.pairs.max(batches::GROUP);
+        let tokens = config.batch.tokens.min(longest * group);
+        let rows = trees().map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
+        Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
+    }
+
+    /// How the first steps fill their packs.
+    ///
+    /// # Errors
+    /// An example does not fit in a pack.
+    pub fn packing(&self, config: &Config) -> Result<Packing> {
+        batches::packing(&self.train.trees, config)
+    }
+}
+
+fn longest_path(tree: &Tree) -> usize {
+    let mut depth = vec![0; tree.segments.len()];
+    for (i, segment) in tree.segments.iter().enumerate() {
+        depth[i] = segment.parent.map_or(0, |parent| depth[parent]) + segment.tokens.len();
+    }
+    depth.into_iter().max().unwrap_or(0)
+}

@@ -1,0 +1,330 @@
+//! The run itself: reference pass, steps, evaluations, checkpoints, in that order.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use anyhow::{Result, ensure};
+use half::bf16;
+use serde_json::Value;
+
+use super::{
+    Options, Outcome,
+    batches::{self, MicroBatch},
+    checkpoint::{self, State},
+    evaluate,
+    log::{self, Metrics, Record, Terminal, say},
+    prepare::{self, Inputs, Start},
+    reference::{self, Reference},
+    settings,
+    step::{Done, Trainer},
+};
+use crate::{
+    config::{Config, Init, Precision},
+    data::loader::Loader,
+    device::{Device, Float, HostOptions},
+    forest::Tree,
+    loss::Dpo,
+    model::{MemoryPlan, Model},
+    optim::{AdamW, LearningRate, Settings},
+};
+
+const REFERENCE: &str = "reference.safetensors";
+const METRICS: &str = "metrics.jsonl";
+/// So many steps in a row without a finite gradient norm end the run.
+const SKIPS_ALLOWED: u64 = 5;
+
+/// Trains as `options` say. `stop` ends the run after the step at hand, with everything saved.
+///
+/// # Errors
+/// Anything that ends the run before its last step, in one line.
+pub fn run(options: &Options, stop: &AtomicBool) -> Result<Outcome> {
+    let config = &options.config;
+    let start = prepare::start(options)?;
+    let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
+    let device = Device::open(options.device, host)?;
+    let inputs = Inputs::read(config)?;
+    let plan = inputs.plan(config, &device)?;
+    introduce(config, &inputs, &device, &plan)?;
+    if options.resume && !matches!(start, Start::From(..)) {
+        say(&format!("no checkpoint in {}: starting from the beginning", options.out.display()));
+    }
+    match config.train.precision {
+        Precision::F32 => Run::<f32>::new(options, inputs, &device, plan, start)?.train(stop),
+        Precision::Bf16 => Run::<bf16>::new(options, inputs, &device, plan, start)?.train(stop),
+    }
+}
+
+/// Says what is about to happen, before it takes time.
+fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPlan) -> Result<()> {
+    say(&format!("device: {}", device.describe()));
+    say(&plan.to_string());
+    let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
+    say(&format!("data: {} pairs to train on, {eval} held out", inputs.train.trees.len()));
+    for skipped in inputs.train.skipped.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.skipped)) {
+        say(&format!("left out: {skipped}"));
+    }
+    let packing = inputs.packing(config)?;
+    say(&format!(
+        "packs: {:.1} a step of {} pairs, {:.0} % full; shared prompts save {:.0} % of the tokens",
+        packing.packs,
+        config.batch.pairs,
+        100.0 * packing.fill,
+        100.0 * packing.saved
+    ));
+    Ok(())
+}
+
+struct Run<'a, T> {
+    options: &'a Options,
+    inputs: Inputs,
+    trainer: Trainer<T>,
+    loader: Loader,
+    rate: LearningRate,
+    state: State,
+    /// Records of `metrics.jsonl` up to this step stay; `None` if none does.
+    resumed: Option<u64>,
+}
+
+impl<'a, T: Float> Run<'a, T> {
+    fn new(options: &'a Options, inputs: Inputs, device: &Device, plan: MemoryPlan, start: Start) -> Result<Self> {
+        let config = &options.config;
+        let total_steps = inputs.total_steps;
+        let model = Model::<T>::new(device, &inputs.model, plan)?;
+        match (&start, config.model.init) {
+            (Start::From(..), _) => {}
+            (_, Init::Random) => model.randomize(config.train.seed)?,
+            (_, Init::Pretrained) => model.load(&config.model.path)?,
+        }
+        let mut optimizer = AdamW::new(device, model.params(), model.layout(), optimizer_settings(config))?;
+        let mut loader = Loader::new(config.train.seed, inputs.train.trees.len(), config.batch.pairs);
+        let mut state = State::new(total_steps, config.train.seed, settings::hash(config)?);
+        if let Start::From(folder, saved) = &start {
+            ensure!(
+                saved.config_hash == state.config_hash && saved.total_steps == total_steps,
+                "{}: saved by a run with other settings or other data",
+                folder.display()
+            );
+            checkpoint::load(folder, &model, &mut optimizer, saved)?;
+            loader.seek(saved.data)?;
+            state = saved.clone();
+        }
+        let rate = LearningRate {
+            peak: config.optim.lr,
+            schedule: config.optim.schedule,
+            warmup_steps: config.optim.warmup(total_steps),
+            total_steps,
+        };
+        let loss = Dpo {
+            beta: config.loss.beta,
+            label_smoothing: config.loss.label_smoothing,
+            sft_weight: config.loss.sft_weight,
+            ..Dpo::default()
+        };
+        let resumed = matches!(start, Start::From(..)).then_some(state.step);
+        let trainer = Trainer { model, optimizer, loss };
+        Ok(Self { options, inputs, trainer, loader, rate, state, resumed })
+    }
+
+    fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
+        // Nothing was written until here: a run refused for its inputs leaves no folder behind.
+        prepare::open_folder(&self.options.out, self.config())?;
+        let Some((train_reference, eval_reference)) = self.references(stop)? else {
+            say("interrupted before the first step: there is nothing to save yet");
+            return Ok(Outcome::Interrupted);
+        };
+        let held_out = self.held_out()?;
+        let mut metrics = Metrics::open(&self.options.out.join(METRICS), self.resumed)?;
+        let mut terminal = Terminal::new(self.state.step, self.state.total_steps, self.config().train.log_every);
+        if let Some(step) = self.resumed {
+            terminal.say(&format!("resumed after step {step} of {}", self.state.total_steps));
+        } else {
+            self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
+        }
+        while self.state.step < self.state.total_steps {
+            self.step(&train_reference, &mut metrics, &mut terminal)?;
+            let step = self.state.step;
+            let last = step == self.state.total_steps;
+            if last || is_due(step, self.config().train.eval_every) {
+                self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
+            }
+            let stopping = !last && stop.load(Ordering::SeqCst);
+            // Weights that only lead to gradients that are not finite must not push out older ones.
+            let healthy = self.state.skipped_in_a_row == 0;
+            if last || stopping || (healthy && is_due(step, self.config().train.save_every)) {
+                let saved = self.save(&metrics, healthy)?;
+                terminal.say(&format!("saved {}", saved.display()));
+            }
+            if stopping {
+                terminal.finish();
+                say(&format!("interrupted after step {step} of {}: --resume goes on", self.state.total_steps));
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        terminal.finish();
+        self.finish()
+    }
+
+    fn config(&self) -> &Config {
+        &self.options.config
+    }
+
+    /// Reference log-probabilities of both files: read if they are there, computed and written if this run starts.
+    /// `None` if `stop` came first.
+    fn references(&self, stop: &AtomicBool) -> Result<Option<(Reference, Reference)>> {
+        let path = self.options.out.join(REFERENCE);
+        let (train, eval) = (&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees));
+        if let Some(found) = reference::load(&path, train, eval)? {
+            return Ok(Some(found));
+        }
+        ensure!(self.resumed.is_none(), "{}: missing: without it the run cannot go on", path.display());
+        let budget = self.options.config.batch.tokens;
+        let started = Instant::now();
+        let bar = Terminal::new(0, (train.len() + eval.len()) as u64, u64::MAX);
+        let pass = |trees: &[Tree], before: usize| {
+            let go_on = |done: usize| {
+                bar.show((before + done) as u64, "reference log-probabilities");
+                !stop.load(Ordering::SeqCst)
+            };
+            Reference::compute(&self.trainer.model, trees, budget, go_on)
+        };
+        let train_set = pass(train, 0)?;
+        let eval_set = if train_set.is_some() { pass(eval, train.len())? } else { None };
+        bar.finish();
+        let Some(sets) = train_set.zip(eval_set) else { return Ok(None) };
+        reference::save(&path, reference::data_key(train, eval), &sets.0, &sets.1)?;
+        say(&format!("reference log-probabilities computed in {}", log::duration(started.elapsed())));
+        Ok(Some(sets))
+    }
+
+    fn held_out(&self) -> Result<Vec<MicroBatch>> {
+        let Some(eval) = &self.inputs.eval else { return Ok(Vec::new()) };
+        let groups: Vec<_> = batches::groups(&eval.trees, self.config().batch.tokens).collect::<Result<_>>()?;
+        Ok(groups.into_iter().flatten().collect())
+    }
+
+    fn step(&mut self, reference: &Reference, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
+        let started = Instant::now();
+        let examples = self.loader.next_step();
+        let packs = batches::pack(&self.inputs.train.trees, &examples, self.config().batch.tokens)?;
+        let lr = self.rate.at(self.state.step);
+        let first = self.state.step == 0;
+        let done = self.trainer.step(&packs, reference, lr, first)?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.advance(&done);
+        metrics.write(&self.record(&done, lr, seconds))?;
+        terminal.step(self.state.step, &summary(&done, seconds));
+        if !done.update.applied {
+            let State { step, skipped_steps, skipped_in_a_row, .. } = self.state;
+            terminal.say(&format!(
+                "step {step}: the gradient norm is {}: update skipped ({skipped_in_a_row} in a row, {skipped_steps} in \
+                 all)",
+                done.update.grad_norm
+            ));
+            ensure!(
+                skipped_in_a_row < SKIPS_ALLOWED,
+                "step {step}: the gradient norm was not finite {SKIPS_ALLOWED} times in a row: lower `optim.lr` = {} or \
+                 lengthen the warm-up; checkpoints in {} are kept",
+                self.config().optim.lr,
+                self.options.out.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, done: &Done) {
+        let rows = self.inputs.train.trees.len();
+        let state = &mut self.state;
+        state.step += 1;
+        state.data = self.loader.position();
+        state.epoch = state.data.epoch as f64 + state.data.index as f64 / rows as f64;
+        state.num_tokens += done.tokens as u64;
+        state.updates = self.trainer.optimizer.applied;
+        state.skipped_steps += u64::from(!done.update.applied);
+        state.skipped_in_a_row = if done.update.applied { 0 } else { state.skipped_in_a_row + 1 };
+    }
+
+    fn record(&self, done: &Done, lr: f64, seconds: f64) -> Record {
+        let device = self.trainer.model.device();
+        let peak = device.peak_flops(T::DTYPE);
+        let light = if peak > 0.0 { Value::from(done.flops / (peak * seconds)) } else { Value::Null };
+        let mut record = Record::new();
+        record.insert("step".into(), self.state.step.into());
+        record.insert("epoch".into(), self.state.epoch.into());
+        for (name, value) in done.metrics.iter() {
+            record.insert(name.into(), value.into());
+        }
+        let rest: [(&str, Value); 8] = [
+            ("grad_norm", f64::from(done.update.grad_norm).into()),
+            ("learning_rate", lr.into()),
+            ("num_tokens", self.state.num_tokens.into()),
+            ("skipped_steps", self.state.skipped_steps.into()),
+            ("tokens_per_second", (done.tokens as f64 / seconds).into()),
+            ("speed_of_light", light),
+            ("step_ms", (seconds * 1e3).into()),
+            ("memory_bytes", device.memory().peak.into()),
+        ];
+        record.extend(rest.map(|(name, value)| (name.to_string(), value)));
+        record
+    }
+
+    fn evaluate(
+        &self,
+        held_out: &[MicroBatch],
+        reference: &Reference,
+        metrics: &mut Metrics,
+        terminal: &Terminal,
+    ) -> Result<()> {
+        if held_out.is_empty() {
+            return Ok(());
+        }
+        let State { step, epoch, .. } = self.state;
+        let means = self.trainer.evaluate(held_out, reference, step == 0)?;
+        metrics.write(&evaluate::record(step, epoch, &means))?;
+        terminal.say(&evaluate::summary(step, &means));
+        Ok(())
+    }
+
+    fn save(&self, metrics: &Metrics, prune: bool) -> Result<PathBuf> {
+        // The checkpoint promises the records up to its step.
+        metrics.sync()?;
+        let Trainer { model, optimizer, .. } = &self.trainer;
+        let out = &self.options.out;
+        let saved = checkpoint::save(out, model, &self.config().model.path, optimizer, &self.state)?;
+        if prune {
+            checkpoint::prune(out, self.config().train.keep_checkpoints)?;
+        }
+        Ok(saved)
+    }
+
+    /// The last checkpoint's model files under a name that does not depend on the number of steps.
+    fn finish(&self) -> Result<Outcome> {
+        let out = &self.options.out;
+        let last = checkpoint::folder(out, self.state.step);
+        say(&format!("done: the model is in {}", checkpoint::finish(out, &last)?.display()));
+        Ok(Outcome::Finished)
+    }
+}
+
+fn is_due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+fn optimizer_settings(config: &Config) -> Settings {
+    let optim = &config.optim;
+    Settings {
+        beta1: optim.beta1,
+        beta2: optim.beta2,
+        eps: optim.eps,
+        weight_decay: optim.weight_decay,
+        max_grad_norm: optim.max_grad_norm,
+    }
+}
+
+/// The step's line on the terminal.
+fn summary(done: &Done, seconds: f64) -> String {
+    let (norm, speed) = (done.update.grad_norm, done.tokens as f64 / seconds);
+    format!("{}  grad_norm {norm:.3}  {speed:.0} tokens/s", evaluate::preferences(&done.metrics))
+}

@@ -1,0 +1,91 @@
+//! The same bits: on any number of worker threads, after a kill, after an interruption.
+
+use std::{
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::fixture::{Fixture, stderr};
+
+/// Enough steps that a run cannot end before it is killed at its first checkpoint.
+const LONG: [&str; 2] = ["--set", "train.steps=60"];
+
+#[test]
+fn worker_threads_and_repetition_change_nothing() {
+    let fixture = Fixture::new();
+    fixture.run("one", &["train.threads=1"]).unwrap();
+    fixture.run("two", &["train.threads=2"]).unwrap();
+    fixture.run("again", &["train.threads=2"]).unwrap();
+    fixture.assert_same_run("one", "two");
+    fixture.assert_same_run("two", "again");
+}
+
+#[test]
+fn bf16_repeats_its_bits() {
+    let fixture = Fixture::new();
+    fixture.run("one", &["train.precision=\"bf16\"", "train.threads=1"]).unwrap();
+    fixture.run("two", &["train.precision=\"bf16\"", "train.threads=2"]).unwrap();
+    fixture.assert_same_run("one", "two");
+    let losses: Vec<f64> = fixture.metrics("one").iter().filter_map(|r| r.get("loss")?.as_f64()).collect();
+    assert_eq!(losses.len(), 8);
+    assert!(losses[7] < losses[0], "{losses:?}");
+}
+
+#[test]
+fn killed_and_resumed_is_never_stopped() {
+    for threads in ["train.threads=1", "train.threads=2"] {
+        let fixture = Fixture::new();
+        let set = [&LONG[..], &["--set", threads]].concat();
+        assert!(fixture.execute("straight", &set).status.success());
+        let mut child = start(&fixture, "killed", &set);
+        wait_for(&fixture.path("killed/checkpoint-4"), &mut child);
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().code(), None, "the run ended before it was killed");
+        let resumed = fixture.execute("killed", &[&set[..], &["--resume"]].concat());
+        assert!(resumed.status.success(), "{}", stderr(&resumed));
+        fixture.assert_same_run("straight", "killed");
+    }
+}
+
+#[test]
+fn an_interrupted_run_saves_and_goes_on() {
+    let fixture = Fixture::new();
+    assert!(fixture.execute("straight", &LONG).status.success());
+    let mut child = start(&fixture, "interrupted", &LONG);
+    wait_for(&fixture.path("interrupted/checkpoint-2"), &mut child);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!fixture.path("interrupted/final").exists());
+    let resumed = fixture.execute("interrupted", &[&LONG[..], &["--resume"]].concat());
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    fixture.assert_same_run("straight", "interrupted");
+}
+
+#[test]
+fn a_finished_run_resumes_to_nothing() {
+    let fixture = Fixture::new();
+    assert!(fixture.execute("out", &[]).status.success());
+    let before = fixture.files("out");
+    let status: ExitStatus = fixture.execute("out", &["--resume"]).status;
+    assert!(status.success());
+    assert_eq!(fixture.files("out"), before);
+}
+
+fn start(fixture: &Fixture, out: &str, args: &[&str]) -> Child {
+    fixture.command(out, args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn wait_for(path: &Path, child: &mut Child) {
+    let started = Instant::now();
+    while !path.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended without {}", path.display());
+        assert!(started.elapsed() < Duration::from_secs(120), "no {}", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What Ctrl-C sends.
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}

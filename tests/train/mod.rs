@@ -1,0 +1,6 @@
+mod bits;
+mod files;
+mod fixture;
+mod refusals;
+mod schedule;
+mod step;

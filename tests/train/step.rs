@@ -1,0 +1,141 @@
+//! One step: accumulation over micro-batches, the update that is skipped, and what a run reports.
+
+use std::f64::consts::LN_2;
+
+use warpo::{
+    config::Config,
+    data::{Dataset, Limits, tokenize::Tokenizer},
+    device::{DType, Device, Float},
+    loss::Dpo,
+    model::{Capacity, Layout, MemoryPlan, Model, ModelConfig},
+    optim::{AdamW, Settings},
+    train::{batches, reference::Reference, step::Trainer},
+};
+
+use super::fixture::Fixture;
+use crate::support::{fast_device, for_each_device, relative_error, widen};
+
+const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
+
+/// Gradients and metrics of one step over ten pairs, in micro-batches of at most `budget` tokens.
+fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64)>, usize) {
+    let device = fast_device(2);
+    let shape = ModelConfig::load(&config.model.path).unwrap();
+    let tokenizer = Tokenizer::load(&config.model.path, shape.vocab).unwrap();
+    let limits = Limits { prompt: 128, response: 16, tree: 160 };
+    let data = Dataset::load(&config.data.train, &tokenizer, &limits, config.data.on_error).unwrap();
+    let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 7 };
+    let plan = MemoryPlan::new(&shape, DType::F32, capacity).unwrap();
+    let model = Model::<f32>::new(&device, &shape, plan).unwrap();
+    model.randomize(5).unwrap();
+    let trees = &data.trees[..10];
+    let reference = Reference::compute(&model, trees, budget, |_| true).unwrap().unwrap();
+    let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+    let loss = Dpo { sft_weight: 0.5, ..Dpo::default() };
+    let mut trainer = Trainer { model, optimizer, loss };
+    let packs = batches::pack(trees, &(0..10).collect::<Vec<_>>(), budget).unwrap();
+    let done = trainer.step(&packs, &reference, 1e-3, true).unwrap();
+    let grads = widen(&device.download(trainer.model.grads()).unwrap());
+    (grads, done.metrics.iter().collect(), packs.len())
+}
+
+#[test]
+fn the_packing_changes_rounding_only() {
+    let config = Fixture::new().config(&[]);
+    let (want, want_metrics, packs) = one_step(&config, 2048);
+    assert_eq!(packs, 1);
+    let (got, got_metrics, packs) = one_step(&config, 96);
+    assert!(packs > 4, "{packs} packs");
+    // Sums of a few hundred f32 terms in another order: some tens of roundoffs of 6e-8.
+    let error = relative_error(&got, &want);
+    assert!(error < 5e-6, "gradients differ by {error:.2e}");
+    for ((name, got), (_, want)) in got_metrics.iter().zip(&want_metrics) {
+        // At the reference the rewards are differences of equal numbers: compared on the scale of the log-probabilities.
+        assert!((got - want).abs() <= 1e-5 * want.abs().max(1.0), "{name}: {got} instead of {want}");
+    }
+}
+
+#[test]
+fn the_first_loss_is_ln_2() {
+    let config = Fixture::new().config(&[]);
+    let (_, metrics, _) = one_step(&config, 256);
+    let value = |wanted: &str| metrics.iter().find(|(name, _)| *name == wanted).unwrap().1;
+    let preference = value("loss") - 0.5 * value("nll_loss");
+    assert!((preference - LN_2).abs() < 1e-6, "{preference}");
+    // Random weights know nothing: a token costs about ln 1024.
+    assert!((value("nll_loss") - 1024f64.ln()).abs() < 0.5, "{}", value("nll_loss"));
+}
+
+#[test]
+fn an_update_that_is_not_finite_changes_nothing() {
+    for_each_device(|device, on| {
+        skips::<f32>(device, on);
+        skips::<half::bf16>(device, on);
+    });
+}
+
+fn skips<T: Float>(device: &Device, on: &str) {
+    let start: Vec<T> = (0..40).map(|i| T::from_f32(0.25 + i as f32)).collect();
+    let params = device.upload(&start).unwrap();
+    let layout = Layout { elements: 40, decay_elements: 32, ..Layout::default() };
+    let mut optimizer = AdamW::new(device, &params, &layout, SETTINGS).unwrap();
+    for poison in [f32::INFINITY, f32::NAN] {
+        let mut grads = vec![0.5f32; 40];
+        grads[33] = poison;
+        let update = optimizer.step(device, &device.upload(&grads).unwrap(), 0.1).unwrap();
+        assert!(!update.applied && !update.grad_norm.is_finite(), "{on}: {update:?}");
+        assert_eq!(device.download(&params).unwrap(), start, "{on}");
+        assert_eq!(device.download(&optimizer.m).unwrap(), vec![0.0; 40], "{on}");
+        assert_eq!(device.download(&optimizer.v).unwrap(), vec![0.0; 40], "{on}");
+        assert_eq!(optimizer.applied, 0, "{on}");
+    }
+    // The next good gradient is the first update: all of equal size, AdamW moves each element by the rate.
+    let update = optimizer.step(device, &device.upload(&[0.5f32; 40]).unwrap(), 0.125).unwrap();
+    assert!(update.applied, "{on}");
+    assert_eq!(optimizer.applied, 1, "{on}");
+    let master = widen(&device.download(&optimizer.master).unwrap());
+    for (i, value) in master.iter().enumerate() {
+        let before = 0.25 + i as f64;
+        let decayed = if i < 32 { before * (1.0 - 0.125 * 0.1) } else { before };
+        // eps against a clipped gradient of 1 / sqrt(40), and five roundings of numbers up to 40.
+        assert!((value - (decayed - 0.125)).abs() < 2e-5, "{on}: element {i}: {value}");
+    }
+}
+
+#[test]
+fn a_run_reports_what_the_design_promises() {
+    let fixture = Fixture::new();
+    fixture.run("out", &[]).unwrap();
+    let metrics = fixture.metrics("out");
+    let names = |record: &serde_json::Map<_, _>| record.keys().cloned().collect::<Vec<_>>().join(" ");
+    insta::assert_snapshot!(names(&metrics[1]), @"");
+    insta::assert_snapshot!(names(&metrics[0]), @"");
+    let steps: Vec<_> = metrics.iter().map(|r| (r["step"].as_u64().unwrap(), r.contains_key("loss"))).collect();
+    let (step, eval) = (true, false);
+    assert_eq!(
+        steps,
+        [
+            (0, eval),
+            (1, step),
+            (2, step),
+            (3, step),
+            (3, eval),
+            (4, step),
+            (5, step),
+            (6, step),
+            (6, eval),
+            (7, step),
+            (8, step),
+            (8, eval)
+        ]
+    );
+    // 22 pairs in steps of 4: the sixth step of an epoch has two.
+    let epochs: Vec<f64> =
+        metrics.iter().filter(|r| r.contains_key("loss")).map(|r| r["epoch"].as_f64().unwrap()).collect();
+    let want: Vec<f64> = [4, 8, 12, 16, 20, 22, 26, 30].iter().map(|&pairs| f64::from(pairs) / 22.0).collect();
+    for (got, want) in epochs.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-12, "{epochs:?}");
+    }
+    assert_eq!(metrics[1]["learning_rate"], 0.0);
+    assert_eq!(metrics[2]["learning_rate"], 5e-4);
+}
