@@ -1,6 +1,9 @@
 //! The host device itself: what strict mode reports, and what the emulated instructions mean.
 
+mod buffers;
 mod mistakes;
+mod schedules;
+mod semantics;
 
 use warpo::device::{Arg, Buffer, DType, Device, Float, Kernel, Launch};
 

@@ -129,12 +129,14 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        if let Some(registry) = &self.registry {
-            registry.forget(self.address());
-        }
         self.usage.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
-        // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once.
-        unsafe { dealloc(self.base, self.layout) };
+        // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once, here or by the registry.
+        unsafe {
+            match &self.registry {
+                Some(registry) => registry.forget(self.address(), self.bytes, self.base, self.layout),
+                None => dealloc(self.base, self.layout),
+            }
+        }
     }
 }
 

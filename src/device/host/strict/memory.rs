@@ -1,6 +1,7 @@
 //! What strict mode knows of global memory: where the buffers are and which of their bytes have been written.
 
 use std::{
+    alloc::{Layout, dealloc},
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,8 +15,9 @@ use crate::device::Kernel;
 pub(in super::super) const GUARD_BYTES: usize = 256;
 /// What fresh memory is filled with: NaN in every float type.
 pub(in super::super) const POISON: u8 = 0xff;
-/// Freed buffers that errors can still name.
-const REMEMBERED: usize = 64;
+/// Freed buffers that are kept from being used again, so that errors can name them.
+const QUARANTINE: usize = 64;
+const QUARANTINE_BYTES: usize = 16 << 20;
 
 /// One bit per byte. Atomic only so that it can be shared: nobody relies on an order.
 #[derive(Default)]
@@ -79,12 +81,32 @@ impl Allocation {
     pub fn end(&self) -> u64 {
         self.address + self.bytes as u64
     }
+
+    fn distance(&self, address: u64) -> u64 {
+        if address < self.address { self.address - address } else { address.saturating_sub(self.end()) }
+    }
+}
+
+/// A freed buffer whose memory is not given back yet.
+struct Freed {
+    address: u64,
+    bytes: usize,
+    base: u64,
+    layout: Layout,
+}
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        // SAFETY: handed over by the buffer, which was allocated with this layout and does not free it itself.
+        unsafe { dealloc(self.base as *mut u8, self.layout) };
+    }
 }
 
 #[derive(Default)]
 struct Book {
     live: BTreeMap<u64, Arc<Allocation>>,
-    freed: VecDeque<(u64, usize)>,
+    freed: VecDeque<Freed>,
+    freed_bytes: usize,
 }
 
 /// The buffers of one strict device.
@@ -98,19 +120,22 @@ impl Registry {
 
     /// Takes up a buffer of which no byte is written yet.
     pub fn remember(&self, address: u64, bytes: usize) {
-        let mut book = self.book();
-        let end = address + bytes as u64;
-        book.freed.retain(|&(start, len)| start + len as u64 <= address || end <= start);
-        book.live.insert(address, Arc::new(Allocation { address, bytes, written: Bits::new(bytes) }));
+        let buffer = Allocation { address, bytes, written: Bits::new(bytes) };
+        self.book().live.insert(address, Arc::new(buffer));
     }
 
-    pub fn forget(&self, address: u64) {
+    /// Takes over the memory of a buffer that nobody holds any more.
+    ///
+    /// # Safety
+    /// `base` was allocated with `layout`, and the caller does not free it.
+    pub unsafe fn forget(&self, address: u64, bytes: usize, base: *mut u8, layout: Layout) {
         let mut book = self.book();
-        if let Some(old) = book.live.remove(&address) {
-            book.freed.push_back((address, old.bytes));
-            if book.freed.len() > REMEMBERED {
-                book.freed.pop_front();
-            }
+        book.live.remove(&address);
+        book.freed.push_back(Freed { address, bytes, base: base as u64, layout });
+        book.freed_bytes += layout.size();
+        while book.freed.len() > QUARANTINE || book.freed_bytes > QUARANTINE_BYTES {
+            let oldest = book.freed.pop_front();
+            book.freed_bytes -= oldest.map_or(0, |freed| freed.layout.size());
         }
     }
 
@@ -141,7 +166,10 @@ impl Registry {
     /// The buffers as they are now: what one launch works on.
     pub fn snapshot(&self) -> Memory {
         let book = self.book();
-        Memory { live: book.live.values().cloned().collect(), freed: book.freed.iter().copied().collect() }
+        Memory {
+            live: book.live.values().cloned().collect(),
+            freed: book.freed.iter().map(|f| (f.address, f.bytes)).collect(),
+        }
     }
 }
 
@@ -167,17 +195,20 @@ impl Memory {
         }
     }
 
+    /// Bytes from an address to the nearest buffer, live or freed.
+    pub(super) fn distance(&self, address: u64) -> u64 {
+        let freed = |&(start, bytes): &(u64, usize)| (start..start + bytes as u64).contains(&address);
+        let live = self.live.iter().map(|buffer| buffer.distance(address)).min();
+        if self.freed.iter().any(freed) { 0 } else { live.unwrap_or(u64::MAX) }
+    }
+
     /// Where an address outside every buffer lies.
     pub(super) fn describe(&self, address: u64, kernel: &Kernel, args: &[u64]) -> String {
         if let Some((start, bytes)) = self.freed.iter().find(|f| (f.0..f.0 + f.1 as u64).contains(&address)) {
             return format!("byte {} of a buffer of {bytes} bytes that was freed", address - start);
         }
-        let distance = |buffer: &Allocation| match address {
-            a if a < buffer.address => buffer.address - a,
-            a => (a + 1).saturating_sub(buffer.end()),
-        };
-        let Some(nearest) = self.live.iter().min_by_key(|buffer| distance(buffer)) else {
-            return "and there is no buffer at all".into();
+        let Some(nearest) = self.live.iter().min_by_key(|buffer| buffer.distance(address)) else {
+            return "there is no buffer at all".into();
         };
         let name = Self::name(nearest, kernel, args);
         if address < nearest.address {

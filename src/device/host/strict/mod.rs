@@ -37,6 +37,9 @@ pub(super) fn cta_order(options: &HostOptions, ctas: usize) -> Vec<usize> {
     order
 }
 
+/// An address this close to shared memory is taken for a wrong index into it.
+const NEAR: u64 = 1 << 20;
+
 /// One load or store.
 #[derive(Clone, Copy)]
 struct Access {
@@ -130,8 +133,7 @@ impl CtaChecks {
         if address % alignment as u64 != 0 {
             return Err(format!("misaligned {}: not a multiple of {alignment}", self.describe(access)));
         }
-        let end = address + bytes as u64;
-        let within = |(low, high): (u64, u64)| low <= address && end <= high;
+        let within = |(low, high): (u64, u64)| low <= address && address < high && bytes as u64 <= high - address;
         if within((self.shared, self.shared + self.shared_bytes as u64)) {
             return self.check_shared(access);
         }
@@ -149,7 +151,7 @@ impl CtaChecks {
 
     /// Sets `recent` to the buffer that holds the whole range, and tells its place there.
     fn find(&mut self, address: u64, bytes: usize) -> Option<usize> {
-        let inside = |b: &Allocation| b.address <= address && address + bytes as u64 <= b.end();
+        let inside = |b: &Allocation| b.address <= address && address < b.end() && bytes as u64 <= b.end() - address;
         if !self.recent.as_deref().is_some_and(inside) {
             let found = self.memory.find(address).filter(|b| inside(b))?;
             self.recent = Some(found.clone());
@@ -213,16 +215,18 @@ impl CtaChecks {
     }
 
     fn out_of_bounds(&self, access: Access) -> String {
-        let Access { address, bytes, .. } = access;
+        let address = access.address;
         let end = self.shared + self.shared_bytes as u64;
-        // The next buffer is further than this from the shared memory of a CTA, or its guard zone is nearer.
-        let near_shared = address + bytes as u64 > self.shared.saturating_sub(4096) && address < end + 4096;
-        let place = if near_shared && address >= self.shared {
-            format!("byte {} of {} bytes of shared memory", address - self.shared, self.shared_bytes)
-        } else if near_shared {
-            format!("{} bytes before shared memory", self.shared - address)
-        } else if self.own_state.0 <= address && address < self.own_state.1 {
+        let distance = if address < self.shared { self.shared - address } else { address.saturating_sub(end) };
+        let place = if (self.own_state.0..self.own_state.1).contains(&address) {
             "the thread's own indices".into()
+        } else if distance < NEAR && distance <= self.memory.distance(address) {
+            let bytes = self.shared_bytes;
+            if address < self.shared {
+                format!("{distance} bytes before shared memory ({bytes} bytes)")
+            } else {
+                format!("byte {} of {bytes} bytes of shared memory", address - self.shared)
+            }
         } else {
             self.kernel.map_or_else(String::new, |kernel| self.memory.describe(address, kernel, &self.args))
         };

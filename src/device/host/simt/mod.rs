@@ -3,6 +3,9 @@
 //! A fiber runs one CUDA thread after another until one has to wait; only then is another fiber needed. So a kernel
 //! that never synchronises runs as a plain loop, without a single switch.
 
+mod meetings;
+mod place;
+
 use std::{
     cell::{Cell, UnsafeCell},
     ffi::{CStr, c_char, c_void},
@@ -15,12 +18,14 @@ use corosensei::{
     stack::{DefaultStack, Stack},
 };
 
+use meetings::{Barrier, NAMED_BARRIERS, WarpState};
+pub(super) use place::{Place, short_path};
+
 use super::{EntryPoint, HostOptions, Schedule, strict};
 use crate::device::{Arg, Kernel, Launch};
 
 const STACK_BYTES: usize = 128 * 1024;
 const WARP: usize = 32;
-const NAMED_BARRIERS: usize = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -96,43 +101,6 @@ struct Fiber {
     stack: (u64, u64),
 }
 
-/// Where a thread waits, for error messages.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub file: *const c_char,
-    pub line: u32,
-}
-
-impl Place {
-    const NONE: Self = Self { file: ptr::null(), line: 0 };
-
-    fn same(self, other: Self) -> bool {
-        // SAFETY: both are the compiler's file name literals; equal names may be several literals.
-        let same_file = || unsafe { CStr::from_ptr(self.file) == CStr::from_ptr(other.file) };
-        self.line == other.line && (self.file == other.file || same_file())
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.file.is_null() {
-            return write!(f, "?");
-        }
-        // SAFETY: the compiler's file name literal: static and ended by a zero.
-        let file = unsafe { CStr::from_ptr(self.file) }.to_string_lossy();
-        write!(f, "{}:{}", short_path(&file), self.line)
-    }
-}
-
-/// The path from the project's folder on.
-pub(super) fn short_path(file: &str) -> &str {
-    match file.rfind("kernels/") {
-        Some(at) if file[..at].ends_with("tests/") => &file[at - "tests/".len()..],
-        Some(at) => &file[at..],
-        None => file,
-    }
-}
-
 /// splitmix64.
 pub(super) struct Random(pub u64);
 
@@ -164,31 +132,6 @@ struct ThreadState {
 }
 
 type Operation = Option<unsafe extern "C" fn(*mut *mut c_void, u32)>;
-
-#[derive(Clone, Default)]
-struct Barrier {
-    /// Threads the current generation waits for; 0 while nobody is there.
-    expected: usize,
-    arrived: usize,
-    waiting: Vec<usize>,
-    /// Those who came and went on.
-    passing: Vec<usize>,
-}
-
-impl Barrier {
-    fn reset(&mut self) {
-        (self.expected, self.arrived) = (0, 0);
-        self.waiting.clear();
-        self.passing.clear();
-    }
-}
-
-/// Lanes of a warp that wait in a collective, and that have exited.
-#[derive(Clone, Copy, Default)]
-struct WarpState {
-    waiting: u32,
-    exited: u32,
-}
 
 /// What one OS thread needs to run CTAs; kept from launch to launch.
 pub(super) struct Worker {
@@ -439,34 +382,6 @@ impl Worker {
         true
     }
 
-    fn describe_deadlock(&self) -> String {
-        let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
-        for (t, state) in self.threads.iter().enumerate() {
-            let what = match state.status {
-                Status::AtBarrier(id) => format!(
-                    "wait at barrier {id} ({} of {} arrived) at {}",
-                    self.barriers[id as usize].arrived, self.barriers[id as usize].expected, state.place
-                ),
-                Status::AtCollective(mask) => format!("wait for lanes {mask:#010x} at {}", state.place),
-                Status::Done => "gone".to_string(),
-                Status::Unstarted | Status::Running => continue,
-            };
-            match groups.iter_mut().find(|(known, _)| *known == what) {
-                Some((_, threads)) => threads.push(t),
-                None => groups.push((what, vec![t])),
-            }
-        }
-        let list = |threads: &[usize]| match threads {
-            [one] => format!("thread {one}"),
-            [first, .., last] => format!("{} threads ({first} to {last})", threads.len()),
-            [] => String::new(),
-        };
-        let parts: Vec<String> = groups.iter().map(|(what, threads)| format!("{} {what}", list(threads))).collect();
-        let exited = self.threads.iter().any(|t| t.status == Status::Done);
-        let name = if exited { "deadlock: barrier mismatch" } else { "deadlock" };
-        format!("{}: {name}: {}", self.block_name(), parts.join("; "))
-    }
-
     fn block_name(&self) -> String {
         let block = self.simt.block;
         format!("block ({}, {}, {})", block.x, block.y, block.z)
@@ -480,19 +395,6 @@ impl Worker {
         // Fibers stopped in the middle of a kernel are thrown away with whatever is on their stacks.
         self.drop_fibers();
         Err(error)
-    }
-
-    /// A barrier that threads came to without waiting, and nobody else, was missed by those who should wait.
-    fn check_barriers(&self) -> Result<(), String> {
-        let Some((id, barrier)) = self.barriers.iter().enumerate().find(|(_, barrier)| barrier.arrived > 0) else {
-            return Ok(());
-        };
-        let (arrived, expected, first) = (barrier.arrived, barrier.expected, barrier.passing.first().copied());
-        let block = self.block_name();
-        Err(format!(
-            "{block}, thread {}: barrier mismatch: {arrived} of {expected} threads came to barrier {id}, and nobody waits there",
-            first.unwrap_or_default()
-        ))
     }
 
     fn drop_fibers(&mut self) {
@@ -513,185 +415,12 @@ impl Worker {
     pub(super) fn running_thread(&self) -> usize {
         self.running
     }
-
-    fn arrive(&mut self, id: u32, threads: u32, wait: bool, place: Place) -> Result<bool, String> {
-        let all = self.threads.len();
-        let expected = if threads == 0 { all } else { threads as usize };
-        if id as usize >= NAMED_BARRIERS {
-            return Err(format!("barrier {id} at {place}: there are {NAMED_BARRIERS}"));
-        }
-        if threads != 0 && (expected % WARP != 0 || expected > all) {
-            return Err(format!("barrier {id} at {place}: {expected} threads is no multiple of 32 up to {all}"));
-        }
-        let running = self.running;
-        let barrier = &mut self.barriers[id as usize];
-        if barrier.arrived > 0 && barrier.expected != expected {
-            let others = barrier.expected;
-            return Err(format!(
-                "barrier mismatch: barrier {id} for {expected} threads at {place}, for {others} elsewhere"
-            ));
-        }
-        if let Some(&other) = barrier.waiting.first()
-            && threads == 0
-            && !self.threads[other].place.same(place)
-        {
-            let elsewhere = self.threads[other].place;
-            return Err(format!("barrier divergence: this thread is at {place}, thread {other} waits at {elsewhere}"));
-        }
-        if barrier.passing.contains(&running) {
-            return Err(format!("barrier mismatch: this thread comes to barrier {id} at {place} for the second time"));
-        }
-        barrier.expected = expected;
-        barrier.arrived += 1;
-        let complete = barrier.arrived == expected;
-        if wait {
-            barrier.waiting.push(running);
-            self.threads[running].status = Status::AtBarrier(id);
-            self.threads[running].place = place;
-        } else {
-            barrier.passing.push(running);
-        }
-        self.strict.barrier_arrival(id as usize, running);
-        if !complete {
-            return Ok(!wait);
-        }
-        self.complete_barrier(id, wait, place)
-    }
-
-    fn complete_barrier(&mut self, id: u32, wait: bool, place: Place) -> Result<bool, String> {
-        let all = self.threads.len();
-        let barrier = &mut self.barriers[id as usize];
-        let mut waiting = std::mem::take(&mut barrier.waiting);
-        if barrier.expected < all {
-            let mut lanes = [0; WARP];
-            waiting.iter().chain(&barrier.passing).for_each(|thread| lanes[thread / WARP] += 1);
-            let whole = |warp: usize| WARP.min(all - warp * WARP);
-            if let Some(warp) = (0..all.div_ceil(WARP)).find(|&w| lanes[w] != 0 && lanes[w] != whole(w)) {
-                let (came, of) = (lanes[warp], whole(warp));
-                return Err(format!(
-                    "barrier divergence: {came} of the {of} lanes of warp {warp} came to barrier {id} at {place}"
-                ));
-            }
-        }
-        barrier.reset();
-        self.strict.barrier_complete(id as usize, &waiting, waiting.len() == all);
-        if wait {
-            waiting.pop();
-            self.threads[self.running].status = Status::Running;
-        }
-        let goes_on = self.release(&mut waiting);
-        self.barriers[id as usize].waiting = waiting;
-        Ok(goes_on)
-    }
-
-    /// Returns true if the running thread is the last of its collective.
-    fn meet(&mut self, mask: u32, payload: *mut c_void, place: Place) -> Result<bool, String> {
-        let running = self.running;
-        let (base, lane) = (running / WARP * WARP, running % WARP);
-        let warp = self.warps[running / WARP];
-        let missing = |what: &str, lanes: u32| {
-            let lane = lanes.trailing_zeros();
-            Err(format!("warp collective at {place}: lane {lane} of mask {mask:#010x} {what}"))
-        };
-        if mask >> lane & 1 == 0 {
-            return Err(format!("warp collective at {place}: lane {lane} is not in its own mask {mask:#010x}"));
-        }
-        let absent = !lane_mask(self.threads.len() - base);
-        if mask & absent != 0 {
-            return missing("does not exist", mask & absent);
-        }
-        if mask & warp.exited != 0 {
-            return missing("has exited", mask & warp.exited);
-        }
-        // All lanes are compared when the last one comes; one is enough to find most mistakes earlier.
-        let complete = mask & !warp.waiting == 1 << lane;
-        let waiting = mask & warp.waiting;
-        let compared = if complete { waiting } else { waiting & waiting.wrapping_neg() };
-        for other in lanes_of(compared) {
-            let state = &self.threads[base + other];
-            if let Status::AtCollective(theirs) = state.status
-                && (theirs != mask || !state.place.same(place))
-            {
-                return Err(format!(
-                    "warp divergence: this lane is at {place} with mask {mask:#010x}, lane {other} at {} with mask {theirs:#010x}",
-                    state.place
-                ));
-            }
-        }
-        let state = &mut self.threads[running];
-        (state.payload, state.place) = (payload, place);
-        if !complete {
-            state.status = Status::AtCollective(mask);
-            self.warps[running / WARP].waiting |= 1 << lane;
-        }
-        Ok(complete)
-    }
-
-    fn payloads(&self, mask: u32) -> [*mut c_void; WARP] {
-        let base = self.running / WARP * WARP;
-        let mut lanes = [ptr::null_mut(); WARP];
-        lanes_of(mask).for_each(|lane| lanes[lane] = self.threads[base + lane].payload);
-        lanes
-    }
-
-    /// The operation of a complete collective is done. Returns whether the running thread goes on at once.
-    fn part(&mut self, mask: u32) -> bool {
-        if self.error.is_some() {
-            return false;
-        }
-        let base = self.running / WARP * WARP;
-        let mut members = std::mem::take(&mut self.members);
-        members.clear();
-        members.extend(lanes_of(mask).map(|lane| base + lane));
-        self.strict.collective(&members);
-        self.warps[base / WARP].waiting &= !mask;
-        members.retain(|&thread| thread != self.running);
-        let goes_on = self.release(&mut members);
-        self.members = members;
-        goes_on
-    }
-
-    /// The running thread left its kernel.
-    fn exit(&mut self) {
-        let running = self.running;
-        let (base, lane) = (running / WARP * WARP, running % WARP);
-        self.threads[running].status = Status::Done;
-        self.done += 1;
-        let warp = &mut self.warps[running / WARP];
-        warp.exited |= 1 << lane;
-        for other in lanes_of(warp.waiting) {
-            let state = &self.threads[base + other];
-            if let Status::AtCollective(mask) = state.status
-                && mask >> lane & 1 == 1
-            {
-                let place = state.place;
-                self.fail(&format!(
-                    "warp divergence: exits while thread {} waits for it at {place}, mask {mask:#010x}",
-                    base + other
-                ));
-                return;
-            }
-        }
-    }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         self.drop_fibers();
     }
-}
-
-/// The lowest `count` lanes, at most all 32.
-fn lane_mask(count: usize) -> u32 {
-    if count >= WARP { u32::MAX } else { (1 << count) - 1 }
-}
-
-fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lane = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
-        mask &= mask - 1;
-        Some(lane)
-    })
 }
 
 impl Fiber {
