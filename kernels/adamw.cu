@@ -24,6 +24,7 @@ __device__ void adamw_step(T* params, float* master, float* m, float* v, const f
     const long long i = ((long long)blockIdx.x * kThreads + threadIdx.x) * kChunk, count = elements - i;
     if (count <= 0 || stats[2] == 0.0f) return;
     const float scale = stats[1];
+    const int decayed = i < decay_elements ? (int)min(decay_elements - i, (long long)kChunk) : 0;
     float w[kChunk], mean[kChunk], square[kChunk], g[kChunk];
     load_chunk(w, master + i, count);
     load_chunk(mean, m + i, count);
@@ -35,7 +36,7 @@ __device__ void adamw_step(T* params, float* master, float* m, float* v, const f
         mean[k] = step.beta1 * mean[k] + step.one_minus_beta1 * clipped;
         square[k] = step.beta2 * square[k] + step.one_minus_beta2 * clipped * clipped;
         const float change = step.step_size * mean[k] / (sqrtf(square[k]) * step.correction + step.eps);
-        w[k] -= change + (i + k < decay_elements ? step.decay * w[k] : 0.0f);
+        w[k] -= change + (k < decayed ? step.decay : 0.0f) * w[k];
     }
     store_chunk(m + i, mean, count);
     store_chunk(v + i, square, count);

@@ -11,6 +11,7 @@
 
 constexpr int kRowThreads = 128;
 constexpr int kSumThreads = 64;
+constexpr int kInFlight = 4;
 
 template <class T>
 __device__ void embedding_fwd(T* y, const int* ids, const T* table, int tokens, int hidden) {
@@ -29,10 +30,23 @@ __device__ void embedding_bwd(float* dtable, const T* dy, const int* distinct_id
     const int c = (blockIdx.y * kSumThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int last = distinct_offsets[blockIdx.x + 1];
+    const T* from = dy + c;
     float sum[kChunk] = {};
-    for (int i = distinct_offsets[blockIdx.x]; i < last; ++i) {
+    int i = distinct_offsets[blockIdx.x];
+    // Several rows on their way at once: a frequent id would otherwise wait for memory once per token.
+    while (is_whole(from, hidden - c) && hidden % kChunk == 0 && i + kInFlight <= last) {
+        float x[kInFlight][kChunk];
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) load_whole(x[j], from + (long long)distinct_tokens[i + j] * hidden);
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+            for (int k = 0; k < kChunk; ++k) sum[k] += x[j][k];
+        i += kInFlight;
+    }
+    for (; i < last; ++i) {
         float x[kChunk];
-        load_chunk(x, dy + (long long)distinct_tokens[i] * hidden + c, hidden - c);
+        load_chunk(x, from + (long long)distinct_tokens[i] * hidden, hidden - c);
 #pragma unroll
         for (int k = 0; k < kChunk; ++k) sum[k] += x[k];
     }

@@ -1,11 +1,11 @@
 // y = x * rrms * w,  rrms = 1 / sqrt(mean(x^2) + eps)
 //
-// Forward reads x once and writes y; rrms is kept for the backward pass. One warp per row.
+// Forward reads x once and writes y; rrms is kept for the backward pass.
 // Backward: with n = x * rrms and g = dy * w,  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
-// dx: one warp per row. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
-// rmsnorm_bwd_weight_finish adds the slices in order. A thread handles eight columns at a time. f32 accumulators; fixed
-// order, no atomics.
-// Roof: memory.
+// y, dx: one warp takes rows_per_warp rows (1 to 8) and sums over all of them at once; a thread handles eight columns at a
+// time. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
+// rmsnorm_bwd_weight_finish adds the slices in order. f32 accumulators; fixed order, no atomics. A row's result does not
+// depend on rows_per_warp. Roof: memory.
 
 #include <chunk.cuh>
 #include <cta.cuh>
@@ -15,60 +15,99 @@
 
 constexpr int kRowThreads = 128;
 constexpr int kColumnThreads = 64;
+constexpr int kMaxRows = 8;  // of one warp
 constexpr int kWarpElements = kWarpThreads * kChunk;
 
-template <class T>
-__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, int rows, int hidden) {
-    const int lane = threadIdx.x % kWarpThreads;
-    const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
-    if (row >= rows) return;
-    const long long start = (long long)row * hidden;
-    float sum = 0.0f;
-    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-        float v[kChunk];
-        load_chunk(v, x + start + c, hidden - c);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum += v[i] * v[i];
+// The rows of one warp: row r of it is first + r, for r < count.
+struct Rows {
+    int first, count;
+};
+
+__device__ __forceinline__ Rows rows_of_warp(int rows_per_warp, int rows) {
+    const int warp = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
+    return {warp * rows_per_warp, min(rows_per_warp, rows - warp * rows_per_warp)};
+}
+
+__device__ __forceinline__ void sum_rows(float (&sum)[kMaxRows], int rows_per_warp) {
+    if (rows_per_warp == 1) {
+        sum[0] = warp_sum(sum[0]);
+    } else {
+        warp_sum_each(sum);
     }
-    const float scale = 1.0f / sqrtf(warp_sum(sum) / hidden + eps);
-    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-        float v[kChunk], weight[kChunk];
-        load_chunk(v, x + start + c, hidden - c);
-        load_chunk(weight, w + c, hidden - c);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) v[i] *= scale * weight[i];
-        store_chunk(y + start + c, v, hidden - c);
-    }
-    if (lane == 0) rrms[row] = scale;
 }
 
 template <class T>
-__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, int accumulate, int rows,
+__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, int rows_per_warp, int rows,
                             int hidden) {
     const int lane = threadIdx.x % kWarpThreads;
-    const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
-    if (row >= rows) return;
-    const long long start = (long long)row * hidden;
-    const float scale = rrms[row];
-    float dot = 0.0f;
-    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-        float d[kChunk], v[kChunk], weight[kChunk];
-        load_chunk(d, dy + start + c, hidden - c);
-        load_chunk(v, x + start + c, hidden - c);
-        load_chunk(weight, w + c, hidden - c);
+    const Rows own = rows_of_warp(rows_per_warp, rows);
+    if (own.count <= 0) return;
+    float sum[kMaxRows] = {};
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) dot += d[i] * weight[i] * (v[i] * scale);
+    for (int r = 0; r < kMaxRows; ++r) {
+        if (r >= own.count) break;
+        const long long start = (long long)(own.first + r) * hidden;
+        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+            float v[kChunk];
+            load_chunk(v, x + start + c, hidden - c);
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) sum[r] += v[i] * v[i];
+        }
     }
-    const float mean = warp_sum(dot) / hidden;
-    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-        float d[kChunk], v[kChunk], weight[kChunk], old[kChunk] = {};
-        load_chunk(d, dy + start + c, hidden - c);
-        load_chunk(v, x + start + c, hidden - c);
-        load_chunk(weight, w + c, hidden - c);
-        if (accumulate) load_chunk(old, dx + start + c, hidden - c);
+    sum_rows(sum, rows_per_warp);
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) old[i] += scale * (d[i] * weight[i] - v[i] * scale * mean);
-        store_chunk(dx + start + c, old, hidden - c);
+    for (int r = 0; r < kMaxRows; ++r) {
+        if (r >= own.count) break;
+        const float scale = 1.0f / sqrtf(sum[r] / hidden + eps);
+        const long long start = (long long)(own.first + r) * hidden;
+        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+            float v[kChunk], weight[kChunk];
+            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(weight, w + c, hidden - c);
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) v[i] *= scale * weight[i];
+            store_chunk(y + start + c, v, hidden - c);
+        }
+        if (lane == 0) rrms[own.first + r] = scale;
+    }
+}
+
+template <class T>
+__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, int accumulate,
+                            int rows_per_warp, int rows, int hidden) {
+    const int lane = threadIdx.x % kWarpThreads;
+    const Rows own = rows_of_warp(rows_per_warp, rows);
+    if (own.count <= 0) return;
+    float dot[kMaxRows] = {};
+#pragma unroll
+    for (int r = 0; r < kMaxRows; ++r) {
+        if (r >= own.count) break;
+        const long long start = (long long)(own.first + r) * hidden;
+        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+            float d[kChunk], v[kChunk], weight[kChunk];
+            load_chunk(d, dy + start + c, hidden - c);
+            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(weight, w + c, hidden - c);
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) dot[r] += d[i] * weight[i] * v[i];
+        }
+    }
+    sum_rows(dot, rows_per_warp);
+#pragma unroll
+    for (int r = 0; r < kMaxRows; ++r) {
+        if (r >= own.count) break;
+        const long long start = (long long)(own.first + r) * hidden;
+        const float scale = rrms[own.first + r], mean = dot[r] * scale / hidden;
+        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
+            float d[kChunk], v[kChunk], weight[kChunk], sum[kChunk] = {};
+            load_chunk(d, dy + start + c, hidden - c);
+            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(weight, w + c, hidden - c);
+            if (accumulate) load_chunk(sum, dx + start + c, hidden - c);
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) sum[i] += scale * (d[i] * weight[i] - v[i] * scale * mean);
+            store_chunk(dx + start + c, sum, hidden - c);
+        }
     }
 }
 
@@ -97,8 +136,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_f32(
     float* rrms,     // (rows), kept for the backward pass
     const float* x,  // (rows, hidden)
     const float* w,  // (hidden)
-    float eps, int rows, int hidden) {
-    rmsnorm_fwd<float>(y, rrms, x, w, eps, rows, hidden);
+    float eps, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_fwd<float>(y, rrms, x, w, eps, rows_per_warp, rows, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
@@ -106,8 +145,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
     float* rrms,    // (rows), kept for the backward pass
     const bf16* x,  // (rows, hidden)
     const bf16* w,  // (hidden)
-    float eps, int rows, int hidden) {
-    rmsnorm_fwd<bf16>(y, rrms, x, w, eps, rows, hidden);
+    float eps, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_fwd<bf16>(y, rrms, x, w, eps, rows_per_warp, rows, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
@@ -116,8 +155,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
     const float* x,     // (rows, hidden)
     const float* w,     // (hidden)
     const float* rrms,  // (rows)
-    int accumulate, int rows, int hidden) {
-    rmsnorm_bwd<float>(dx, dy, x, w, rrms, accumulate, rows, hidden);
+    int accumulate, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_bwd<float>(dx, dy, x, w, rrms, accumulate, rows_per_warp, rows, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
@@ -126,8 +165,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
     const bf16* x,      // (rows, hidden)
     const bf16* w,      // (hidden)
     const float* rrms,  // (rows)
-    int accumulate, int rows, int hidden) {
-    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, accumulate, rows, hidden);
+    int accumulate, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, accumulate, rows_per_warp, rows, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_f32(

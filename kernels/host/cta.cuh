@@ -40,6 +40,19 @@ SIMT_UNSEEN inline float warp_max(float x, SIMT_PLACE) {
     return x;
 }
 
+template <int kCount>
+SIMT_UNSEEN void simt_sum_each(void** lanes, unsigned mask) {
+    void* own[32];
+    for (int i = 0; i < kCount; ++i) {
+        for (int lane = 0; lane < 32; ++lane) own[lane] = static_cast<float*>(lanes[lane]) + i;
+        simt_butterfly<float, SimtAdd>(own, mask);
+    }
+}
+template <int kCount>
+SIMT_UNSEEN inline void warp_sum_each(float (&x)[kCount], SIMT_PLACE) {
+    simt_collective(0xffffffffu, x, simt_sum_each<kCount>, file, line);
+}
+
 template <int kId>
 inline void named_barrier_sync(int threads, SIMT_PLACE) {
     static_assert(kId >= 1 && kId <= 15, "barrier 0 belongs to __syncthreads");

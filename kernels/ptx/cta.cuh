@@ -23,6 +23,13 @@ __device__ __forceinline__ double warp_sum(double x) {
     return x;
 }
 
+// Several sums at once: on the host device one meeting of the lanes instead of kCount.
+template <int kCount>
+__device__ __forceinline__ void warp_sum_each(float (&x)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = warp_sum(x[i]);
+}
+
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));

@@ -9,8 +9,9 @@ use crate::{
     support::{assert_within_rule, cast, for_each_device, normal, round_to, roundoff, type_name, widen},
 };
 
-/// (rows, hidden): one row, ragged, exact warps and slices, more rows than a slice.
-const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 40), (5, 33), (8, 128), (131, 24)];
+/// (rows, hidden): one row, ragged, exact warps and slices, more rows than a slice, wider than a warp or CTA takes at once,
+/// one row a warp.
+const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 40), (5, 33), (8, 128), (131, 24), (9, 520), (5, 2048)];
 const EPS: f32 = 1e-5;
 
 #[test]
