@@ -71,7 +71,8 @@ fn job(module: &Module, flavour: &Flavour, folder: &Path) -> Result<Job, String>
         .args(["-std=c++17", "-g1", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fPIC"])
         // Separate roundings, as in the oracles: contraction would depend on the compiler's mood. That no operation
         // traps changes no result, but without it a comparison keeps a loop from being vectorised.
-        .args(["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"])
+        .args(["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"])
+        .args(["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"])
         .args(["-Ikernels/host", "-Ikernels/lib", "-Ikernels", "-MD", "-MF"])
         .arg(Job::depfile(&output))
         .arg("-c")
