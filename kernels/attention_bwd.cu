@@ -10,15 +10,21 @@
 //
 // f32: one thread per row and head, no barrier; accumulators lie in shared memory. dkdv: grid (ceil(tokens / 64),
 // kv_heads), block 64, 128 (head_dim + 1) floats. dq: grid (ceil(tokens / 64), heads), block 64, 64 (head_dim + 1).
+//
+// bf16: the same grids with blocks of 128, four warps of 16 rows each; tensor cores with f32 sums; p and ds are rounded
+// to bf16 before their second product. dkdv works on transposed scores, so p and ds leave the first product in the
+// registers in which the second wants them. Two tiles of 64 rows stay in shared memory and two are walked, in two
+// stages up to head_dim 96: at most 80896 bytes.
 
 #include <cta.cuh>
 #include <lanes.cuh>
+#include <math.cuh>
+#include <row_tiles.cuh>
 #include <tree_mask.cuh>
 #include <types.cuh>
 
 // ---- device code
 
-constexpr float kLog2E = 1.4426950408889634f;
 // Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill.
 constexpr int kRowThreads = 64;
 
@@ -45,16 +51,16 @@ __device__ __forceinline__ Lanes load_lanes_until(const float* from, int count) 
     return x;
 }
 
-template <class T, int kHeadDim>
-__device__ void attention_bwd_dkdv(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                   const T* qkv, const int* subtree_end, float scale, int tokens, int heads,
+template <int kHeadDim>
+__device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
+                                   const float* qkv, const int* subtree_end, float scale, int tokens, int heads,
                                    int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int kv_head = blockIdx.y;
     const int j = blockIdx.x * kRowThreads + threadIdx.x;
     if (j >= tokens) return;
-    const T* k = qkv + j * dims.pitch() + dims.key(kv_head);
-    const T* v = qkv + j * dims.pitch() + dims.value(kv_head);
+    const float* k = qkv + j * dims.pitch() + dims.key(kv_head);
+    const float* v = qkv + j * dims.pitch() + dims.value(kv_head);
     float* dk = shared_memory<float>() + threadIdx.x * (kHeadDim + 1);
     float* dv = dk + kRowThreads * (kHeadDim + 1);
     for (int d = 0; d < kHeadDim; d += kLanes) {
@@ -66,7 +72,7 @@ __device__ void attention_bwd_dkdv(T* dqkv, const T* dout, const float* lse, con
         const long long stats = (long long)head * tokens;
         for (int i0 = j; i0 < end; i0 += kLanes) {
             const unsigned visible = end - i0 >= kLanes ? 0xffu : (1u << (end - i0)) - 1;
-            const T *q_rows[kLanes], *dout_rows[kLanes];
+            const float *q_rows[kLanes], *dout_rows[kLanes];
             gather_rows(q_rows, qkv + dims.query(head), dims.pitch(), visible, j, i0);
             gather_rows(dout_rows, dout + dims.query(head), (long long)heads * kHeadDim, visible, j, i0);
             const Lanes score = dot_each<kHeadDim>(k, q_rows) * all_lanes(scale * kLog2E);
@@ -83,16 +89,16 @@ __device__ void attention_bwd_dkdv(T* dqkv, const T* dout, const float* lse, con
     write_row<kHeadDim>(dqkv + j * dims.pitch() + dims.value(kv_head), dv, 1.0f);
 }
 
-template <class T, int kHeadDim>
-__device__ void attention_bwd_dq(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                 const T* qkv, const int* subtree_end, const int* tile_bounds, float scale,
+template <int kHeadDim>
+__device__ void attention_bwd_dq_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
+                                 const float* qkv, const int* subtree_end, const int* tile_bounds, float scale,
                                  int tokens, int heads, int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     const int i = blockIdx.x * kRowThreads + threadIdx.x;
     if (i >= tokens) return;
-    const T* q = qkv + i * dims.pitch() + dims.query(head);
-    const T* own_dout = dout + ((long long)i * heads + head) * kHeadDim;
+    const float* q = qkv + i * dims.pitch() + dims.query(head);
+    const float* own_dout = dout + ((long long)i * heads + head) * kHeadDim;
     const Lanes own_lse = all_lanes(lse[(long long)head * tokens + i]);
     const Lanes own_delta = all_lanes(delta[(long long)head * tokens + i]);
     float* dq = shared_memory<float>() + threadIdx.x * (kHeadDim + 1);
@@ -103,7 +109,7 @@ __device__ void attention_bwd_dq(T* dqkv, const T* dout, const float* lse, const
         for (int j0 = tile * kTileTokens; j0 < end; j0 += kLanes) {
             const unsigned visible = visible_lanes(subtree_end, i, j0);
             if (visible == 0) continue;
-            const T *k_rows[kLanes], *v_rows[kLanes];
+            const float *k_rows[kLanes], *v_rows[kLanes];
             gather_rows(k_rows, qkv + dims.key(kv_head), dims.pitch(), visible, i, j0);
             gather_rows(v_rows, qkv + dims.value(kv_head), dims.pitch(), visible, i, j0);
             const Lanes score = dot_each<kHeadDim>(q, k_rows) * all_lanes(scale * kLog2E);
@@ -114,6 +120,178 @@ __device__ void attention_bwd_dq(T* dqkv, const T* dout, const float* lse, const
         }
     }
     write_row<kHeadDim>(dqkv + i * dims.pitch() + dims.query(head), dq, scale);
+}
+
+// Queries that dkdv handles at once: what its accumulators leave registers for.
+template <int kHeadDim>
+constexpr int kQueryFragments = kHeadDim <= 64 ? 8 : 4;
+// Copies of the tiles that are walked; the second one does not fit for the largest heads.
+template <int kHeadDim>
+constexpr int kStages = kHeadDim <= 96 ? 2 : 1;
+
+// What dkdv reads of one tile of queries and one head.
+template <int kHeadDim>
+struct QueryStage {
+    bf16 q[kTileElements<kHeadDim>];
+    bf16 dout[kTileElements<kHeadDim>];
+    float lse[kTileTokens];
+    float delta[kTileTokens];
+
+    __device__ __forceinline__ void copy(const bf16* q_rows, long long q_pitch, const bf16* dout_rows,
+                                         long long dout_pitch, const float* lse_row, const float* delta_row, int first,
+                                         int tokens) {
+        copy_tile<kHeadDim>(q, q_rows, q_pitch, first, tokens);
+        copy_tile<kHeadDim>(dout, dout_rows, dout_pitch, first, tokens);
+        const int row = threadIdx.x % kTileTokens, i = first + row;
+        const bool second = threadIdx.x >= kTileTokens;
+        const float* from = second ? delta_row : lse_row;
+        (second ? delta : lse)[row] = i < tokens ? from[i] : 0.0f;
+    }
+};
+
+template <int kHeadDim>
+__device__ void attention_bwd_dkdv_tiles(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
+                                         const bf16* qkv, const int* subtree_end, const int* tile_bounds, float scale,
+                                         int tokens, int heads, int kv_heads) {
+    constexpr int kPitch = kTilePitch<kHeadDim>, kFragments = kQueryFragments<kHeadDim>;
+    constexpr int kLastStage = kStages<kHeadDim> - 1;
+    using Stage = QueryStage<kHeadDim>;
+    const Heads dims{heads, kv_heads, kHeadDim};
+    const int kv_head = blockIdx.y, tile = blockIdx.x, lane = threadIdx.x % kWarpThreads;
+    const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
+    const int first_row = tile * kTileTokens + warp_row;
+    bf16* k_tile = shared_memory<bf16>();
+    bf16* v_tile = k_tile + kTileElements<kHeadDim>;
+    Stage* stages = reinterpret_cast<Stage*>(v_tile + kTileElements<kHeadDim>);
+
+    // The queries that see a key of this tile are a run, walked once for each query head.
+    const int run = (tile_bounds[2 * tile + 1] + kTileTokens - 1) / kTileTokens - tile;
+    const int steps = run * dims.group();
+    const long long out_pitch = (long long)heads * kHeadDim;
+    const auto copy_step = [&](int step) {
+        const int head = kv_head * dims.group() + step / run, m = tile + step % run;
+        const long long stats = (long long)head * tokens;
+        stages[step & kLastStage].copy(qkv + dims.query(head), dims.pitch(), dout + dims.query(head), out_pitch,
+                                       lse + stats, delta + stats, m * kTileTokens, tokens);
+    };
+    copy_tile<kHeadDim>(k_tile, qkv + dims.key(kv_head), dims.pitch(), tile * kTileTokens, tokens);
+    copy_tile<kHeadDim>(v_tile, qkv + dims.value(kv_head), dims.pitch(), tile * kTileTokens, tokens);
+    copy_step(0);
+    cp_async_commit();
+
+    int end[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int j = first_row + lane / 4 + 8 * half;
+        end[half] = j < tokens ? subtree_end[j] : 0;
+    }
+    float dk[kHeadDim / 8][4] = {}, dv[kHeadDim / 8][4] = {};
+    for (int step = 0; step < steps; ++step) {
+        if (kLastStage > 0 && step + 1 < steps) copy_step(step + 1);
+        cp_async_commit();
+        cp_async_wait<kLastStage>();
+        __syncthreads();
+        const Stage& stage = stages[step & kLastStage];
+        const int m = tile + step % run;
+        const bool full = sees_all(tile_bounds, m, tile, tokens);
+#pragma unroll 1
+        for (int column = 0; column < kTileTokens; column += 8 * kFragments) {
+            const bf16* q_rows = stage.q + column * kPitch;
+            const bf16* dout_rows = stage.dout + column * kPitch;
+            float p[kFragments][4] = {};
+            multiply_rows<kHeadDim>(p, k_tile + warp_row * kPitch, q_rows);
+            const int own = column + lane % 4 * 2;
+#pragma unroll
+            for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+                for (int c = 0; c < 4; ++c)
+                    p[f][c] = exp2_approx(p[f][c] * (scale * kLog2E) - stage.lse[own + 8 * f + c % 2]);
+            }
+            if (!full) hide_queries(p, end, first_row, m * kTileTokens + column);
+            multiply_columns<kHeadDim>(dv, p, dout_rows);
+            float ds[kFragments][4] = {};
+            multiply_rows<kHeadDim>(ds, v_tile + warp_row * kPitch, dout_rows);
+#pragma unroll
+            for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+                for (int c = 0; c < 4; ++c) ds[f][c] = p[f][c] * (ds[f][c] - stage.delta[own + 8 * f + c % 2]);
+            }
+            multiply_columns<kHeadDim>(dk, ds, q_rows);
+        }
+        // No warp reads this stage any more.
+        __syncthreads();
+        if (kLastStage == 0 && step + 1 < steps) copy_step(step + 1);
+    }
+    const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
+    store_rows<kHeadDim>(dqkv + dims.key(kv_head), dims.pitch(), first_row, tokens, dk, scales);
+    store_rows<kHeadDim>(dqkv + dims.value(kv_head), dims.pitch(), first_row, tokens, dv, ones);
+}
+
+template <int kHeadDim>
+__device__ void attention_bwd_dq_tiles(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
+                                       const bf16* qkv, const int* subtree_end, const int* tile_bounds, float scale,
+                                       int tokens, int heads, int kv_heads) {
+    constexpr int kPitch = kTilePitch<kHeadDim>, kLastStage = kStages<kHeadDim> - 1;
+    const Heads dims{heads, kv_heads, kHeadDim};
+    const int head = blockIdx.y, kv_head = head / dims.group(), lane = threadIdx.x % kWarpThreads;
+    // The last queries have the most keys before them and start first.
+    const int tile = gridDim.x - 1 - blockIdx.x;
+    const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
+    const int first_row = tile * kTileTokens + warp_row;
+    bf16* q_tile = shared_memory<bf16>();
+    bf16* dout_tile = q_tile + kTileElements<kHeadDim>;
+    bf16* stages = dout_tile + kTileElements<kHeadDim>;
+    const auto copy_keys = [&](int n, int stage) {
+        bf16* k_tile = stages + 2 * stage * kTileElements<kHeadDim>;
+        copy_tile<kHeadDim>(k_tile, qkv + dims.key(kv_head), dims.pitch(), n * kTileTokens, tokens);
+        copy_tile<kHeadDim>(k_tile + kTileElements<kHeadDim>, qkv + dims.value(kv_head), dims.pitch(), n * kTileTokens,
+                            tokens);
+    };
+    int n = next_visible_tile(tile_bounds, 0, tile);
+    copy_tile<kHeadDim>(q_tile, qkv + dims.query(head), dims.pitch(), tile * kTileTokens, tokens);
+    copy_tile<kHeadDim>(dout_tile, dout + dims.query(head), (long long)heads * kHeadDim, tile * kTileTokens, tokens);
+    copy_keys(n, 0);
+    cp_async_commit();
+
+    float own_lse[2], own_delta[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int i = first_row + lane / 4 + 8 * half;
+        own_lse[half] = i < tokens ? lse[(long long)head * tokens + i] : 0.0f;
+        own_delta[half] = i < tokens ? delta[(long long)head * tokens + i] : 0.0f;
+    }
+    float dq[kHeadDim / 8][4] = {};
+    for (int stage = 0; n <= tile; stage ^= kLastStage) {
+        const int next = next_visible_tile(tile_bounds, n + 1, tile);
+        if (kLastStage > 0 && next <= tile) copy_keys(next, stage ^ 1);
+        cp_async_commit();
+        cp_async_wait<kLastStage>();
+        __syncthreads();
+        const bf16* k_tile = stages + 2 * stage * kTileElements<kHeadDim>;
+        const bf16* v_tile = k_tile + kTileElements<kHeadDim>;
+        float p[kTileFragments][4] = {}, ds[kTileFragments][4] = {};
+        multiply_rows<kHeadDim>(p, q_tile + warp_row * kPitch, k_tile);
+#pragma unroll
+        for (int f = 0; f < kTileFragments; ++f) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) p[f][c] = exp2_approx(p[f][c] * (scale * kLog2E) - own_lse[c / 2]);
+        }
+        if (!sees_all(tile_bounds, tile, n, tokens))
+            hide_keys(p, subtree_end, first_row, n * kTileTokens, tokens, 0.0f);
+        multiply_rows<kHeadDim>(ds, dout_tile + warp_row * kPitch, v_tile);
+#pragma unroll
+        for (int f = 0; f < kTileFragments; ++f) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) ds[f][c] = p[f][c] * (ds[f][c] - own_delta[c / 2]);
+        }
+        multiply_columns<kHeadDim>(dq, ds, k_tile);
+        // No warp reads this stage any more.
+        __syncthreads();
+        if (kLastStage == 0 && next <= tile) copy_keys(next, 0);
+        n = next;
+    }
+    const float scales[2] = {scale, scale};
+    store_rows<kHeadDim>(dqkv + dims.query(head), dims.pitch(), first_row, tokens, dq, scales);
 }
 
 // ---- entry points
@@ -143,10 +321,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<float, 32>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_rows<32>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd32_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd32_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 32), keys and values written
     const bf16* dout,        // (tokens, heads, 32)
     const float* lse,        // (heads, tokens), base 2
@@ -155,7 +333,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<bf16, 32>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_tiles<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd64_f32(
@@ -167,10 +345,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<float, 64>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_rows<64>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd64_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd64_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 64), keys and values written
     const bf16* dout,        // (tokens, heads, 64)
     const float* lse,        // (heads, tokens), base 2
@@ -179,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<bf16, 64>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_tiles<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd96_f32(
@@ -191,10 +369,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<float, 96>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_rows<96>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd96_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd96_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 96), keys and values written
     const bf16* dout,        // (tokens, heads, 96)
     const float* lse,        // (heads, tokens), base 2
@@ -203,7 +381,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<bf16, 96>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_tiles<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd128_f32(
@@ -215,10 +393,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<float, 128>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_rows<128>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd128_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd128_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 128), keys and values written
     const bf16* dout,        // (tokens, heads, 128)
     const float* lse,        // (heads, tokens), base 2
@@ -227,7 +405,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv<bf16, 128>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    attention_bwd_dkdv_tiles<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads,
+                                  kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd32_f32(
@@ -239,10 +418,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<float, 32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_rows<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd32_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd32_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 32), queries written
     const bf16* dout,        // (tokens, heads, 32)
     const float* lse,        // (heads, tokens), base 2
@@ -251,7 +430,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<bf16, 32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_tiles<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd64_f32(
@@ -263,10 +442,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<float, 64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_rows<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd64_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd64_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 64), queries written
     const bf16* dout,        // (tokens, heads, 64)
     const float* lse,        // (heads, tokens), base 2
@@ -275,7 +454,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<bf16, 64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_tiles<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd96_f32(
@@ -287,10 +466,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<float, 96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_rows<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd96_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd96_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 96), queries written
     const bf16* dout,        // (tokens, heads, 96)
     const float* lse,        // (heads, tokens), base 2
@@ -299,7 +478,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<bf16, 96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_tiles<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd128_f32(
@@ -311,10 +490,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<float, 128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_rows<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd128_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd128_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 128), queries written
     const bf16* dout,        // (tokens, heads, 128)
     const float* lse,        // (heads, tokens), base 2
@@ -323,5 +502,5 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq<bf16, 128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_bwd_dq_tiles<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }

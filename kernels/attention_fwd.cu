@@ -5,31 +5,37 @@
 // q.k, and lse (heads, tokens) is the base-2 logarithm of the denominator, for the backward pass. The softmax is
 // online: the running maximum only ever sees visible scores, so what a query does not see cannot change its bits.
 //
-// f32: one thread per query and head; no thread needs another, so there is no barrier. Its output row lies in shared
-// memory. Grid (ceil(tokens / 64), heads), block 64, 64 (head_dim + 1) floats of shared memory.
+// f32: one thread per query and head, eight keys at a time. No thread needs another, so there is no barrier, and groups
+// of keys it does not see are skipped. Its output row lies in shared memory. Grid (ceil(tokens / 64), heads), block 64,
+// 64 (head_dim + 1) floats of shared memory.
+//
+// bf16: one CTA per 64 queries and head, four warps of 16 rows, tiles of 64 keys. Products on tensor cores with f32
+// sums; weights are rounded to bf16 before they meet the values. Values arrive while the scores are computed, the next
+// keys while the values are used. Grid (ceil(tokens / 64), heads), block 128, 384 (head_dim + 8) bytes.
+// Roof: tensor cores through mma.sync; exp2 for heads of 64 and below.
 
 #include <cta.cuh>
 #include <lanes.cuh>
 #include <math.cuh>
+#include <row_tiles.cuh>
 #include <tree_mask.cuh>
 #include <types.cuh>
 
 // ---- device code
 
-constexpr float kLog2E = 1.4426950408889634f;
 // Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill.
 constexpr int kRowThreads = 64;
 
-template <class T, int kHeadDim>
-__device__ void attention_fwd(T* out, float* lse, const T* qkv, const int* subtree_end, const int* tile_bounds,
-                              float scale, int tokens, int heads, int kv_heads) {
+template <int kHeadDim>
+__device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, const int* subtree_end,
+                                   const int* tile_bounds, float scale, int tokens, int heads, int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     const int i = blockIdx.x * kRowThreads + threadIdx.x;
     if (i >= tokens) return;
-    const T* q = qkv + i * dims.pitch() + dims.query(head);
-    const T* keys = qkv + dims.key(kv_head);
-    const T* values = qkv + dims.value(kv_head);
+    const float* q = qkv + i * dims.pitch() + dims.query(head);
+    const float* keys = qkv + dims.key(kv_head);
+    const float* values = qkv + dims.value(kv_head);
     // One float of padding spreads the rows of a warp over the banks.
     float* row = shared_memory<float>() + threadIdx.x * (kHeadDim + 1);
     for (int d = 0; d < kHeadDim; d += kLanes) store_lanes_unaligned(row + d, all_lanes(0.0f));
@@ -40,7 +46,7 @@ __device__ void attention_fwd(T* out, float* lse, const T* qkv, const int* subtr
         for (int j0 = tile * kTileTokens; j0 < end; j0 += kLanes) {
             const unsigned visible = visible_lanes(subtree_end, i, j0);
             if (visible == 0) continue;
-            const T *k_rows[kLanes], *v_rows[kLanes];
+            const float *k_rows[kLanes], *v_rows[kLanes];
             gather_rows(k_rows, keys, dims.pitch(), visible, i, j0);
             gather_rows(v_rows, values, dims.pitch(), visible, i, j0);
             Lanes score = dot_each<kHeadDim>(q, k_rows) * all_lanes(scale * kLog2E);
@@ -61,6 +67,109 @@ __device__ void attention_fwd(T* out, float* lse, const T* qkv, const int* subtr
     lse[(long long)head * tokens + i] = top + log2f(total);
 }
 
+// One step of the online softmax on two rows of a warp's scores, in base 2.
+struct Softmax {
+    float top[2] = {-INFINITY, -INFINITY};
+    // This lane's columns only.
+    float total[2] = {0.0f, 0.0f};
+
+    // Scores become weights; `shrink` is what everything summed so far must be multiplied by.
+    __device__ __forceinline__ void step(float (&s)[kTileFragments][4], float (&shrink)[2]) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float highest = top[half];
+#pragma unroll
+            for (int f = 0; f < kTileFragments; ++f)
+                highest = fmaxf(highest, fmaxf(s[f][2 * half], s[f][2 * half + 1]));
+            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 1));
+            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 2));
+            // A row that has seen nothing yet: its weights are exp2(-inf) = 0.
+            const float base = highest == -INFINITY ? 0.0f : highest;
+            shrink[half] = exp2_approx(top[half] - base);
+            top[half] = highest;
+            float sum = 0.0f;
+#pragma unroll
+            for (int f = 0; f < kTileFragments; ++f) {
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; ++c) {
+                    s[f][c] = exp2_approx(s[f][c] - base);
+                    sum += s[f][c];
+                }
+            }
+            total[half] = total[half] * shrink[half] + sum;
+        }
+    }
+
+    __device__ __forceinline__ void finish() {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            total[half] += __shfl_xor_sync(kFullMask, total[half], 1);
+            total[half] += __shfl_xor_sync(kFullMask, total[half], 2);
+        }
+    }
+};
+
+template <int kHeadDim>
+__device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, const int* subtree_end,
+                                    const int* tile_bounds, float scale, int tokens, int heads, int kv_heads) {
+    const Heads dims{heads, kv_heads, kHeadDim};
+    const int head = blockIdx.y, kv_head = head / dims.group();
+    // The last queries have the most keys before them and start first.
+    const int tile = gridDim.x - 1 - blockIdx.x;
+    const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
+    const int first_row = tile * kTileTokens + warp_row;
+    bf16* q_tile = shared_memory<bf16>();
+    bf16* k_tile = q_tile + kTileElements<kHeadDim>;
+    bf16* v_tile = k_tile + kTileElements<kHeadDim>;
+    const bf16* keys = qkv + dims.key(kv_head);
+    const bf16* values = qkv + dims.value(kv_head);
+
+    int n = next_visible_tile(tile_bounds, 0, tile);
+    copy_tile<kHeadDim>(q_tile, qkv + dims.query(head), dims.pitch(), tile * kTileTokens, tokens);
+    copy_tile<kHeadDim>(k_tile, keys, dims.pitch(), n * kTileTokens, tokens);
+    cp_async_commit();
+    float sum[kHeadDim / 8][4] = {};
+    Softmax softmax;
+    while (n <= tile) {
+        cp_async_wait<0>();
+        // The keys are here, and no warp reads the values of the tile before.
+        __syncthreads();
+        copy_tile<kHeadDim>(v_tile, values, dims.pitch(), n * kTileTokens, tokens);
+        cp_async_commit();
+        float s[kTileFragments][4] = {};
+        multiply_rows<kHeadDim>(s, q_tile + warp_row * kTilePitch<kHeadDim>, k_tile);
+        scale_fragments(s, scale * kLog2E);
+        if (!sees_all(tile_bounds, tile, n, tokens))
+            hide_keys(s, subtree_end, first_row, n * kTileTokens, tokens, -INFINITY);
+        float shrink[2];
+        softmax.step(s, shrink);
+#pragma unroll
+        for (int f = 0; f < kHeadDim / 8; ++f) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sum[f][c] *= shrink[c / 2];
+        }
+        const int next = next_visible_tile(tile_bounds, n + 1, tile);
+        cp_async_wait<0>();
+        // The values are here, and no warp reads these keys any more.
+        __syncthreads();
+        if (next <= tile) copy_tile<kHeadDim>(k_tile, keys, dims.pitch(), next * kTileTokens, tokens);
+        cp_async_commit();
+        multiply_columns<kHeadDim>(sum, s, v_tile);
+        n = next;
+    }
+    // Nothing is pending: the last commit was empty.
+    softmax.finish();
+    const float by[2] = {1.0f / softmax.total[0], 1.0f / softmax.total[1]};
+    store_rows<kHeadDim>(out + dims.query(head), (long long)heads * kHeadDim, first_row, tokens, sum, by);
+    const int lane = threadIdx.x % kWarpThreads;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int i = first_row + lane / 4 + 8 * half;
+        if (lane % 4 == 0 && i < tokens)
+            lse[(long long)head * tokens + i] = softmax.top[half] + log2f(softmax.total[half]);
+    }
+}
+
 // ---- entry points
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd32_f32(
@@ -70,17 +179,17 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd32_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<float, 32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_rows<32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd32_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd32_bf16(
     bf16* out,               // (tokens, heads, 32)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<bf16, 32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_tiles<32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd64_f32(
@@ -90,17 +199,17 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd64_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<float, 64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_rows<64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd64_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd64_bf16(
     bf16* out,               // (tokens, heads, 64)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<bf16, 64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_tiles<64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd96_f32(
@@ -110,17 +219,17 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd96_
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<float, 96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_rows<96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd96_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd96_bf16(
     bf16* out,               // (tokens, heads, 96)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<bf16, 96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_tiles<96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd128_f32(
@@ -130,15 +239,15 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd128
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<float, 128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_rows<128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd128_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd128_bf16(
     bf16* out,               // (tokens, heads, 128)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
     float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd<bf16, 128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    attention_fwd_tiles<128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
 }

@@ -1,7 +1,6 @@
 // Twin of ptx/lanes.cuh on the compiler's vectors: the same operations in the same order.
 #pragma once
-#include <ldst.cuh>
-#include <types.cuh>
+#include <cuda_runtime.h>
 
 constexpr int kLanes = 8;
 
@@ -21,15 +20,6 @@ inline Lanes load_lanes_unaligned(const float* from) {
 inline Lanes load_lanes(const float* from, SIMT_PLACE) {
     if (SIMT_STRICT) simt_access(from, 16, 16, 0, file, line);
     return load_lanes_unaligned(from);
-}
-inline Lanes load_lanes(const bf16* from) {
-    const Pack16 pack = load16(from);
-    Lanes y;
-    for (int l = 0; l < 4; ++l) {
-        y.v[2 * l] = __uint_as_float(pack.word[l] << 16);
-        y.v[2 * l + 1] = __uint_as_float(pack.word[l] & 0xffff0000u);
-    }
-    return y;
 }
 inline void store_lanes_unaligned(float* to, Lanes x) { *reinterpret_cast<SimtFloat8Unaligned*>(to) = x.v; }
 

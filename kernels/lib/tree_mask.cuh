@@ -4,6 +4,7 @@
 #include <types.cuh>
 
 constexpr int kTileTokens = 64;
+constexpr float kLog2E = 1.4426950408889634f;
 
 // One row of the packed queries, keys and values: heads, then key heads, then value heads.
 struct Heads {
@@ -29,8 +30,7 @@ __device__ __forceinline__ unsigned visible_lanes(const int* subtree_end, int i,
 }
 
 // The eight rows from j0 on. In place of what query i does not see stands its own row, so that nothing else is read.
-template <class T>
-__device__ __forceinline__ void gather_rows(const T* (&rows)[kLanes], const T* base, long long pitch,
+__device__ __forceinline__ void gather_rows(const float* (&rows)[kLanes], const float* base, long long pitch,
                                             unsigned visible, int i, int j0) {
 #pragma unroll
     for (int r = 0; r < kLanes; ++r) rows[r] = base + (visible >> r & 1 ? j0 + r : i) * pitch;
@@ -43,8 +43,8 @@ __device__ __forceinline__ void hide(Lanes& x, unsigned visible, float by) {
 }
 
 // Lane r: the dot product of x and rows[r], eight partial sums each.
-template <int kHeadDim, class T>
-__device__ __forceinline__ Lanes dot_each(const T* x, const T* const (&rows)[kLanes]) {
+template <int kHeadDim>
+__device__ __forceinline__ Lanes dot_each(const float* x, const float* const (&rows)[kLanes]) {
     Lanes sum[kLanes];
 #pragma unroll
     for (int r = 0; r < kLanes; ++r) sum[r] = all_lanes(0.0f);
@@ -59,8 +59,8 @@ __device__ __forceinline__ Lanes dot_each(const T* x, const T* const (&rows)[kLa
 }
 
 // row += sum over r of weight[r] * rows[r], in the order of r. `row` may lie at any float's address.
-template <int kHeadDim, class T>
-__device__ __forceinline__ void add_each(float* row, Lanes weight, const T* const (&rows)[kLanes]) {
+template <int kHeadDim>
+__device__ __forceinline__ void add_each(float* row, Lanes weight, const float* const (&rows)[kLanes]) {
 #pragma unroll 1
     for (int d = 0; d < kHeadDim; d += kLanes) {
         Lanes sum = load_lanes_unaligned(row + d);
@@ -77,11 +77,8 @@ __device__ __forceinline__ void scale_row(float* row, float by) {
 }
 
 // to = by * row.
-template <int kHeadDim, class T>
-__device__ __forceinline__ void write_row(T* to, const float* row, float by) {
-    for (int d = 0; d < kHeadDim; d += kLanes) {
-        const Lanes x = load_lanes_unaligned(row + d) * all_lanes(by);
-#pragma unroll
-        for (int l = 0; l < kLanes; ++l) to[d + l] = from_f32<T>(x.v[l]);
-    }
+template <int kHeadDim>
+__device__ __forceinline__ void write_row(float* to, const float* row, float by) {
+    for (int d = 0; d < kHeadDim; d += kLanes)
+        store_lanes_unaligned(to + d, load_lanes_unaligned(row + d) * all_lanes(by));
 }

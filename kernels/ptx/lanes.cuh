@@ -2,7 +2,6 @@
 #pragma once
 #include <ldst.cuh>
 #include <math.cuh>
-#include <types.cuh>
 
 constexpr int kLanes = 8;
 
@@ -25,17 +24,6 @@ __device__ __forceinline__ Lanes load_lanes(const float* from) {
         const Pack16 pack = load16(from + 4 * half);
 #pragma unroll
         for (int l = 0; l < 4; ++l) y.v[4 * half + l] = __uint_as_float(pack.word[l]);
-    }
-    return y;
-}
-
-__device__ __forceinline__ Lanes load_lanes(const bf16* from) {
-    const Pack16 pack = load16(from);
-    Lanes y;
-#pragma unroll
-    for (int l = 0; l < 4; ++l) {
-        y.v[2 * l] = __uint_as_float(pack.word[l] << 16);
-        y.v[2 * l + 1] = __uint_as_float(pack.word[l] & 0xffff0000u);
     }
     return y;
 }

@@ -1,6 +1,7 @@
 //! Attention over a packed forest: a token sees itself and what lies before it on the path from its tree's root.
 
 use anyhow::{Result, ensure};
+use half::bf16;
 
 use super::expect_len;
 use crate::{
@@ -131,6 +132,8 @@ type Gradient<T> = unsafe fn(
 
 /// Threads of a CTA of the f32 kernels, one row each, and of the delta kernels.
 const ROW_THREADS: usize = 64;
+/// Threads of a CTA of the bf16 kernels: four warps of 16 rows.
+const TILE_THREADS: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
@@ -156,11 +159,31 @@ impl Dims {
     }
 
     /// One CTA per tile of 64 tokens and per head it owns.
-    fn launch(&self, _dtype: DType, pass: Pass) -> Launch {
+    fn launch(&self, dtype: DType, pass: Pass) -> Launch {
         let owners = if pass == Pass::Dkdv { self.kv_heads } else { self.heads };
-        // Accumulators: one row per thread for each gradient it owns.
-        let rows = if pass == Pass::Dkdv { 2 * ROW_THREADS } else { ROW_THREADS };
         let grid = [self.tokens.div_ceil(TILE_TOKENS) as u32, owners as u32, 1];
-        Launch { grid, ..Launch::linear(1, ROW_THREADS) }.with_smem(rows * (self.head_dim + 1) * size_of::<f32>())
+        let (threads, smem_bytes) = match dtype {
+            DType::Bf16 => (TILE_THREADS, self.tile_bytes(pass)),
+            _ => (ROW_THREADS, self.row_bytes(pass)),
+        };
+        Launch { grid, ..Launch::linear(1, threads) }.with_smem(smem_bytes)
+    }
+
+    /// f32: one padded row of accumulators per thread and gradient it owns.
+    fn row_bytes(&self, pass: Pass) -> usize {
+        let rows = if pass == Pass::Dkdv { 2 * ROW_THREADS } else { ROW_THREADS };
+        rows * (self.head_dim + 1) * size_of::<f32>()
+    }
+
+    /// bf16: padded tiles of queries, keys and values; in the backward pass two tiles stay and two are walked, with a
+    /// second stage where it fits.
+    fn tile_bytes(&self, pass: Pass) -> usize {
+        let tile = TILE_TOKENS * (self.head_dim + 8) * size_of::<bf16>();
+        let stages = if self.head_dim <= 96 { 2 } else { 1 };
+        match pass {
+            Pass::Fwd => 3 * tile,
+            Pass::Dkdv => 2 * tile + stages * (2 * tile + 2 * TILE_TOKENS * size_of::<f32>()),
+            Pass::Dq => (2 + 2 * stages) * tile,
+        }
     }
 }
