@@ -53,8 +53,8 @@ __device__ __forceinline__ Lanes load_lanes_until(const float* from, int count) 
 
 template <int kHeadDim>
 __device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
-                                   const float* qkv, const int* subtree_end, float scale, int tokens, int heads,
-                                   int kv_heads) {
+                                        const float* qkv, const int* subtree_end, float scale, int tokens, int heads,
+                                        int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int kv_head = blockIdx.y;
     const int j = blockIdx.x * kRowThreads + threadIdx.x;
@@ -91,8 +91,8 @@ __device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const fl
 
 template <int kHeadDim>
 __device__ void attention_bwd_dq_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
-                                 const float* qkv, const int* subtree_end, const int* tile_bounds, float scale,
-                                 int tokens, int heads, int kv_heads) {
+                                      const float* qkv, const int* subtree_end, const int* tile_bounds, float scale,
+                                      int tokens, int heads, int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     const int i = blockIdx.x * kRowThreads + threadIdx.x;
