@@ -212,25 +212,29 @@ fn assert_naive(what: &str, got: &[f64], naive: &[f64], want: &[f64]) {
 /// One layer, one tree: every check of the strict device on the whole chain.
 #[test]
 fn strict_f32() {
-    strict::<f32>(1e-5);
+    let case = Case::new::<f32>(smallest_config(), &[pair(1, [3, 2, 4])]);
+    let (want_logps, want) = case.oracle(|x| x);
+    for (device, on) in strict_devices() {
+        let (logps, grads) = case.engine::<f32>(&device);
+        assert_close(&on, &logps, &want_logps, &grads, &want, 1e-5);
+    }
 }
 
 #[test]
 fn strict_bf16() {
-    // Two roundings of 2^-9 on each of about twenty stored values from end to end, adding up as if independent.
-    strict::<bf16>((40f64).sqrt() * 2f64.powi(-9));
+    let case = Case::new::<bf16>(smallest_config(), &[pair(1, [3, 2, 4])]);
+    let ((want_logps, want), (naive_logps, naive)) = (case.oracle(|x| x), case.oracle(|x| bf16::from_f64(x).to_f64()));
+    for (device, on) in strict_devices() {
+        let (logps, grads) = case.engine::<bf16>(&device);
+        assert_naive(&format!("{on}: log-probabilities"), &logps, &naive_logps, &want_logps);
+        for (name, want) in &want {
+            assert_naive(&format!("{on}: {name}"), &grads[name], &naive[name], want);
+        }
+    }
 }
 
-fn strict<T: Float>(limit: f64) {
-    let config = ModelConfig::parse(
-        r#"{"model_type": "llama", "vocab_size": 67, "hidden_size": 8, "intermediate_size": 8, "head_dim": 32,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": true}"#,
-    )
-    .unwrap();
-    let case = Case::new::<T>(config, &[pair(1, [3, 2, 4])]);
-    let (want_logps, want) = case.oracle(|x| x);
-    for (device, on) in strict_devices() {
-        let (logps, grads) = case.engine::<T>(&device);
-        assert_close(&on, &logps, &want_logps, &grads, &want, limit);
-    }
+fn smallest_config() -> ModelConfig {
+    let text = r#"{"model_type": "llama", "vocab_size": 67, "hidden_size": 8, "intermediate_size": 8, "head_dim": 32,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": true}"#;
+    ModelConfig::parse(text).unwrap()
 }
