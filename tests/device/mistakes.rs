@@ -4,7 +4,7 @@ use anyhow::Result;
 use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
 
 use super::kernels::{copies, meetings, memory, races};
-use crate::support::strict_devices;
+use crate::support::{fast_device, strict_devices};
 
 type Launcher = unsafe fn(&Device, Launch, &Buffer<f32>, &Buffer<f32>, i32, i32) -> Result<()>;
 
@@ -109,9 +109,8 @@ fn races_in_shared_memory() {
     check(include_str!("../kernels/races.cu"), THREADS, &cases);
 }
 
-#[test]
-fn barriers_and_collectives() {
-    let cases = [
+fn meeting_cases() -> Vec<Case> {
+    vec![
         case(
             "exit_before_barrier",
             meetings::exit_before_barrier,
@@ -137,8 +136,27 @@ fn barriers_and_collectives() {
         case("lane_not_in_mask", meetings::lane_not_in_mask, &["lane 31 is not in its own mask 0x7fffffff"]),
         case("shuffle_from_outside", meetings::shuffle_from_outside, &["a lane that is not in the mask"]),
         case("masks_differ", meetings::masks_differ, &["warp divergence", "with mask 0x00000fff"]),
-    ];
-    check(include_str!("../kernels/meetings.cu"), THREADS, &cases);
+    ]
+}
+
+#[test]
+fn barriers_and_collectives() {
+    check(include_str!("../kernels/meetings.cu"), THREADS, &meeting_cases());
+}
+
+/// These need no instrumentation: the fast device reports them too, and goes on working.
+#[test]
+fn barriers_and_collectives_on_the_fast_device() {
+    for device in [fast_device(1), fast_device(2)] {
+        for Case { name, launcher, says } in meeting_cases() {
+            let Err(report) = run(&device, launcher, THREADS, true) else {
+                panic!("{name}: the mistake was not reported");
+            };
+            let report = format!("{report:#}");
+            says.iter().for_each(|part| assert!(report.contains(part), "{name}: {report}"));
+            run(&device, launcher, THREADS, false).unwrap_or_else(|why| panic!("{name}: {why:#}"));
+        }
+    }
 }
 
 #[test]

@@ -455,12 +455,13 @@ fn run_threads(yielder: &Yielder<(), ()>) {
         (*fiber).yielder = yielder;
         let index = (*fiber).index;
         while (*worker).next_thread(index) {
-            let entry = (*worker).grid().entry;
-            let args = (&mut (*worker).arg_pointers).as_mut_ptr();
+            let me = &mut *worker;
+            let (entry, args) = (me.grid().entry, me.arg_pointers.as_mut_ptr());
             entry(args);
             (*worker).exit();
         }
-        (&mut (*worker).idle).push(index);
+        let me = &mut *worker;
+        me.idle.push(index);
     }
 }
 
