@@ -1,6 +1,7 @@
 //! The one integration binary: oracles in f64, kernels on every device there is, model, training, command line.
 
 mod build;
+mod cli;
 mod cuda;
 mod data;
 mod device;

@@ -1,0 +1,275 @@
+//! Bad input: exit code 1 or 2 and one line that names file, line or key, value and remedy, before anything is trained
+//! or written.
+
+use std::{fs, process::Output};
+
+use super::scratch::Scratch;
+
+/// One thing that is wrong.
+struct Case {
+    name: &'static str,
+    damage: fn(&Scratch),
+    args: &'static [&'static str],
+    /// What the line has to say, in this order: place, value, remedy.
+    says: &'static [&'static str],
+}
+
+const fn file(name: &'static str, damage: fn(&Scratch), says: &'static [&'static str]) -> Case {
+    Case { name, damage, args: &[], says }
+}
+
+const fn set(name: &'static str, args: &'static [&'static str], says: &'static [&'static str]) -> Case {
+    Case { name, damage: |_| (), args, says }
+}
+
+const CONFIGURATION: &[Case] = &[
+    file("no configuration", |s| s.remove("run.toml"), &["run.toml", "cannot be read", "name an existing TOML file"]),
+    file(
+        "a configuration that is not TOML",
+        |s| s.replace("run.toml", "lr = 1e-4", "lr = = 1e-4"),
+        &["run.toml:13:", "correct the TOML"],
+    ),
+    file(
+        "an unknown key",
+        |s| s.replace("run.toml", "lr =", "learning_rate ="),
+        &["run.toml:13:", "`optim.learning_rate`", "correct the name", "`lr`"],
+    ),
+    file(
+        "an unknown section",
+        |s| s.replace("run.toml", "[optim]", "[optimizer]"),
+        &["run.toml:12:", "`optimizer`", "correct the name", "`optim`"],
+    ),
+    file(
+        "a learning rate of -1",
+        |s| s.replace("run.toml", "1e-4", "-1"),
+        &["run.toml:13:", "`optim.lr` = -1", "must be a finite number above 0"],
+    ),
+    file(
+        "a learning rate that is NaN",
+        |s| s.replace("run.toml", "1e-4", "nan"),
+        &["run.toml:13:", "`optim.lr` = NaN", "must be a finite number above 0"],
+    ),
+    set("-1 by --set", &["--set", "optim.lr=-1"], &["--set optim.lr=-1", "`optim.lr` = -1", "must be a finite number"]),
+    set("NaN by --set", &["--set", "optim.lr=nan"], &["--set optim.lr=nan", "= NaN", "must be a finite number"]),
+    set("an unknown key by --set", &["--set", "optim.lrr=1"], &["--set optim.lrr=1", "`optim.lrr`", "`lr`"]),
+];
+
+const DATA: &[Case] = &[
+    file("no training file", |s| s.remove("train.jsonl"), &["train.jsonl", "cannot be read", "name an existing JSONL"]),
+    file("no evaluation file", |s| s.remove("eval.jsonl"), &["eval.jsonl", "cannot be read", "name an existing JSONL"]),
+    file(
+        "an empty training file",
+        |s| s.write("train.jsonl", ""),
+        &["train.jsonl", "no usable row", "give at least one"],
+    ),
+    file(
+        "broken JSON",
+        |s| s.second_row(r#"{"prompt": "a", "chosen": "b" "rejected": "c"}"#),
+        &["train.jsonl:2:", "broken JSON", "column 31", "write one JSON object a line"],
+    ),
+    file(
+        "a missing field",
+        |s| s.second_row(r#"{"prompt": "a", "chosen": "b"}"#),
+        &["train.jsonl:2:", "`rejected` is missing", "every row needs"],
+    ),
+    file(
+        "a field that is no text",
+        |s| s.second_row(r#"{"prompt": 5, "chosen": "b", "rejected": "c"}"#),
+        &["train.jsonl:2:", "`prompt` is the number 5", "give it as text"],
+    ),
+    file(
+        "an empty response",
+        |s| s.second_row(r#"{"prompt": "a", "chosen": "", "rejected": "c"}"#),
+        &["train.jsonl:2:", "`chosen` is empty", "give the response or remove the row"],
+    ),
+    file(
+        "equal responses",
+        |s| s.second_row(r#"{"prompt": "a", "chosen": "same", "rejected": "same"}"#),
+        &["train.jsonl:2:", "`chosen` and `rejected` are equal", "\"same\"", "remove the row"],
+    ),
+    file(
+        "bytes that are not UTF-8",
+        |s| s.second_row(b"{\"prompt\": \"\xff\", \"chosen\": \"b\", \"rejected\": \"c\"}"),
+        &["train.jsonl:2:", "byte 13", "0xff", "save the file as UTF-8"],
+    ),
+    set(
+        "a prompt over the limit",
+        &["--set", "data.max_prompt_tokens=9"],
+        &["train.jsonl:1:", "`prompt` has", "`data.max_prompt_tokens` = 9", "raise data.max_prompt_tokens"],
+    ),
+    set(
+        "a response over the limit",
+        &["--set", "data.max_response_tokens=1"],
+        &[
+            "train.jsonl:1:",
+            "`chosen` has 2 tokens",
+            "`data.max_response_tokens` = 1",
+            "raise data.max_response_tokens",
+        ],
+    ),
+    set(
+        "a tree over the budget of a micro-batch",
+        &["--set", "batch.tokens=12"],
+        &["train.jsonl:1:", "tokens, `batch.tokens` = 12", "raise batch.tokens"],
+    ),
+];
+
+const MODEL: &[Case] = &[
+    set("no model folder", &["--set", "model.path=elsewhere"], &["elsewhere/config.json", "needs a config.json"]),
+    file("no config.json", |s| s.remove("model/config.json"), &["model/config.json", "needs a config.json"]),
+    file(
+        "no tokenizer",
+        |s| s.remove("model/tokenizer.json"),
+        &["model/tokenizer.json", "cannot be read", "needs the"],
+    ),
+    file(
+        "an architecture that does not run",
+        |s| {
+            s.replace("model/config.json", "LlamaForCausalLM", "GPT2LMHeadModel");
+            s.replace("model/config.json", "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"");
+        },
+        &["model/config.json", "gpt2", "warpo runs Llama-style decoders"],
+    ),
+    file("no weights", |s| s.remove("model/model.safetensors"), &["model", "model.safetensors", "init"]),
+    file(
+        "a tensor with a wrong shape",
+        |s| s.write_weights(64),
+        &["model/model.safetensors", "`model.norm.weight`", "expected [32], found [64]", "config.json"],
+    ),
+    file(
+        "truncated weights",
+        |s| {
+            let bytes = fs::read(s.path("model/model.safetensors")).unwrap();
+            s.write("model/model.safetensors", &bytes[..bytes.len() / 2]);
+        },
+        &["model/model.safetensors", "truncated: expected", "found", "again"],
+    ),
+];
+
+/// The last line of a refusal, checked for its form.
+fn refusal(case: &str, output: &Output) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{case}: {:?}: {stderr}", output.status);
+    assert_eq!(stderr.lines().count(), 1, "{case}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{case}: {stderr}");
+    stderr
+}
+
+fn check_says(case: &str, line: &str, says: &[&str]) {
+    let mut rest = line;
+    for part in says {
+        let at = rest.find(part).unwrap_or_else(|| panic!("{case}: `{part}` is not in its place: {line}"));
+        rest = &rest[at + part.len()..];
+    }
+}
+
+/// Runs each case on a scratch folder of its own and shows every failure, not only the first.
+fn check(cases: &[Case]) {
+    for case in cases {
+        let scratch = Scratch::new();
+        (case.damage)(&scratch);
+        let before = scratch.files();
+        let args = [&["--device", "host"], case.args].concat();
+        let line = refusal(case.name, &scratch.train("out", &args));
+        println!("{line}");
+        check_says(case.name, &line, case.says);
+        assert!(scratch.files() == before, "{}: a refused run changes no file and makes no folder", case.name);
+    }
+}
+
+#[test]
+fn the_undamaged_folder_trains() {
+    let scratch = Scratch::new();
+    let output = scratch.train("out", &["--device", "host"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(scratch.path("out/metrics.jsonl").is_file());
+}
+
+#[test]
+fn configuration() {
+    check(CONFIGURATION);
+}
+
+#[test]
+fn data() {
+    check(DATA);
+}
+
+#[test]
+fn model() {
+    check(MODEL);
+}
+
+#[test]
+fn cuda_without_a_driver() {
+    if warpo::device::Device::cuda(0).is_ok() {
+        println!("skipped: there is an NVIDIA driver");
+        return;
+    }
+    let scratch = Scratch::new();
+    let before = scratch.files();
+    let line = refusal("--device cuda", &scratch.train("out", &["--device", "cuda"]));
+    check_says("--device cuda", &line, &["driver", "--device host"]);
+    assert!(scratch.files() == before);
+}
+
+#[test]
+fn an_output_folder_that_is_a_file() {
+    let scratch = Scratch::new();
+    scratch.write("out", "precious");
+    let before = scratch.files();
+    let line = refusal("a file", &scratch.train("out", &["--device", "host"]));
+    check_says("a file", &line, &["out", "--out"]);
+    let line = refusal("below a file", &scratch.train("out/run", &["--device", "host"]));
+    check_says("below a file", &line, &["out/run", "--out"]);
+    assert!(scratch.files() == before);
+}
+
+#[test]
+fn an_output_folder_in_use() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("out")).unwrap();
+    scratch.write("out/notes.txt", "precious");
+    let before = scratch.files();
+    let line = refusal("in use", &scratch.train("out", &["--device", "host"]));
+    check_says("in use", &line, &["out", "--out"]);
+    assert!(scratch.files() == before);
+}
+
+/// Not even root can make a folder in `/proc`.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_folder_that_cannot_be_written() {
+    let scratch = Scratch::new();
+    let before = scratch.files();
+    let line = refusal("read-only", &scratch.train("/proc/warpo-run", &["--device", "host"]));
+    check_says("read-only", &line, &["/proc/warpo-run", "--out"]);
+    assert!(scratch.files() == before);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_keeps_the_checkpoints_there_are() {
+    let scratch = Scratch::new();
+    let args = ["--device", "host", "--set", "train.steps=2", "--set", "train.save_every=1"];
+    let output = scratch.train("out", &args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // As if the run had been killed before the second checkpoint.
+    fs::remove_dir_all(scratch.path("out/checkpoint-2")).unwrap();
+    let keep = |scratch: &Scratch| {
+        let mut files = scratch.files();
+        files.retain(|path, _| path.iter().any(|part| part == "checkpoint-1"));
+        files
+    };
+    let before = keep(&scratch);
+    assert!(!before.is_empty());
+
+    let line = refusal("full", &scratch.train_on_a_full_disk(&[&args[..], &["--resume"]].concat()));
+    check_says("full", &line, &["checkpoint-2", "cannot be written", "--out"]);
+    assert!(keep(&scratch) == before);
+    assert!(!scratch.path("out/checkpoint-2").exists());
+
+    let output = scratch.train("out", &[&args[..], &["--resume"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(scratch.path("out/checkpoint-2").is_dir());
+}

@@ -1,0 +1,4 @@
+//! The built program: what a user types and what comes back.
+
+mod bad_input;
+mod scratch;
