@@ -25,7 +25,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     if let Err(why) = write() {
         let _ = fs::remove_file(&beside);
-        return Err(why).with_context(|| format!("{}: cannot be written", path.display()));
+        return Err(why).with_context(|| format!("{}: cannot be written: make room or give --out", path.display()));
     }
     sync_parent(path)
 }

@@ -130,7 +130,9 @@ impl Metrics {
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        self.file.write_all(&line).with_context(|| format!("{}: cannot be written", self.path.display()))
+        self.file
+            .write_all(&line)
+            .with_context(|| format!("{}: cannot be written: make room, then go on with --resume", self.path.display()))
     }
 
     /// Waits until everything written is on the disk.
@@ -138,7 +140,9 @@ impl Metrics {
     /// # Errors
     /// The file cannot be written.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().with_context(|| format!("{}: cannot be written", self.path.display()))
+        self.file
+            .sync_data()
+            .with_context(|| format!("{}: cannot be written: make room, then go on with --resume", self.path.display()))
     }
 }
 

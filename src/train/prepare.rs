@@ -44,7 +44,9 @@ pub fn start(options: &Options) -> Result<Start> {
     let is_empty = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_none(),
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => true,
-        Err(why) => return Err(why).with_context(|| format!("run folder {shown}: cannot be read")),
+        Err(why) => {
+            return Err(why).with_context(|| format!("run folder {shown}: cannot be read: name another by --out"));
+        }
     };
     if is_empty {
         return Ok(Start::Fresh);
@@ -64,7 +66,10 @@ pub fn start(options: &Options) -> Result<Start> {
 /// # Errors
 /// The folder cannot be written.
 pub fn open_folder(out: &Path, config: &Config) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("run folder {}: cannot be created", out.display()))?;
+    let shown = out.display();
+    fs::create_dir_all(out).with_context(|| {
+        format!("run folder {shown}: cannot be created: name a folder that can be written by --out")
+    })?;
     files::remove_partial(out)?;
     files::write_whole(&out.join(CONFIG), config.to_toml()?.as_bytes())
 }

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use half::bf16;
 use serde_json::Value;
 
@@ -292,7 +292,11 @@ impl<'a, T: Float> Run<'a, T> {
         metrics.sync()?;
         let Trainer { model, optimizer, .. } = &self.trainer;
         let out = &self.options.out;
-        let saved = checkpoint::save(out, model, &self.config().model.path, optimizer, &self.state)?;
+        let saved =
+            checkpoint::save(out, model, &self.config().model.path, optimizer, &self.state).with_context(|| {
+                let folder = checkpoint::folder(out, self.state.step);
+                format!("{}: not saved: make room there, then go on with --resume", folder.display())
+            })?;
         if prune {
             checkpoint::prune(out, self.config().train.keep_checkpoints)?;
         }

@@ -265,7 +265,7 @@ fn a_full_disk_keeps_the_checkpoints_there_are() {
     assert!(!before.is_empty());
 
     let line = refusal("full", &scratch.train_on_a_full_disk(&[&args[..], &["--resume"]].concat()));
-    check_says("full", &line, &["checkpoint-2", "cannot be written", "--out"]);
+    check_says("full", &line, &["out/checkpoint-2: not saved", "make room", "--resume", "cannot be written"]);
     assert!(keep(&scratch) == before);
     assert!(!scratch.path("out/checkpoint-2").exists());
 
