@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod files;
 pub mod forest;
 pub mod loss;
 pub mod model;

@@ -5,6 +5,7 @@ mod cli;
 mod cuda;
 mod data;
 mod device;
+mod files;
 mod loss;
 mod model;
 mod ops;

@@ -5,7 +5,6 @@
 mod backward;
 mod batch;
 mod config;
-pub mod files;
 mod forward;
 mod layout;
 mod memory;

@@ -18,9 +18,10 @@ use safetensors::{
 };
 use serde::Deserialize;
 
-use super::{CONFIG_FILE, Layout, ModelConfig, TensorSpec, files::write_whole};
+use super::{CONFIG_FILE, Layout, ModelConfig, TensorSpec};
 use crate::{
     device::{Buffer, DType, Device, Float},
+    files::write_whole,
     rng::{Philox, Purpose},
 };
 

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, ensure};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use crate::{
     data::loader::Position,
     device::{Buffer, DType, Device, Float},
+    files,
     model::Model,
     optim::AdamW,
 };
@@ -90,7 +90,7 @@ pub fn save<T: Float>(
         save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
         let mut text = serde_json::to_string_pretty(state)?;
         text.push('\n');
-        fs::write(folder.join(STATE), text).with_context(|| format!("{}: cannot be written", folder.display()))
+        fs::write(folder.join(STATE), text).context(STATE)
     })?;
     Ok(target)
 }
@@ -148,8 +148,7 @@ pub fn finish(out: &Path, checkpoint: &Path) -> Result<PathBuf> {
             }
         }
         Ok(())
-    })
-    .with_context(|| format!("{}: cannot be written", target.display()))?;
+    })?;
     Ok(target)
 }
 
@@ -185,7 +184,7 @@ fn save_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) 
     for (name, values) in &data {
         views.push((*name, TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values))?));
     }
-    safetensors::serialize_to_file(views, None, path).with_context(|| format!("{}: cannot be written", path.display()))
+    safetensors::serialize_to_file(views, None, path).context(OPTIMIZER)
 }
 
 fn load_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 
-use super::files;
+use crate::files;
 
 /// One line of `metrics.jsonl`, in the order the values are written.
 pub type Record = Map<String, Value>;
@@ -117,7 +117,7 @@ impl Metrics {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
         };
-        files::write_whole(path, &kept)?;
+        files::write_whole(path, |file| Ok(file.write_all(&kept)?))?;
         let open = OpenOptions::new().append(true).open(path);
         let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
         Ok(Self { path: path.to_path_buf(), file })

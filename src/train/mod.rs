@@ -5,7 +5,6 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod evaluate;
-pub mod files;
 mod hash;
 pub mod log;
 mod prepare;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -11,12 +12,13 @@ use super::{
     Options,
     batches::{self, Packing},
     checkpoint::{self, State},
-    files, settings,
+    settings,
 };
 use crate::{
     config::{Config, Precision},
     data::{Dataset, Limits, loader::Loader, tokenize::Tokenizer},
     device::{DType, Device},
+    files,
     forest::Tree,
     model::{Capacity, MemoryPlan, ModelConfig},
 };
@@ -70,8 +72,10 @@ pub fn open_folder(out: &Path, config: &Config) -> Result<()> {
     fs::create_dir_all(out).with_context(|| {
         format!("run folder {shown}: cannot be created: name a folder that can be written by --out")
     })?;
-    files::remove_partial(out)?;
-    files::write_whole(&out.join(CONFIG), config.to_toml()?.as_bytes())
+    let text = config.to_toml()?;
+    files::remove_parts(out)
+        .and_then(|()| files::write_whole(&out.join(CONFIG), |file| Ok(file.write_all(text.as_bytes())?)))
+        .with_context(|| format!("run folder {shown}: make room there or name another by --out"))
 }
 
 /// Model shape and tokenized data.

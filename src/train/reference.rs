@@ -2,17 +2,16 @@
 //!
 //! A resumed run reads them back, so that it continues with the same bits and never needs the starting weights again.
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
     batches::{self, MicroBatch},
-    files,
     hash::Hasher,
 };
-use crate::{device::Float, forest::Tree, model::Model};
+use crate::{device::Float, files, forest::Tree, model::Model};
 
 /// Rows of every example of one data file, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,7 +101,8 @@ pub fn save(path: &Path, key: u64, train: &Reference, eval: &Reference) -> Resul
     for (name, (rows, bytes)) in &sets {
         views.push((*name, TensorView::new(Dtype::F32, vec![*rows], bytes)?));
     }
-    files::write_whole(path, &safetensors::serialize(views, None)?)
+    let bytes = safetensors::serialize(views, None)?;
+    files::write_whole(path, |file| Ok(file.write_all(&bytes)?))
 }
 
 /// Reads what [`save`] wrote; `None` if there is no file.

@@ -270,7 +270,7 @@ fn a_failed_save_leaves_the_old_file() {
     weights::save(&device, &params, &layout, &config, folder.path(), None).unwrap();
     let path = folder.path().join("model.safetensors");
     let before = fs::read(&path).unwrap();
-    let failed = warpo::model::files::write_whole(&path, |out| {
+    let failed = warpo::files::write_whole(&path, |out| {
         std::io::Write::write_all(out, b"half")?;
         anyhow::bail!("the disk is full")
     });

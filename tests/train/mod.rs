@@ -1,5 +1,4 @@
 mod bits;
-mod files;
 mod fixture;
 mod refusals;
 mod schedule;

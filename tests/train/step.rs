@@ -41,7 +41,8 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64
 
 #[test]
 fn the_packing_changes_rounding_only() {
-    let config = Fixture::new().config(&[]);
+    let fixture = Fixture::new();
+    let config = fixture.config(&[]);
     let (want, want_metrics, packs) = one_step(&config, 2048);
     assert_eq!(packs, 1);
     let (got, got_metrics, packs) = one_step(&config, 96);
@@ -57,7 +58,8 @@ fn the_packing_changes_rounding_only() {
 
 #[test]
 fn the_first_loss_is_ln_2() {
-    let config = Fixture::new().config(&[]);
+    let fixture = Fixture::new();
+    let config = fixture.config(&[]);
     let (_, metrics, _) = one_step(&config, 256);
     let value = |wanted: &str| metrics.iter().find(|(name, _)| *name == wanted).unwrap().1;
     let preference = value("loss") - 0.5 * value("nll_loss");
@@ -108,8 +110,8 @@ fn a_run_reports_what_the_design_promises() {
     fixture.run("out", &[]).unwrap();
     let metrics = fixture.metrics("out");
     let names = |record: &serde_json::Map<_, _>| record.keys().cloned().collect::<Vec<_>>().join(" ");
-    insta::assert_snapshot!(names(&metrics[1]), @"");
-    insta::assert_snapshot!(names(&metrics[0]), @"");
+    insta::assert_snapshot!(names(&metrics[1]), @"step epoch loss dpo_loss nll_loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected grad_norm learning_rate num_tokens skipped_steps tokens_per_second speed_of_light step_ms memory_bytes");
+    insta::assert_snapshot!(names(&metrics[0]), @"step epoch eval_loss eval_dpo_loss eval_nll_loss eval_rewards/chosen eval_rewards/rejected eval_rewards/margins eval_rewards/accuracies eval_logps/chosen eval_logps/rejected");
     let steps: Vec<_> = metrics.iter().map(|r| (r["step"].as_u64().unwrap(), r.contains_key("loss"))).collect();
     let (step, eval) = (true, false);
     assert_eq!(

@@ -1,6 +1,6 @@
-use std::fs;
+use std::{fs, io::Write};
 
-use warpo::train::files::{folder_whole, remove_folder, remove_partial, write_whole};
+use warpo::files::{folder_whole, remove_folder, remove_parts, write_whole};
 
 #[test]
 fn a_failed_folder_leaves_nothing() {
@@ -18,10 +18,10 @@ fn a_failed_folder_leaves_nothing() {
 fn leftovers_are_removed_and_the_rest_stays() {
     let place = tempfile::tempdir().unwrap();
     folder_whole(&place.path().join("checkpoint-1"), |folder| Ok(fs::write(folder.join("a"), "whole")?)).unwrap();
-    write_whole(&place.path().join("b"), b"whole").unwrap();
-    fs::create_dir(place.path().join(".partial-checkpoint-2")).unwrap();
-    fs::write(place.path().join(".partial-b"), "half").unwrap();
-    remove_partial(place.path()).unwrap();
+    write_whole(&place.path().join("b"), |file| Ok(file.write_all(b"whole")?)).unwrap();
+    fs::create_dir(place.path().join("checkpoint-2.part")).unwrap();
+    fs::write(place.path().join("b.part"), "half").unwrap();
+    remove_parts(place.path()).unwrap();
     let mut names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["b", "checkpoint-1"]);
