@@ -194,7 +194,8 @@ impl<'a, T: Float> Run<'a, T> {
         let eval_set = if train_set.is_some() { pass(eval, train.len())? } else { None };
         bar.finish();
         let Some(sets) = train_set.zip(eval_set) else { return Ok(None) };
-        reference::save(&path, reference::data_key(train, eval), &sets.0, &sets.1)?;
+        reference::save(&path, reference::data_key(train, eval), &sets.0, &sets.1)
+            .context("make room, then go on with --resume")?;
         say(&format!("reference log-probabilities computed in {}", log::duration(started.elapsed())));
         Ok(Some(sets))
     }
