@@ -29,22 +29,22 @@ fn logps() {
 
 #[test]
 fn dlogits_f32() {
-    for_each_device(|device, on| every_dlogits::<f32>(device, on));
+    for_each_device(every_dlogits::<f32>);
 }
 
 #[test]
 fn dlogits_bf16() {
-    for_each_device(|device, on| every_dlogits::<bf16>(device, on));
+    for_each_device(every_dlogits::<bf16>);
 }
 
 #[test]
 fn whole_f32() {
-    for_each_device(|device, on| whole::<f32>(device, on));
+    for_each_device(whole::<f32>);
 }
 
 #[test]
 fn whole_bf16() {
-    for_each_device(|device, on| whole::<bf16>(device, on));
+    for_each_device(whole::<bf16>);
 }
 
 #[test]
