@@ -9,6 +9,7 @@
 // f32: plain FMA, 64x64 tiles, 4x4 a thread, k ascending, 17 KB of shared memory.
 // f32 accumulation in both; one owner per tile, no atomics, no split of k: the same bits on every run.
 // Every operand is read once per tile row or column, D is written once. Roof: tensor cores (bf16), FMA units (f32).
+// ptxas 13.0, sm_80 and sm_90a: bf16 119 to 125 registers, f32 89 to 115, no spills, two CTAs a multiprocessor.
 
 #include <cta.cuh>
 #include <ldst.cuh>
