@@ -212,7 +212,7 @@ unsafe fn round(target: Matrix, sum: &[f32], [rows, columns]: [usize; 2]) {
 
 /// Peak of the native backend in FLOP/s: the best of a few products that keep every worker thread busy.
 pub(super) fn measure_peak(device: &HostDevice) -> f64 {
-    const ROUNDS: usize = 4;
+    const ROUNDS: usize = 16;
     let threads = device.pool.current_num_threads();
     let (m, n, k) = (2 * BLOCK_M * threads, 2 * BLOCK_N, PANEL_K);
     let (a, b, mut d) = (vec![0.5f32; m * k], vec![0.5f32; k * n], vec![0.0f32; m * n]);
