@@ -5,11 +5,15 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -175,16 +179,25 @@ fn parts<T: Float>(optimizer: &AdamW<T>) -> Vec<(&'static str, &Buffer<f32>)> {
     parts
 }
 
+/// One part at a time is in host memory.
 fn save_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
-    let mut data = Vec::new();
+    let mut tensors = Vec::new();
+    let mut end = 0;
     for (name, buffer) in parts(optimizer) {
-        data.push((name, device.download(buffer)?));
+        let data_offsets = (end, end + buffer.bytes());
+        tensors.push((name.to_string(), TensorInfo { dtype: Dtype::F32, shape: vec![buffer.len()], data_offsets }));
+        end = data_offsets.1;
     }
-    let mut views = Vec::new();
-    for (name, values) in &data {
-        views.push((*name, TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values))?));
-    }
-    safetensors::serialize_to_file(views, None, path).context(OPTIMIZER)
+    let mut header = serde_json::to_vec(&Metadata::new(None, tensors)?)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    files::write_whole(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, buffer) in parts(optimizer) {
+            file.write_all(bytemuck::cast_slice(&device.download(buffer)?))?;
+        }
+        Ok(())
+    })
 }
 
 fn load_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
