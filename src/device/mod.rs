@@ -219,6 +219,14 @@ impl Device {
         }
     }
 
+    /// Bytes a second of device memory, where a data sheet says it.
+    pub fn peak_bandwidth(&self) -> Option<f64> {
+        match &*self.0 {
+            Backend::Host(_) => None,
+            Backend::Cuda(cuda) => cuda.peak_bandwidth(),
+        }
+    }
+
     /// Uninitialised memory for `len` elements, aligned to 256 bytes, freed with the last buffer that names it.
     ///
     /// # Errors

@@ -1,0 +1,193 @@
+//! Kernels whose roof is memory.
+
+use warpo::{
+    device::{DType, Float},
+    ops::{adamw, embedding, grad_norm, preference_loss, residual, rmsnorm, rope, swiglu},
+};
+
+use super::{Case, Size, bytes, filled};
+
+const EPS: f32 = 1e-5;
+
+pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
+    let mut cases = vec![
+        embedding_fwd::<T>(size),
+        embedding_bwd::<T>(size),
+        rmsnorm_fwd::<T>(size),
+        rmsnorm_bwd::<T>(size),
+        rope_apply::<T>(size),
+        swiglu_fwd::<T>(size),
+        swiglu_bwd::<T>(size),
+        residual_add::<T>(size),
+        adamw_step::<T>(size),
+    ];
+    if T::DTYPE == DType::F32 {
+        // f32 whatever the model's type is.
+        cases.extend([loss_pairs(size), norm(size)]);
+    }
+    cases
+}
+
+fn embedding_fwd<T: Float>(size: &Size) -> Case {
+    let (tokens, hidden, vocab) = (size.tokens(), size.hidden, size.vocab);
+    let forest = size.forest();
+    let moved = 2.0 * bytes::<T>(tokens * hidden) + bytes::<i32>(tokens);
+    Case::new::<T>("embedding_fwd", format!("{tokens}x{hidden} of {vocab}"), 0.0, moved, move |device| {
+        let ids = device.upload(&forest?.tokens)?;
+        let (y, table) = (device.alloc::<T>(tokens * hidden)?, filled(device, vocab * hidden, 1.0)?);
+        Ok(Box::new(move |device| embedding::fwd(device, &y, &ids, &table, tokens, hidden, vocab)))
+    })
+}
+
+fn embedding_bwd<T: Float>(size: &Size) -> Case {
+    let (tokens, hidden, vocab) = (size.tokens(), size.hidden, size.vocab);
+    let forest = size.forest();
+    let distinct = forest.as_ref().map_or(0, |forest| forest.distinct_ids.len());
+    let adds = (tokens * hidden) as f64;
+    let moved = bytes::<T>(tokens * hidden) + 2.0 * bytes::<f32>(distinct * hidden) + bytes::<i32>(tokens);
+    Case::new::<T>("embedding_bwd", format!("{tokens}x{hidden}, {distinct} ids"), adds, moved, move |device| {
+        let forest = forest?;
+        let (ids, offsets) = (device.upload(&forest.distinct_ids)?, device.upload(&forest.distinct_offsets)?);
+        let by_id = device.upload(&forest.distinct_tokens)?;
+        let (dtable, dy) = (device.zeros(vocab * hidden)?, filled::<T>(device, tokens * hidden, 1.0)?);
+        Ok(Box::new(move |device| embedding::bwd(device, &dtable, &dy, &ids, &offsets, &by_id, tokens, hidden, vocab)))
+    })
+}
+
+fn rmsnorm_fwd<T: Float>(size: &Size) -> Case {
+    let (rows, hidden) = (size.tokens(), size.hidden);
+    let elements = rows * hidden;
+    let moved = bytes::<T>(2 * elements + hidden) + bytes::<f32>(rows);
+    Case::new::<T>("rmsnorm_fwd", format!("{rows}x{hidden}"), 4.0 * elements as f64, moved, move |device| {
+        let (x, w) = (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?);
+        let (y, rrms) = (device.alloc(elements)?, device.alloc(rows)?);
+        Ok(Box::new(move |device| rmsnorm::fwd(device, &y, &rrms, &x, &w, EPS, rows, hidden)))
+    })
+}
+
+fn rmsnorm_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, hidden) = (size.tokens(), size.hidden);
+    let elements = rows * hidden;
+    let moved = bytes::<T>(4 * elements + hidden) + bytes::<f32>(rows + 2 * hidden);
+    Case::new::<T>("rmsnorm_bwd", format!("{rows}x{hidden}, added"), 12.0 * elements as f64, moved, move |device| {
+        let (x, w, dy) =
+            (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?, filled(device, elements, 1.0)?);
+        let (dx, dw, rrms) = (device.zeros(elements)?, device.zeros(hidden)?, filled::<f32>(device, rows, 1.0)?);
+        let partials = device.alloc(rmsnorm::bwd_partials(rows, hidden))?;
+        Ok(Box::new(move |device| rmsnorm::bwd(device, &dx, &dw, &partials, &dy, &x, &w, &rrms, true, rows, hidden)))
+    })
+}
+
+fn rope_apply<T: Float>(size: &Size) -> Case {
+    let (tokens, heads, kv_heads, head_dim) = (size.tokens(), size.heads, size.kv_heads, size.head_dim);
+    let turned = tokens * (heads + kv_heads) * head_dim;
+    let positions = size.prompt + size.response;
+    let (all, forest) = (tokens * size.qkv(), size.forest());
+    let moved = bytes::<T>(2 * turned) + bytes::<f32>(positions * head_dim) + bytes::<i32>(tokens);
+    let shape = format!("{tokens}x({heads}+{kv_heads})x{head_dim}");
+    Case::new::<T>("rope_apply", shape, 3.0 * turned as f64, moved, move |device| {
+        let position = device.upload(&forest?.position)?;
+        let half = positions * head_dim / 2;
+        let (cos, sin) = (filled(device, half, 0.5)?, filled(device, half, 0.5)?);
+        let qkv = filled::<T>(device, all, 1.0)?;
+        Ok(Box::new(move |device| {
+            rope::apply(device, &qkv, &position, &cos, &sin, false, tokens, heads, kv_heads, head_dim)
+        }))
+    })
+}
+
+fn swiglu_fwd<T: Float>(size: &Size) -> Case {
+    let (rows, ffn) = (size.tokens(), size.ffn);
+    let elements = rows * ffn;
+    let moved = bytes::<T>(3 * elements);
+    Case::new::<T>("swiglu_fwd", format!("{rows}x{ffn}"), 5.0 * elements as f64, moved, move |device| {
+        let (y, gate_up) = (device.alloc::<T>(elements)?, filled(device, 2 * elements, 1.0)?);
+        Ok(Box::new(move |device| swiglu::fwd(device, &y, &gate_up, rows, ffn)))
+    })
+}
+
+fn swiglu_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, ffn) = (size.tokens(), size.ffn);
+    let elements = rows * ffn;
+    let moved = bytes::<T>(5 * elements);
+    Case::new::<T>("swiglu_bwd", format!("{rows}x{ffn}"), 11.0 * elements as f64, moved, move |device| {
+        let (dgate_up, gate_up) = (device.alloc::<T>(2 * elements)?, filled(device, 2 * elements, 1.0)?);
+        let dy = filled(device, elements, 1.0)?;
+        Ok(Box::new(move |device| swiglu::bwd(device, &dgate_up, &dy, &gate_up, rows, ffn)))
+    })
+}
+
+fn residual_add<T: Float>(size: &Size) -> Case {
+    let (rows, hidden) = (size.tokens(), size.hidden);
+    let elements = rows * hidden;
+    Case::new::<T>(
+        "residual_add",
+        format!("{rows}x{hidden}"),
+        elements as f64,
+        bytes::<T>(3 * elements),
+        move |device| {
+            let (y, a, b) =
+                (device.alloc::<T>(elements)?, filled(device, elements, 1.0)?, filled(device, elements, 1.0)?);
+            Ok(Box::new(move |device| residual::add(device, &y, &a, &b, elements)))
+        },
+    )
+}
+
+fn loss_pairs(size: &Size) -> Case {
+    let (rows, pairs, forest) = (size.rows(), size.trees, size.forest());
+    let moved = bytes::<f32>(3 * rows + pairs * preference_loss::STATS);
+    Case::new::<f32>(
+        "preference_loss_pairs",
+        format!("{pairs} pairs, {rows} rows"),
+        3.0 * rows as f64,
+        moved,
+        move |device| {
+            let forest = forest?;
+            let (coefficients, stats) = (device.zeros(rows)?, device.alloc(pairs * preference_loss::STATS)?);
+            let (logps, ref_logps) = (filled(device, rows, 1.0)?, filled(device, rows, 1.0)?);
+            let (sequence_rows, table) = (device.upload(&forest.sequence_rows)?, device.upload(&forest.pairs)?);
+            Ok(Box::new(move |device| {
+                let params =
+                    preference_loss::Params { beta: 0.1, label_smoothing: 0.0, dpo_scale: 1.0, sft_scale: 1.0 };
+                preference_loss::pairs(
+                    device,
+                    &coefficients,
+                    &stats,
+                    &logps,
+                    &ref_logps,
+                    &sequence_rows,
+                    &table,
+                    params,
+                    pairs,
+                )
+            }))
+        },
+    )
+}
+
+fn norm(size: &Size) -> Case {
+    let elements = size.parameters;
+    let moved = bytes::<f32>(elements);
+    Case::new::<f32>("grad_norm", format!("{elements}"), 2.0 * elements as f64, moved, move |device| {
+        let (stats, partials) = (device.alloc(3)?, device.alloc(grad_norm::partials(elements))?);
+        let grads = filled(device, elements, 1.0)?;
+        Ok(Box::new(move |device| grad_norm::run(device, &stats, &partials, &grads, elements, 1.0)))
+    })
+}
+
+fn adamw_step<T: Float>(size: &Size) -> Case {
+    let elements = size.parameters;
+    // For f32 the parameters are their own master copy.
+    let copies = if size_of::<T>() == 2 { bytes::<T>(elements) } else { 0.0 };
+    let moved = 7.0 * bytes::<f32>(elements) + copies;
+    Case::new::<T>("adamw_step", format!("{elements}"), 14.0 * elements as f64, moved, move |device| {
+        let master = filled::<f32>(device, elements, 1.0)?;
+        let params = if size_of::<T>() == 2 { device.alloc::<T>(elements)? } else { master.cast() };
+        let (m, v, grads) = (device.zeros(elements)?, device.zeros(elements)?, filled(device, elements, 1.0)?);
+        let stats = device.upload(&[1.0f32, 1.0, 1.0])?;
+        Ok(Box::new(move |device| {
+            let hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10 };
+            adamw::step(device, &params, &master, &m, &v, &grads, &stats, hyper, elements / 2, elements)
+        }))
+    })
+}

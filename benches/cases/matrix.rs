@@ -1,0 +1,173 @@
+//! Kernels whose roof is the tensor cores.
+
+use warpo::{
+    device::{Buffer, Device, Float},
+    ops::{
+        attention::{self, Dims},
+        gemm::{self, Gemm},
+        head::{self, Head, Rows, Scratch},
+    },
+};
+
+use anyhow::Result;
+
+use super::{Case, Size, bytes, filled};
+
+pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
+    let (tokens, hidden) = (size.tokens(), size.hidden);
+    vec![
+        product::<T>("gemm_nt", Gemm::nt(tokens, size.qkv(), hidden)),
+        product::<T>("gemm_nt", Gemm::nt(tokens, 2 * size.ffn, hidden)),
+        product::<T>("gemm_nt", Gemm::nt(tokens, hidden, size.ffn)),
+        product::<T>("gemm_nn", Gemm::nn(tokens, hidden, 2 * size.ffn)),
+        weight_product::<T>("gemm_tn", Gemm::tn(2 * size.ffn, hidden, tokens).accumulating()),
+        attention_fwd::<T>(size),
+        attention_bwd::<T>(size),
+        head_fwd::<T>(size),
+        head_bwd::<T>(size),
+    ]
+}
+
+fn shape(gemm: &Gemm) -> String {
+    format!("{}x{}x{}", gemm.m, gemm.n, gemm.k)
+}
+
+fn product<T: Float>(name: &str, gemm: Gemm) -> Case {
+    let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
+    Case::new::<T>(name, shape(&gemm), gemm.flops(), bytes::<T>(a + b + d), move |device| {
+        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled(device, b, 1.0)?, device.alloc::<T>(d)?);
+        Ok(Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)))
+    })
+}
+
+/// Added to an f32 gradient.
+fn weight_product<T: Float>(name: &str, gemm: Gemm) -> Case {
+    let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
+    let moved = bytes::<T>(a + b) + 2.0 * bytes::<f32>(d);
+    Case::new::<T>(name, format!("{}, added", shape(&gemm)), gemm.flops(), moved, move |device| {
+        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled(device, b, 1.0)?, device.zeros::<f32>(d)?);
+        Ok(Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)))
+    })
+}
+
+fn dims(size: &Size) -> Dims {
+    Dims { tokens: size.tokens(), heads: size.heads, kv_heads: size.kv_heads, head_dim: size.head_dim }
+}
+
+fn attention_shape(size: &Size) -> String {
+    let Size { trees, prompt, response, heads, kv_heads, head_dim, .. } = size;
+    format!("{trees} pairs of {prompt}+2x{response}, {heads}/{kv_heads}x{head_dim}")
+}
+
+/// Two products of two FLOPs for each visible pair, head and column.
+fn attention_fwd<T: Float>(size: &Size) -> Case {
+    let (dims, forest) = (dims(size), size.forest());
+    let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
+    let flops = 4.0 * size.visible() * out_width as f64;
+    let moved = bytes::<T>(dims.tokens * (width + out_width)) + bytes::<f32>(dims.tokens * dims.heads);
+    Case::new::<T>("attention_fwd", attention_shape(size), flops, moved, move |device| {
+        let forest = forest?;
+        let (end, bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
+        let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
+        let qkv = filled(device, dims.tokens * width, 1.0)?;
+        let scale = 1.0 / (dims.head_dim as f32).sqrt();
+        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &end, &bounds, scale, &dims)))
+    })
+}
+
+/// Five products, as is customary to count, whatever the kernels compute twice.
+fn attention_bwd<T: Float>(size: &Size) -> Case {
+    let (dims, forest) = (dims(size), size.forest());
+    let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
+    let flops = 10.0 * size.visible() * out_width as f64;
+    let moved = bytes::<T>(dims.tokens * (2 * width + 2 * out_width)) + bytes::<f32>(dims.tokens * dims.heads);
+    Case::new::<T>("attention_bwd", attention_shape(size), flops, moved, move |device| {
+        let forest = forest?;
+        let (end, bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
+        let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
+        let (qkv, dout) = (filled(device, dims.tokens * width, 1.0)?, filled(device, dims.tokens * out_width, 1.0)?);
+        let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
+        let scale = 1.0 / (dims.head_dim as f32).sqrt();
+        attention::fwd(device, &out, &lse, &qkv, &end, &bounds, scale, &dims)?;
+        Ok(Box::new(move |device| {
+            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &end, &bounds, scale, &dims)
+        }))
+    })
+}
+
+/// Everything a pass of the head touches.
+struct HeadBuffers<T> {
+    scratch: Scratch<T>,
+    rows: Rows,
+    hidden_states: Buffer<T>,
+    weight: Buffer<T>,
+    logps: Buffer<f32>,
+    lse: Buffer<f32>,
+}
+
+fn head(size: &Size) -> Head {
+    Head { vocab: size.vocab, hidden: size.hidden, chunk_rows: size.chunk_rows }
+}
+
+fn head_shape(size: &Size) -> String {
+    format!("{} rows of {}, {}x{}", size.rows(), size.tokens(), size.vocab, size.hidden)
+}
+
+fn head_buffers<T: Float>(device: &Device, size: &Size) -> Result<HeadBuffers<T>> {
+    let (forest, head, rows) = (size.forest()?, head(size), size.rows());
+    let logits = device.alloc::<f32>(head.chunk_rows * head.ld())?;
+    let scratch = Scratch {
+        x_rows: device.alloc(head.chunk_rows * head.hidden)?,
+        dlogits: device.alloc(head.chunk_rows * head.ld())?,
+        dx_rows: device.alloc(rows * head.hidden)?,
+        logits,
+    };
+    let rows_of = Rows {
+        source: device.upload(&forest.row_source)?,
+        target: device.upload(&forest.row_target)?,
+        token_row_offsets: device.upload(&forest.token_row_offsets)?,
+        token_rows: device.upload(&forest.token_rows)?,
+        rows,
+        tokens: size.tokens(),
+    };
+    Ok(HeadBuffers {
+        scratch,
+        rows: rows_of,
+        hidden_states: filled(device, size.tokens() * head.hidden, 1.0)?,
+        weight: filled(device, head.vocab * head.hidden, 0.02)?,
+        logps: device.alloc(rows)?,
+        lse: device.alloc(rows)?,
+    })
+}
+
+fn head_fwd<T: Float>(size: &Size) -> Case {
+    let (rows, vocab, hidden) = (size.rows(), size.vocab, size.hidden);
+    let (size, head) = (*size, head(size));
+    let moved = bytes::<T>(rows * hidden + vocab * hidden) + bytes::<f32>(2 * rows);
+    let flops = 2.0 * (rows * hidden) as f64 * vocab as f64;
+    Case::new::<T>("head_fwd", head_shape(&size), flops, moved, move |device| {
+        let at = head_buffers::<T>(device, &size)?;
+        Ok(Box::new(move |device| {
+            head::fwd(device, &at.logps, &at.lse, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)
+        }))
+    })
+}
+
+/// Two products; the logits that are computed again do not count.
+fn head_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, vocab, hidden) = (size.rows(), size.vocab, size.hidden);
+    let (size, head) = (*size, head(size));
+    let weights = bytes::<T>(vocab * hidden) + 2.0 * bytes::<f32>(vocab * hidden);
+    let moved = bytes::<T>((rows + size.tokens()) * hidden) + weights + bytes::<f32>(2 * rows);
+    let flops = 4.0 * (rows * hidden) as f64 * vocab as f64;
+    Case::new::<T>("head_bwd", head_shape(&size), flops, moved, move |device| {
+        let at = head_buffers::<T>(device, &size)?;
+        let dhidden = device.alloc(size.tokens() * hidden)?;
+        let (dweight, slopes) = (device.zeros(vocab * hidden)?, filled(device, rows, 0.1)?);
+        head::fwd(device, &at.logps, &at.lse, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)?;
+        Ok(Box::new(move |device| {
+            let HeadBuffers { scratch, rows, hidden_states, weight, lse, .. } = &at;
+            head::bwd(device, &dhidden, &dweight, scratch, hidden_states, weight, lse, &slopes, rows, &head, false)
+        }))
+    })
+}
