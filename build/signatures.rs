@@ -27,6 +27,8 @@ pub struct Param {
     pub name: String,
     pub ty: Type,
     pub pointer: bool,
+    /// Declared `const`: the kernel only reads it.
+    pub constant: bool,
     /// The comment beside it: the shape.
     pub comment: String,
 }
@@ -187,6 +189,7 @@ fn read_params(list: &str, text: &str, list_start: usize) -> Result<Vec<Param>, 
 
 fn read_param(text: &str) -> Result<Param, String> {
     let spaced = text.replace('*', " * ").replace("__restrict__", " ").replace("__grid_constant__", " ");
+    let constant = spaced.split_whitespace().any(|w| w == "const");
     let words: Vec<&str> = spaced.split_whitespace().filter(|w| *w != "const").collect();
     let bad = || {
         format!(
@@ -203,7 +206,7 @@ fn read_param(text: &str) -> Result<Param, String> {
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return Err(bad());
     }
-    Ok(Param { name: (*name).into(), ty, pointer, comment: String::new() })
+    Ok(Param { name: (*name).into(), ty, pointer, constant, comment: String::new() })
 }
 
 /// Comments become spaces; line breaks and byte positions stay.

@@ -1,5 +1,6 @@
 //! The build script's own rules: what it reads from a kernel, and what it refuses.
 
+mod catalogue;
 #[allow(dead_code)]
 #[path = "../../build/ptxas.rs"]
 mod ptxas;

@@ -1,0 +1,115 @@
+//! The tables of kernels/README.md are written from the sources.
+
+use std::{env, fmt::Write as _, fs, path::Path};
+
+use super::signatures::{Entry, Module, Param, read_folder};
+
+const BEGIN: &str = "<!-- written by UPDATE_CATALOGUE=1 cargo test --release -- build::catalogue -->\n";
+const END: &str = "<!-- end -->\n";
+
+#[test]
+fn the_catalogue_is_up_to_date() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let modules = read_folder(&kernels).unwrap();
+    let path = kernels.join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (head, rest) = readme.split_once(BEGIN).expect("kernels/README.md has no beginning of the catalogue");
+    let (old, tail) = rest.split_once(END).expect("kernels/README.md has no end of the catalogue");
+    let tables: String = modules.iter().map(|module| table(module, &kernels)).collect();
+    if env::var_os("UPDATE_CATALOGUE").is_some() {
+        fs::write(&path, format!("{head}{BEGIN}{tables}{END}{tail}")).unwrap();
+    } else {
+        let differs = tables.lines().zip(old.lines()).find(|(new, old)| new != old);
+        assert!(tables == old, "kernels/README.md differs from the sources: {differs:?}; write it by {BEGIN}");
+    }
+}
+
+/// Entry points that differ in element type or head size only.
+struct Family<'a> {
+    names: Vec<&'a str>,
+    first: &'a Entry,
+    /// Parameters that are bf16 in some of them and f32 in others.
+    generic: Vec<&'a str>,
+}
+
+fn table(module: &Module, kernels: &Path) -> String {
+    let source = fs::read_to_string(kernels.join(format!("{}.cu", module.stem))).unwrap();
+    let mut text = format!("\n### {}\n\n", module.stem);
+    text += "| entry points | threads | writes | reads | scalars |\n| --- | --- | --- | --- | --- |\n";
+    for family in families(module) {
+        let list = |wanted: &dyn Fn(&Param) -> bool| -> String {
+            let params = family.first.params.iter().filter(|p| wanted(p));
+            params.map(|p| describe(p, &family)).collect::<Vec<_>>().join("<br>")
+        };
+        let scalar = |p: &&Param| !p.pointer;
+        let scalars = || -> String {
+            let names = family.first.params.iter().filter(scalar).map(|p| p.name.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let names: Vec<String> = family.names.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} |",
+            names.join("<br>"),
+            resolve(&family.first.bounds, &source),
+            list(&|p| p.pointer && !p.constant),
+            list(&|p| p.pointer && p.constant),
+            scalars()
+        );
+    }
+    text
+}
+
+fn families(module: &Module) -> Vec<Family<'_>> {
+    let mut families: Vec<Family> = Vec::new();
+    for entry in &module.entries {
+        let same = |family: &&mut Family| shape(family.first) == shape(entry);
+        match families.iter_mut().find(same) {
+            Some(family) => {
+                family.names.push(&entry.name);
+                let differing = family.first.params.iter().zip(&entry.params).filter(|(a, b)| a.ty != b.ty);
+                family.generic.extend(differing.map(|(a, _)| a.name.as_str()));
+            }
+            None => families.push(Family { names: vec![&entry.name], first: entry, generic: Vec::new() }),
+        }
+    }
+    families
+}
+
+/// What the members of a family have in common.
+fn shape(entry: &Entry) -> (String, String, Vec<(&str, bool, bool, String)>) {
+    let params = entry.params.iter().map(|p| (p.name.as_str(), p.pointer, p.constant, comment(p, entry))).collect();
+    let generic = |name: &str| name.replace("_bf16", "").replace("_f32", "");
+    let name = match head_dim(&entry.name) {
+        Some(head_dim) => generic(&entry.name).replace(&format!("_hd{head_dim}"), ""),
+        None => generic(&entry.name),
+    };
+    (name, entry.bounds.clone(), params)
+}
+
+/// The number in `_hd64`.
+fn head_dim(name: &str) -> Option<&str> {
+    name.split('_').find_map(|part| part.strip_prefix("hd").filter(|n| n.parse::<u32>().is_ok()))
+}
+
+fn comment(param: &Param, entry: &Entry) -> String {
+    match head_dim(&entry.name) {
+        // Tiles of 64 keys are counted as ceil(tokens / 64): no head size.
+        Some(head_dim) => param.comment.replace(&format!(", {head_dim})"), ", head_dim)"),
+        None => param.comment.clone(),
+    }
+}
+
+fn describe(param: &Param, family: &Family) -> String {
+    let ty = if family.generic.contains(&param.name.as_str()) { "T" } else { param.ty.cuda() };
+    let shape = comment(param, family.first).replace('|', "\\|");
+    format!("{ty} `{}` {shape}", param.name).trim().into()
+}
+
+/// `__launch_bounds__` with the file's own constants put in.
+fn resolve(bounds: &str, source: &str) -> String {
+    let threads = bounds.split(',').next().unwrap_or("").trim();
+    let constant = format!("constexpr int {threads} = ");
+    let value = source.split(&constant).nth(1).and_then(|rest| rest.split(';').next());
+    value.filter(|_| !threads.is_empty()).unwrap_or(threads).into()
+}
