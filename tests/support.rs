@@ -1,19 +1,32 @@
 //! Devices to test on, random data, and the comparison rule.
 
 use half::bf16;
-use warpo::device::{CudaOptions, Device, Element, Float, HostOptions, Schedule, host::Completion};
+use warpo::device::{Choice, CudaOptions, Device, Element, Float, HostOptions, Schedule, host::Completion};
 
 /// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
 /// modes, the fast host device, and the GPU if there is one.
+///
+/// `TEST_DEVICE=host` leaves the GPU out; `TEST_DEVICE=cuda` or `cuda:N` runs on that GPU alone and does not skip.
 pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
+    let chosen = std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE");
+    if let Choice::Cuda(ordinal) = chosen {
+        return test(&open_gpu(ordinal).expect("TEST_DEVICE names a GPU that runs"), "cuda");
+    }
     for (device, name) in strict_devices() {
         test(&device, &name);
     }
     test(&fast_device(2), "host");
-    match Device::cuda_with(0, CudaOptions { check_launches: true }) {
-        Ok(device) => test(&device, "cuda"),
-        Err(why) => println!("skipped on cuda: {why:#}"),
+    if chosen == Choice::Auto {
+        match open_gpu(0) {
+            Ok(device) => test(&device, "cuda"),
+            Err(why) => println!("skipped on cuda: {why:#}"),
+        }
     }
+}
+
+/// Every launch is waited for, so that a kernel that fails is named.
+fn open_gpu(ordinal: usize) -> anyhow::Result<Device> {
+    Device::cuda_with(ordinal, CudaOptions { check_launches: true })
 }
 
 /// The strict host device under every schedule.

@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Checks warpo on a GPU, from a folder made by scripts/gpu-bundle.sh: needs a driver and nothing else.
+#
+#     ./gpu-check.sh [--device cuda|cuda:N|host] [--out FOLDER]
+#
+# One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own output
+# beside it. `--device host` rehearses everything on a machine without a GPU. Exit code 0 if all passed.
+set -uo pipefail
+
+device=cuda
+out=gpu-check-results
+while (($#)); do
+    case $1 in
+        --device) device=${2:-} && shift 2 ;;
+        --out) out=${2:-} && shift 2 ;;
+        *) echo "usage: gpu-check.sh [--device cuda|cuda:N|host] [--out FOLDER]" >&2 && exit 2 ;;
+    esac
+done
+[[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
+for program in warpo warpo-tests warpo-bench; do
+    [[ -x $program ]] || { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
+done
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+rm -rf "${out:?}"/runs && : >"$out/summary.jsonl"
+passed=0
+failed=0
+
+# check PASS|FAIL NAME FIGURE
+check() {
+    [[ $1 == PASS ]] && passed=$((passed + 1)) || failed=$((failed + 1))
+    printf '%s  %-28s %s\n' "$1" "$2" "$3"
+    local figure=${3//\\/\\\\}
+    printf '{"check":"%s","result":"%s","figure":"%s"}\n' "$2" "$1" "${figure//\"/\\\"}" >>"$out/summary.jsonl"
+}
+
+# The last line a program wrote about why it failed.
+reason() {
+    grep -v '^ *$' "$1" | grep -m1 -E 'error: |^test .* FAILED|: error ' || grep -v '^ *$' "$1" | tail -n 1
+}
+
+# ---- the device and its kernels
+
+doctor() {
+    local log=$out/doctor.log own=$device line
+    ./warpo doctor >"$log" 2>&1
+    [[ $device == cuda ]] && own=cuda:0
+    # `cuda:` alone introduces the reason why there is none.
+    line=$(grep -m1 -E "^($own|cuda):? " "$log" | sed -E 's/^[a-z:0-9]+ +//')
+    if [[ $device == host || $line == *"loads all"* ]]; then
+        check PASS doctor "$line"
+    else
+        check FAIL doctor "${line:-$(reason "$log")}"
+    fi
+}
+
+# ---- kernel tests
+
+# A kernel that faults ends the process's context, and every later test of the process with it: what failed runs again
+# in a process of its own.
+kernel_tests() {
+    local group log total=0 good=0 test start=$SECONDS
+    group=$1
+    log=$out/tests-${group//::/-}.log
+    TEST_DEVICE=$device timeout 900 ./warpo-tests "$group::" --test-threads=1 --nocapture >"$log" 2>&1
+    total=$(./warpo-tests "$group::" --list 2>/dev/null | grep -c ': test$')
+    if grep -q '^test result: ok' "$log"; then
+        check PASS "$group" "$total of $total tests, $((SECONDS - start)) s"
+        return
+    fi
+    local first=
+    while read -r test; do
+        local own=$out/test-${test//::/-}.log
+        if TEST_DEVICE=$device timeout 300 ./warpo-tests "$test" --exact --nocapture >"$own" 2>&1; then
+            good=$((good + 1))
+            rm -f "$own"
+        else
+            first=${first:-$test: $(grep -A1 -m1 'panicked at' "$own" | tail -n 1)}
+        fi
+    done < <(./warpo-tests "$group::" --list 2>/dev/null | sed -n 's/: test$//p')
+    if ((total > 0 && good == total)); then
+        check FAIL "$group" "$good of $total tests alone, but not together: $log"
+    else
+        check FAIL "$group" "$good of $total tests; $first"
+    fi
+}
+
+# ---- the quickstart's first steps
+
+readonly steps=8
+
+train() {
+    local name=$1 on=$2 precision=$3
+    timeout 900 ./warpo train examples/quickstart.toml --device "$on" --out "$out/runs/$name" \
+        --set "train.steps=$steps" --set train.eval_every=0 --set "train.precision=$precision" \
+        >"$out/train-$name.log" 2>&1
+}
+
+# Values of a metric by step.
+values() {
+    grep -o "\"$2\": *[^,}]*" "$out/runs/$1/metrics.jsonl" | sed 's/.*: *//'
+}
+
+# side_by_side PRECISION LIMIT: the loss on the device and on the host, relative, over all steps. The first step differs
+# by rounding alone. AdamW then divides each gradient by its own size, so what is rounding in a gradient near zero moves
+# its weight as far as any other: the limits are wide, and a wrong kernel is far outside of them.
+side_by_side() {
+    local precision=$1 limit=$2
+    local name="quickstart $precision"
+    train "device-$precision" "$device" "$precision" || { check FAIL "$name" "$(reason "$out/train-device-$precision.log")"; return; }
+    train "host-$precision" host "$precision" || { check FAIL "$name" "on the host: $(reason "$out/train-host-$precision.log")"; return; }
+    local worst
+    worst=$(paste <(values "device-$precision" loss) <(values "host-$precision" loss) | awk -v steps=$steps '
+        { d = $1 - $2; if (d < 0) d = -d; if ($2 != 0) d /= ($2 < 0 ? -$2 : $2); if (!(d <= worst)) worst = d; n += NF == 2 }
+        END { if (n < steps) print "missing"; else printf "%.2e", worst }')
+    local figure="largest relative difference of the loss $worst over $steps steps (limit $limit)"
+    if [[ $worst != missing ]] && awk -v a="$worst" -v b="$limit" 'BEGIN { exit !(a + 0 <= b + 0) }'; then
+        check PASS "$name" "$figure"
+    else
+        check FAIL "$name" "$figure"
+    fi
+}
+
+weights() {
+    (cd "$out/runs/$1" && find . -name '*.safetensors' -exec sha256sum {} + | sort -k2)
+}
+
+same_bits() {
+    local name="same bits twice"
+    train again-f32 "$device" f32 || { check FAIL "$name" "$(reason "$out/train-again-f32.log")"; return; }
+    local first second
+    first=$(weights device-f32 2>/dev/null)
+    second=$(weights again-f32)
+    if [[ -n $first && $first == "$second" ]]; then
+        check PASS "$name" "$(wc -l <<<"$first") weight files equal after $steps steps"
+    else
+        check FAIL "$name" "weight files differ after $steps steps"
+    fi
+}
+
+# ---- speed
+
+bench() {
+    local log=$out/bench.md
+    if ! timeout 1800 ./warpo-bench --device "$device" >"$log" 2>&1; then
+        check FAIL bench "$(reason "$log")"
+        return
+    fi
+    local rows
+    rows=$(grep -c '^| [a-z]*_' "$log")
+    local best
+    best=$(grep '^| [a-z]*_' "$log" | awk -F'|' '{ gsub(/ /, "", $6); gsub(/ /, "", $2); print $6, $2 }' | sort -rn | head -n 1)
+    if [[ $device == host ]]; then
+        check PASS bench "$rows kernels ran at small shapes"
+    else
+        check PASS bench "$rows kernels; best ${best% *} % of its roof (${best#* })"
+    fi
+}
+
+echo "warpo $(./warpo --version | cut -d' ' -f2), commit $(cat commit.txt), on $device, $(date -u +%Y-%m-%dT%H:%MZ)"
+doctor
+for group in $(./warpo-tests --list 2>/dev/null | sed -n 's/^\(ops::[a-z0-9_]*\)::.*: test$/\1/p' | sort -u); do
+    kernel_tests "$group"
+done
+kernel_tests loss
+kernel_tests model
+side_by_side f32 1e-3
+side_by_side bf16 3e-2
+same_bits
+bench
+total=$((passed + failed))
+printf '{"check":"all","result":"%s","figure":"%s of %s"}\n' "$( ((failed)) && echo FAIL || echo PASS)" "$passed" "$total" >>"$out/summary.jsonl"
+echo "$( ((failed)) && echo FAIL || echo PASS)  $passed of $total checks; logs and summary.jsonl in $out"
+((failed == 0))
