@@ -22,7 +22,7 @@ fn main() {
     for path in ["kernels", "tests/kernels", "build", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "REQUIRE_NVCC"] {
+    for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "CUDA_LINEINFO", "REQUIRE_NVCC"] {
         println!("cargo::rerun-if-env-changed={var}");
     }
     if let Err(why) = run() {

@@ -96,7 +96,9 @@ fn job(nvcc: &Path, stem: &str, arch: &str, folder: &Path) -> Job {
         command.args(["--ptx", &format!("-arch={arch}")]);
         (arch.to_string(), folder.join(format!("{stem}.{arch}.ptx")))
     } else {
-        command.args(["--cubin", "-lineinfo", "-Xptxas=-v", &format!("-arch=sm_{arch}")]);
+        command.args(["--cubin", "-Xptxas=-v", &format!("-arch=sm_{arch}")]);
+        // For profilers and compute-sanitizer; it carries the PTX along, which makes a cubin three times as large.
+        command.args(env::var_os("CUDA_LINEINFO").map(|_| "-lineinfo"));
         (format!("sm_{arch}"), folder.join(format!("{stem}.sm_{arch}.cubin")))
     };
     command.args(["-MD", "-MF"]).arg(Job::depfile(&output));
