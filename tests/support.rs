@@ -5,28 +5,35 @@ use warpo::device::{Choice, CudaOptions, Device, Element, Float, HostOptions, Sc
 
 /// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
 /// modes, the fast host device, and the GPU if there is one.
-///
-/// `TEST_DEVICE=host` leaves the GPU out; `TEST_DEVICE=cuda` or `cuda:N` runs on that GPU alone and does not skip.
 pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
-    let chosen = std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE");
-    if let Choice::Cuda(ordinal) = chosen {
-        return test(&open_gpu(ordinal).expect("TEST_DEVICE names a GPU that runs"), "cuda");
-    }
-    for (device, name) in strict_devices() {
+    let host = || {
+        let mut devices = strict_devices();
+        devices.push((fast_device(2), "host".into()));
+        devices
+    };
+    for (device, name) in with_gpu(host) {
         test(&device, &name);
-    }
-    test(&fast_device(2), "host");
-    if chosen == Choice::Auto {
-        match open_gpu(0) {
-            Ok(device) => test(&device, "cuda"),
-            Err(why) => println!("skipped on cuda: {why:#}"),
-        }
     }
 }
 
-/// Every launch is waited for, so that a kernel that fails is named.
-fn open_gpu(ordinal: usize) -> anyhow::Result<Device> {
-    Device::cuda_with(ordinal, CudaOptions { check_launches: true })
+/// The named host devices, and the GPU if there is one.
+///
+/// `TEST_DEVICE=host` leaves the GPU out; `TEST_DEVICE=cuda` or `cuda:N` takes that GPU alone and does not do without.
+pub fn with_gpu<N: From<&'static str>>(host: impl FnOnce() -> Vec<(Device, N)>) -> Vec<(Device, N)> {
+    // Every launch is waited for, so that a kernel that fails is named.
+    let open = |ordinal| Device::cuda_with(ordinal, CudaOptions { check_launches: true });
+    match std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE") {
+        Choice::Host => host(),
+        Choice::Cuda(ordinal) => vec![(open(ordinal).expect("TEST_DEVICE names a GPU that runs"), "cuda".into())],
+        Choice::Auto => {
+            let mut devices = host();
+            match open(0) {
+                Ok(device) => devices.push((device, "cuda".into())),
+                Err(why) => println!("skipped on cuda: {why:#}"),
+            }
+            devices
+        }
+    }
 }
 
 /// The strict host device under every schedule.

@@ -58,6 +58,7 @@ pub const SMALL_SIZE: Size = Size {
 };
 
 pub type Run = Box<dyn Fn(&Device) -> Result<()>>;
+type Prepare = Box<dyn FnOnce(&Device) -> Result<Run>>;
 
 pub struct Case {
     pub name: String,
@@ -67,7 +68,7 @@ pub struct Case {
     pub flops: f64,
     pub bytes: f64,
     /// Allocates and fills what the run needs.
-    pub prepare: Box<dyn FnOnce(&Device) -> Result<Run>>,
+    pub prepare: Prepare,
 }
 
 impl Case {

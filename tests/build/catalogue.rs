@@ -77,14 +77,22 @@ fn families(module: &Module) -> Vec<Family<'_>> {
 }
 
 /// What the members of a family have in common.
-fn shape(entry: &Entry) -> (String, String, Vec<(&str, bool, bool, String)>) {
+#[derive(PartialEq)]
+struct Shape<'a> {
+    name: String,
+    bounds: &'a str,
+    /// Name, pointer or not, constant or not, comment.
+    params: Vec<(&'a str, bool, bool, String)>,
+}
+
+fn shape(entry: &Entry) -> Shape<'_> {
     let params = entry.params.iter().map(|p| (p.name.as_str(), p.pointer, p.constant, comment(p, entry))).collect();
-    let generic = |name: &str| name.replace("_bf16", "").replace("_f32", "");
+    let name = entry.name.replace("_bf16", "").replace("_f32", "");
     let name = match head_dim(&entry.name) {
-        Some(head_dim) => generic(&entry.name).replace(&format!("_hd{head_dim}"), ""),
-        None => generic(&entry.name),
+        Some(head_dim) => name.replace(&format!("_hd{head_dim}"), ""),
+        None => name,
     };
-    (name, entry.bounds.clone(), params)
+    Shape { name, bounds: &entry.bounds, params }
 }
 
 /// The number in `_hd64`.

@@ -111,10 +111,9 @@ int cuLaunchKernelEx(const Config *config, void *function, void **params, void *
     printf("launch %s grid %u,%u,%u block %u,%u,%u smem %u attributes %u\n", (char *)function, config->grid[0],
            config->grid[1], config->grid[2], config->block[0], config->block[1], config->block[2], config->smem_bytes,
            config->attribute_count);
-    if (!strcmp(function, "rmsnorm_fwd_f32"))
-        printf("y[0] %g x[1] %g w[0] %g eps %g rows %d hidden %d\n", (*(float **)params[0])[0],
-               (*(float **)params[2])[1], (*(float **)params[3])[0], *(float *)params[4], *(int *)params[5],
-               *(int *)params[6]);
+    if (!strcmp(function, "grad_norm_finish"))
+        printf("stats[0] %g partials[1] %g max_norm %g slices %d\n", (*(float **)params[0])[0],
+               (*(double **)params[1])[1], *(float *)params[2], *(int *)params[3]);
     return 0;
 }
 #endif

@@ -6,10 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use warpo::{
-    device::{Choice, CudaOptions, Device, HostOptions, Launch, cuda::EMBEDDED, kernels},
-    ops::rmsnorm,
-};
+use warpo::device::{Choice, CudaOptions, Device, HostOptions, Launch, cuda::EMBEDDED, kernels};
 
 /// Carried in the binary, so that the tests need no source tree.
 const FAKE_DRIVER: &str = include_str!("fake_driver.c");
@@ -75,10 +72,10 @@ fn outcome(device: anyhow::Result<Device>) -> String {
 fn each_refusal_is_one_sentence() {
     let too_old = "one for CUDA 13.0 (580 or newer) is needed";
     let mut cases = vec![
-        ("open", "no_device", "9.0", "NVIDIA driver: cuInit: CUDA_ERROR_NO_DEVICE".to_string()),
-        ("open", "zero", "9.0", "device cuda:0 requested, 0 present".into()),
-        ("open 3", "", "9.0", "device cuda:3 requested, 1 present".into()),
-        ("open", "old", "9.0", format!("NVIDIA driver: it is for CUDA 12.4; {too_old}")),
+        ("open", "no_device", "9.0", "the NVIDIA driver shows no GPU; --device host runs without one".to_string()),
+        ("open", "zero", "9.0", "the NVIDIA driver shows no GPU; --device host runs without one".into()),
+        ("open 3", "", "9.0", "device cuda:3 requested, 1 present: cuda:0 to cuda:0".into()),
+        ("open", "old", "9.0", format!("the NVIDIA driver is for CUDA 12.4; {too_old}")),
     ];
     let gpu = |capability: &str| format!("Fake GPU (cuda:0, compute capability {capability}, 132 SMs, 8.0 GiB)");
     if EMBEDDED.cubins.is_empty() {
@@ -104,7 +101,7 @@ fn each_refusal_is_one_sentence() {
 #[test]
 fn a_driver_without_a_symbol_is_refused() {
     let Some(text) = child("open", &["-DWITHOUT_LAUNCH"], &[]) else { return };
-    assert!(text.contains("opened: NVIDIA driver: libcuda has no `cuLaunchKernelEx`"), "{text}");
+    assert!(text.contains("opened: the NVIDIA driver has no `cuLaunchKernelEx`"), "{text}");
 }
 
 /// Without a stand-in, on a machine without a driver.
@@ -114,7 +111,7 @@ fn no_driver_is_one_sentence() {
         return println!("skipped: there is a GPU");
     }
     let why = Device::cuda(0).err().expect("there is no GPU").to_string();
-    assert!(why.starts_with("no NVIDIA driver: ") || why.starts_with("device cuda:0 requested"), "{why}");
+    assert!(why.starts_with("no NVIDIA driver: ") || why.starts_with("the NVIDIA driver shows no GPU"), "{why}");
     assert!(Device::open(Choice::Auto, HostOptions::default()).unwrap().describe().starts_with("host"));
 }
 
@@ -156,14 +153,15 @@ fn memory_is_copied_counted_and_freed() {
 
 fn launch(options: CudaOptions) {
     let device = Device::cuda_with(0, options).unwrap();
-    let (rows, hidden) = (5, 3);
-    let x = device.upload(&(0..15).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
-    let w = device.upload(&[2.5f32; 3]).unwrap();
-    let (y, rrms) = (device.upload(&[7.0f32; 15]).unwrap(), device.alloc(rows).unwrap());
-    if let Err(why) = rmsnorm::fwd(&device, &y, &rrms, &x, &w, 1e-5, rows, hidden) {
+    let stats = device.upload(&[7.0f32; 3]).unwrap();
+    let partials = device.upload(&[1.0f64, 2.5]).unwrap();
+    let launch = Launch { grid: [2, 3, 1], ..Launch::linear(1, 64) };
+    // SAFETY: the stand-in runs nothing.
+    let launched = unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &stats, &partials, 0.5, -2) };
+    if let Err(why) = launched {
         println!("launched: {why:#}");
     }
-    if let Err(why) = device.download(&y) {
+    if let Err(why) = device.download(&stats) {
         println!("downloaded: {why:#}");
     }
 }
@@ -175,8 +173,8 @@ fn a_launch_hands_over_its_arguments() {
     }
     for capability in ["9.0", "8.0", "12.0"] {
         let Some(text) = child("launch", &[], &[("FAKE_CUDA_CAPABILITY", capability)]) else { return };
-        let want = "launch rmsnorm_fwd_f32 grid 2,1,1 block 128,1,1 smem 0 attributes 0\n\
-                    y[0] 7 x[1] 1 w[0] 2.5 eps 1e-05 rows 5 hidden 3\n";
+        let want = "launch grad_norm_finish grid 2,3,1 block 64,1,1 smem 0 attributes 0\n\
+                    stats[0] 7 partials[1] 2.5 max_norm 0.5 slices -2\n";
         assert!(text.contains(want), "{capability}: {text}");
     }
 }
@@ -186,13 +184,13 @@ fn a_failed_launch_names_kernel_shape_and_grid() {
     if EMBEDDED.cubins.is_empty() {
         return println!("skipped: built without nvcc");
     }
-    let launch = ": eps 0.00001, rows 5, hidden 3, grid [2, 1, 1], block [128, 1, 1], 0 shared bytes";
+    let launch = ": max_norm 0.5, slices -2, grid [2, 3, 1], block [64, 1, 1], 0 shared bytes";
     let illegal = "CUDA_ERROR_ILLEGAL_ADDRESS: the driver's words";
     let cases = [
-        ("launch", "bad_launch", "launched: rmsnorm_fwd_f32 (kernels/rmsnorm.cu:", launch),
+        ("launch", "bad_launch", "launched: grad_norm_finish (kernels/grad_norm.cu:", launch),
         ("launch", "bad_launch", "", "CUDA_ERROR_INVALID_VALUE: the driver's words"),
         ("launch", "bad_image", "", "the driver, for CUDA 13.0, does not load it: CUDA_ERROR_INVALID_IMAGE"),
-        ("checked launch", "bad_kernel", "launched: rmsnorm_fwd_f32 (kernels/rmsnorm.cu:", launch),
+        ("checked launch", "bad_kernel", "launched: grad_norm_finish (kernels/grad_norm.cu:", launch),
         ("checked launch", "bad_kernel", "", illegal),
         ("launch", "bad_kernel", "downloaded: cuda: one of the last 1 launches failed; the latest was", illegal),
     ];
@@ -204,11 +202,11 @@ fn a_failed_launch_names_kernel_shape_and_grid() {
 
 fn big_launch() {
     let device = Device::cuda(0).unwrap();
-    let buffer = device.zeros::<f32>(8).unwrap();
+    let (stats, partials) = (device.zeros::<f32>(3).unwrap(), device.zeros::<f64>(2).unwrap());
     let launch = |bytes| {
         let launch = Launch::linear(1, 32).with_smem(bytes);
         // SAFETY: the stand-in runs nothing.
-        unsafe { kernels::rmsnorm::rmsnorm_bwd_weight_finish(&device, launch, &buffer, &buffer, 1, 8) }
+        unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &stats, &partials, 0.0, 1) }
     };
     launch(48 * 1024).unwrap();
     launch(100_000).unwrap();
@@ -223,7 +221,7 @@ fn large_shared_memory_is_asked_for_once() {
     }
     let Some(text) = child("big launch", &[], &[]) else { return };
     let asked: Vec<&str> = text.lines().filter(|line| line.contains("attribute 8 ")).collect();
-    assert_eq!(asked, ["attribute 8 of rmsnorm_bwd_weight_finish = 100000"], "{text}");
+    assert_eq!(asked, ["attribute 8 of grad_norm_finish = 100000"], "{text}");
     assert!(text.contains("300000 shared bytes: Fake GPU allows 232448 bytes of shared memory"), "{text}");
 }
 

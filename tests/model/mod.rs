@@ -15,7 +15,7 @@ use warpo::{
 
 use crate::{
     oracles::model::Params,
-    support::{fast_device, normal},
+    support::{fast_device, normal, with_gpu},
 };
 
 /// A model small enough for the oracle, with every width different from the others.
@@ -48,16 +48,11 @@ pub fn tiny_json(tied: bool, kv_heads: usize) -> String {
     )
 }
 
-/// The host device at full speed: with the emulated kernels and with the native matrix products.
+/// The host device at full speed, with the emulated kernels and with the native matrix products, and the GPU.
 pub fn fast_devices() -> Vec<(Device, &'static str)> {
     let native = HostOptions { threads: 2, gemm: GemmBackend::Native, ..HostOptions::default() };
-    let mut devices =
-        vec![(fast_device(2), "host"), (Device::host(native).expect("the host device opens"), "host, native products")];
-    match Device::cuda(0) {
-        Ok(device) => devices.push((device, "cuda")),
-        Err(why) => println!("skipped on cuda: {why:#}"),
-    }
-    devices
+    let native = || Device::host(native).expect("the host device opens");
+    with_gpu(|| vec![(fast_device(2), "host"), (native(), "host, native products")])
 }
 
 /// A model for one forest, with logits in chunks that do not divide the rows.

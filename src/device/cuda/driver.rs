@@ -47,6 +47,8 @@ const SYMBOLS: &[&str] = &[
 /// The CUDA version whose driver understands what nvcc 13 writes.
 const MIN_DRIVER: i32 = 13000;
 
+const REMEDY: &str = "--device host runs without one";
+
 /// What the driver tells about a GPU without making a context on it.
 #[derive(Clone, Debug)]
 pub struct GpuInfo {
@@ -85,14 +87,17 @@ pub fn init() -> Result<()> {
         SYMBOLS.iter().find(|name| library.get::<*const ()>(name.as_bytes()).is_err())
     };
     if let Some(name) = missing {
-        bail!("NVIDIA driver: libcuda has no `{name}`: a driver for CUDA 13.0 (580 or newer) is needed");
+        bail!("the NVIDIA driver has no `{name}`: one for CUDA 13.0 (580 or newer) is needed");
     }
     // By number first: the text needs a driver that has started.
-    result::init().map_err(|e| anyhow!("NVIDIA driver: cuInit: {:?}", e.0))?;
+    match result::init() {
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => bail!("the NVIDIA driver shows no GPU; {REMEDY}"),
+        started => started.map_err(|e| anyhow!("the NVIDIA driver does not start: {:?}; {REMEDY}", e.0))?,
+    }
     let (major, minor) = version()?;
     ensure!(
         major * 1000 + minor * 10 >= MIN_DRIVER,
-        "NVIDIA driver: it is for CUDA {major}.{minor}; one for CUDA 13.0 (580 or newer) is needed"
+        "the NVIDIA driver is for CUDA {major}.{minor}; one for CUDA 13.0 (580 or newer) is needed"
     );
     Ok(())
 }
@@ -123,7 +128,8 @@ pub fn count() -> Result<usize> {
 /// As [`init`], or there are fewer GPUs.
 pub fn info(ordinal: usize) -> Result<GpuInfo> {
     let present = count()?;
-    ensure!(ordinal < present, "device cuda:{ordinal} requested, {present} present");
+    ensure!(present > 0, "the NVIDIA driver shows no GPU; {REMEDY}");
+    ensure!(ordinal < present, "device cuda:{ordinal} requested, {present} present: cuda:0 to cuda:{}", present - 1);
     read(ordinal).map_err(|e| explain(e).context(format!("cuda:{ordinal}")))
 }
 

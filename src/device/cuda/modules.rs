@@ -123,7 +123,8 @@ impl Gpu {
 fn check_images(table: &CubinTable, modules: &[&str], info: &GpuInfo) -> Result<()> {
     ensure!(
         !table.cubins.is_empty(),
-        "this program was built without GPU kernels: build it where nvcc is found (scripts/install-nvcc.sh installs it)"
+        "this program was built without GPU kernels: build it where nvcc is found (scripts/install-nvcc.sh installs it) or \
+         use --device host"
     );
     let everywhere = modules.iter().filter(|module| !module.contains("_sm"));
     for module in everywhere {
