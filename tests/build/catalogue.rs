@@ -24,6 +24,19 @@ fn the_catalogue_is_up_to_date() {
     }
 }
 
+/// README.md's table of kernels names every file, with its number of entry points, and no other.
+#[test]
+fn the_readme_names_every_kernel() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, table) = readme.split_once("| kernel | entry points |").expect("README.md has no table of kernels");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let found: Vec<String> = rows.map(|row| row.split('|').take(3).collect::<Vec<_>>().join("|")).collect();
+    let modules = read_folder(&root.join("kernels")).unwrap();
+    let expected: Vec<String> = modules.iter().map(|m| format!("| `{}` | {} ", m.stem, m.entries.len())).collect();
+    assert_eq!(found, expected, "README.md's table of kernels");
+}
+
 /// Entry points that differ in element type or head size only.
 struct Family<'a> {
     names: Vec<&'a str>,
