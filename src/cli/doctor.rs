@@ -28,7 +28,7 @@ fn report() -> Result<String> {
         }
         Ok(gpus) => {
             let (major, minor) = driver::version()?;
-            let _ = writeln!(text, "driver:     for CUDA {major}.{minor}, {} GPUs", gpus.len());
+            let _ = writeln!(text, "driver:     for CUDA {major}.{minor}");
             gpus.iter().for_each(|gpu| text += &describe(gpu));
         }
     }

@@ -237,3 +237,34 @@ fn every_kernel_is_embedded_for_every_architecture() {
         }
     }
 }
+
+/// `warpo doctor` with or without the stand-in on the library path; it never fails.
+fn doctor(driver: Option<&Path>, mode: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
+    command.arg("doctor").env("FAKE_CUDA", mode).env_remove("LD_LIBRARY_PATH");
+    let done = command.envs(driver.map(|folder| ("LD_LIBRARY_PATH", folder))).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn doctor_tells_what_there_is() {
+    let text = doctor(None, "");
+    assert!(text.starts_with(&format!("warpo {}\nbuilt with: rustc ", env!("CARGO_PKG_VERSION"))), "{text}");
+    assert!(text.contains("\nhost:       host ("), "{text}");
+    if !warpo::device::cuda::is_present() {
+        assert!(text.contains("\ncuda:       no NVIDIA driver: ") || text.contains("shows no GPU"), "{text}");
+    }
+    if EMBEDDED.cubins.is_empty() {
+        assert!(text.contains("\nkernels:    for the host only; built without nvcc"), "{text}");
+        return println!("skipped: built without nvcc");
+    }
+    assert!(text.contains(&format!("\nkernels:    by {}\n", EMBEDDED.toolchain)), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let Some(()) = fake_driver(folder.path(), &[]) else { return };
+    let gpu = "\ndriver:     for CUDA 13.0\ncuda:0      Fake GPU (cuda:0, compute capability 9.0, 132 SMs, 8.0 GiB): ";
+    let text = doctor(Some(folder.path()), "");
+    assert!(text.contains(&format!("{gpu}loads all {} kernels\n", kernels::ALL.len())), "{text}");
+    let text = doctor(Some(folder.path()), "bad_image");
+    assert!(text.contains(&format!("{gpu}cannot run: kernels/")), "{text}");
+}
