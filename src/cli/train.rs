@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the process at once.
+/// A flag that the first Ctrl-C sets; the second ends the process at once.
 fn on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
