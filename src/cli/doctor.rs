@@ -1,8 +1,12 @@
 //! `warpo doctor`: what this program can run on, and what it was built from.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Write as _, stdout},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::device::{
     Device, HostOptions,
@@ -14,7 +18,11 @@ use crate::device::{
 pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode> {
-    print!("{}", report()?);
+    match stdout().write_all(report()?.as_bytes()).and_then(|()| stdout().flush()) {
+        // Whoever read along has seen enough.
+        Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
+        done => done.context("standard output: cannot be written")?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,9 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
 use anyhow::{Context, Result};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 use crate::{
     config::Config,
@@ -53,16 +58,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-/// A flag that the first Ctrl-C sets; the second ends the process at once.
+/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process at once. SIGHUP is left alone, for `nohup`.
 fn on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(INTERRUPTED));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("the handler for Ctrl-C cannot be set")?;
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if flag.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(INTERRUPTED));
+            }
+            eprintln!("interrupted: the step is finished and saved; once more ends at once");
         }
-        eprintln!("interrupted: the step is finished and saved; once more ends at once");
-    };
-    ctrlc::set_handler(handler).context("the handler for Ctrl-C cannot be set")?;
+    });
     Ok(stop)
 }

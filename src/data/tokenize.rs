@@ -101,7 +101,7 @@ impl Tokenizer {
         let border = common_prefix(&alone, &joint_chosen).min(common_prefix(&alone, &joint_rejected));
         ensure!(
             border > 0,
-            "`prompt` ({}) gives no token of its own: give a prompt that does not merge with the response",
+            "`prompt` ({}) gives no token of its own: give a prompt that is not empty and does not merge with the response",
             excerpt(prompt)
         );
         let pair = Pair {

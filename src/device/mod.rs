@@ -144,7 +144,8 @@ enum Backend {
 }
 
 impl Device {
-    /// Opens the device a run asked for; `auto` takes the first GPU if there is one.
+    /// Opens the device a run asked for; `auto` takes the first GPU, and the host device where there is none. A GPU
+    /// that cannot be used is an error, so that nobody trains on the CPU unawares.
     ///
     /// # Errors
     /// No driver, no such GPU, or no kernels embedded for it.
@@ -152,8 +153,8 @@ impl Device {
         match choice {
             Choice::Host => Self::host(host),
             Choice::Cuda(ordinal) => Self::cuda(ordinal),
-            Choice::Auto if cuda::is_present() => Self::cuda(0),
-            Choice::Auto => Self::host(host),
+            Choice::Auto if cuda::is_absent() => Self::host(host),
+            Choice::Auto => Self::cuda(0),
         }
     }
 

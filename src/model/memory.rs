@@ -1,4 +1,4 @@
-//! Every byte a model takes on its device, computed before anything is allocated.
+//! The bytes a model takes on its device, computed before anything is allocated.
 //!
 //! Owns the places of activations and scratch in their one arena, and the refusal of a model that does not fit.
 //! Knows nothing about what is computed in them.

@@ -72,6 +72,9 @@ impl State {
     }
 }
 
+/// What to do about a checkpoint that cannot be read.
+const SKIP_DAMAGED: &str = "the newest checkpoint cannot be used: remove its folder to go on from the one before";
+
 /// `out/checkpoint-N`.
 pub fn folder(out: &Path, step: u64) -> PathBuf {
     out.join(format!("{PREFIX}{step}"))
@@ -104,9 +107,9 @@ pub fn save<T: Float>(
 /// # Errors
 /// A file is missing, damaged or belongs to another model.
 pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &mut AdamW<T>, state: &State) -> Result<()> {
-    model.load(folder)?;
+    model.load(folder).context(SKIP_DAMAGED)?;
     optimizer.applied = state.updates;
-    load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))
+    load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)
 }
 
 /// The newest complete checkpoint in `out`, with its state.
@@ -115,8 +118,12 @@ pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &mut AdamW<T>,
 /// `out` cannot be read, or a checkpoint's state is damaged.
 pub fn newest(out: &Path) -> Result<Option<(PathBuf, State)>> {
     let Some((_, folder)) = list(out)?.pop() else { return Ok(None) };
-    let path = folder.join(STATE);
-    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let state = read_state(&folder.join(STATE)).context(SKIP_DAMAGED)?;
+    Ok(Some((folder, state)))
+}
+
+fn read_state(path: &Path) -> Result<State> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let state: State = serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))?;
     ensure!(state.format == FORMAT, "{}: format {} instead of {FORMAT}", path.display(), state.format);
     Ok(Some((folder, state)))

@@ -113,7 +113,10 @@ impl Inputs {
             );
         }
         let per_epoch = Loader::new(0, train.trees.len(), config.batch.pairs).steps_per_epoch();
-        let total_steps = config.train.steps.unwrap_or(config.train.epochs * per_epoch);
+        let by_epochs = config.train.epochs.checked_mul(per_epoch);
+        let total_steps = config.train.steps.or(by_epochs).with_context(|| {
+            format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
+        })?;
         Ok(Self { model, train, eval, total_steps })
     }
 
@@ -141,7 +144,7 @@ impl Inputs {
         let trees = || self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees));
         let longest = trees().map(Tree::tokens).max().unwrap_or(1);
         let group = config.batch.pairs.max(batches::GROUP);
-        let tokens = config.batch.tokens.min(longest * group);
+        let tokens = config.batch.tokens.min(longest.saturating_mul(group));
         let rows = trees().map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
         Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
     }

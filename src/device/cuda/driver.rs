@@ -71,6 +71,16 @@ pub(super) fn explain(error: DriverError) -> anyhow::Error {
     }
 }
 
+/// True if no driver is installed or it says that there is no device.
+pub(super) fn is_absent() -> bool {
+    // SAFETY: opens the driver library and closes it; calls nothing in it.
+    let installed = unsafe { sys::is_culib_present() };
+    // SAFETY: the library was there just now; the symbol is looked up, not called.
+    let starts = || unsafe { sys::culib().get::<*const ()>(b"cuInit").is_ok() };
+    let no_device = || matches!(result::init(), Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)));
+    !installed || (starts() && no_device())
+}
+
 /// Loads and starts the driver.
 ///
 /// # Errors

@@ -98,6 +98,11 @@ pub fn is_present() -> bool {
     driver::count().is_ok_and(|count| count > 0)
 }
 
+/// True if there is no driver, or one that shows no GPU. A driver that is too old or does not start is not absent.
+pub fn is_absent() -> bool {
+    driver::count().map_or_else(|_| driver::is_absent(), |count| count == 0)
+}
+
 /// Milliseconds between two events; waits for both.
 pub fn elapsed_ms(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
     let ms = start.elapsed_ms(end).map_err(|e| explain(e).context("time between two events"))?;
