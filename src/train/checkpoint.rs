@@ -126,7 +126,7 @@ fn read_state(path: &Path) -> Result<State> {
     let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let state: State = serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))?;
     ensure!(state.format == FORMAT, "{}: format {} instead of {FORMAT}", path.display(), state.format);
-    Ok(Some((folder, state)))
+    Ok(state)
 }
 
 /// Removes the oldest checkpoints beyond the `keep` newest; 0 keeps all.

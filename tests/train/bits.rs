@@ -52,14 +52,18 @@ fn killed_and_resumed_is_never_stopped() {
 fn an_interrupted_run_saves_and_goes_on() {
     let fixture = Fixture::new();
     assert!(fixture.execute("straight", &LONG).status.success());
-    let mut child = start(&fixture, "interrupted", &LONG);
-    wait_for(&fixture.path("interrupted/checkpoint-2"), &mut child);
-    interrupt(&child);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(!fixture.path("interrupted/final").exists());
-    let resumed = fixture.execute("interrupted", &[&LONG[..], &["--resume"]].concat());
-    assert!(resumed.status.success(), "{}", stderr(&resumed));
-    fixture.assert_same_run("straight", "interrupted");
+    // Ctrl-C, and what schedulers send.
+    for signal in ["-INT", "-TERM"] {
+        let out = format!("interrupted{signal}");
+        let mut child = start(&fixture, &out, &LONG);
+        wait_for(&fixture.path(&format!("{out}/checkpoint-2")), &mut child);
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(!fixture.path(&format!("{out}/final")).exists());
+        let resumed = fixture.execute(&out, &[&LONG[..], &["--resume"]].concat());
+        assert!(resumed.status.success(), "{}", stderr(&resumed));
+        fixture.assert_same_run("straight", &out);
+    }
 }
 
 #[test]
@@ -85,7 +89,6 @@ fn wait_for(path: &Path, child: &mut Child) {
     }
 }
 
-/// What Ctrl-C sends.
-fn interrupt(child: &Child) {
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+fn send(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
