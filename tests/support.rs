@@ -1,7 +1,16 @@
 //! Devices to test on, random data, and the comparison rule.
 
+use std::path::{Path, PathBuf};
+
 use half::bf16;
 use warpo::device::{Choice, CudaOptions, Device, Element, Float, HostOptions, Schedule, host::Completion};
+
+/// Where `examples` and `tests/fixtures` are: in the project, or beside the test program if it came in a bundle.
+pub fn root() -> PathBuf {
+    let program = std::env::current_exe().expect("the program knows its place");
+    let beside = program.parent().filter(|folder| folder.join("gpu-check.sh").is_file());
+    beside.map_or(env!("CARGO_MANIFEST_DIR").into(), Path::to_path_buf)
+}
 
 /// Every device and schedule a kernel test runs on: the strict host device under four schedules and both completion
 /// modes, the fast host device, and the GPU if there is one.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -58,7 +58,7 @@ pub struct Scratch {
 impl Scratch {
     pub fn new() -> Self {
         let scratch = Self { folder: tempfile::tempdir().unwrap() };
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let examples = crate::support::root().join("examples");
         fs::create_dir(scratch.path("model")).unwrap();
         fs::copy(examples.join("quickstart-model/tokenizer.json"), scratch.path("model/tokenizer.json")).unwrap();
         scratch.write("model/config.json", CONFIG);

@@ -13,7 +13,7 @@ use warpo::data::{Dataset, Limits, OnError, records};
 const VOCAB: usize = 1024;
 
 fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+    crate::support::root().join("examples")
 }
 
 /// The committed tokenizer.

@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use serde::Deserialize;
 use warpo::{
     forest::{Forest, Tree},
@@ -37,7 +35,7 @@ const LIMIT: f64 = 1e-5;
 
 #[test]
 fn log_probabilities_loss_and_gradients_of_transformers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+    let folder = crate::support::root().join("tests/fixtures/tiny-llama");
     let golden: Golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
     let config = ModelConfig::load(&folder).unwrap();
     let tree = |pair: &Pair| Tree::pair("golden", pair.prompt.clone(), pair.chosen.clone(), pair.rejected.clone());

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -24,7 +24,7 @@ pub struct Fixture(TempDir);
 impl Fixture {
     pub fn new() -> Self {
         let fixture = Self(tempfile::tempdir().unwrap());
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let examples = crate::support::root().join("examples");
         let model = fixture.path("model");
         fs::create_dir(&model).unwrap();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
