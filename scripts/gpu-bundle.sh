@@ -44,6 +44,7 @@ place test main warpo-tests
 place bench kernels warpo-bench
 cp -r examples "$partial/examples"
 cp -r tests/fixtures "$partial/tests/fixtures"
+find tests -name '*.snap' -exec cp --parents {} "$partial" \;
 cp scripts/gpu-check.sh "$partial/gpu-check.sh"
 cp LICENSE-MIT LICENSE-APACHE "$partial/"
 git rev-parse HEAD >"$partial/commit.txt" 2>/dev/null || echo unknown >"$partial/commit.txt"

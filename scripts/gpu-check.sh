@@ -21,6 +21,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 for program in warpo warpo-tests warpo-bench; do
     [[ -x $program ]] || { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
 done
+# Recorded texts are beside the test program, not where it was compiled.
+export INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 rm -rf "${out:?}"/runs && : >"$out/summary.jsonl"
 passed=0
