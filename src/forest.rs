@@ -3,23 +3,41 @@
 //! Owns the layout (`subtree_end`, positions, prediction rows) and every index table derived from it.
 //! Knows nothing about text, models or losses.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail, ensure};
 
 /// Tokens per attention tile; `Forest::tile_bounds` has one entry per tile of this size.
 pub const TILE_TOKENS: usize = 64;
 
 /// A run of tokens that continues `parent` (or starts the tree).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Index of the segment this one continues; `None` for a root. Always smaller than the own index.
     pub parent: Option<usize>,
     pub tokens: Vec<u32>,
     /// True if the tokens are predicted: each scored segment is one sequence of the forest.
     pub scored: bool,
+    /// Tokens of a scored segment that are read but not predicted, such as another speaker's turn: ascending, disjoint,
+    /// inside the segment.
+    pub unscored: Vec<Range<usize>>,
+}
+
+impl Segment {
+    /// Whether token `offset` of the segment is predicted, if there is a token before it.
+    fn predicts(&self, offset: usize) -> bool {
+        self.scored && !self.unscored.iter().any(|range| range.contains(&offset))
+    }
+
+    /// Prediction rows: a root's first token has no predictor.
+    fn rows(&self) -> usize {
+        let first = usize::from(self.parent.is_none());
+        (first..self.tokens.len()).filter(|&offset| self.predicts(offset)).count()
+    }
 }
 
 /// One preference example: a prompt with its responses, a list, a tree of steps or a plain document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tree {
     /// Where the example came from, for messages: `file:line`.
     pub name: String,
@@ -27,20 +45,21 @@ pub struct Tree {
     pub segments: Vec<Segment>,
     /// `[chosen, rejected]`, counting scored segments of this tree from 0.
     pub pairs: Vec<[usize; 2]>,
+    /// One score a scored segment where the data gives scores, higher is better; else empty.
+    pub scores: Vec<f64>,
+    /// One label a scored segment where the data gives labels, true is desirable; else empty.
+    pub labels: Vec<bool>,
 }
 
 impl Tree {
     /// A prompt with two responses.
     pub fn pair(name: impl Into<String>, prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
-        let response = |tokens| Segment { parent: Some(0), tokens, scored: true };
+        let response = |tokens| Segment { parent: Some(0), tokens, scored: true, ..Segment::default() };
         Self {
             name: name.into(),
-            segments: vec![
-                Segment { parent: None, tokens: prompt, scored: false },
-                response(chosen),
-                response(rejected),
-            ],
+            segments: vec![Segment { tokens: prompt, ..Segment::default() }, response(chosen), response(rejected)],
             pairs: vec![[0, 1]],
+            ..Self::default()
         }
     }
 
@@ -51,8 +70,7 @@ impl Tree {
 
     /// Prediction rows: one per scored token that has a token before it.
     pub fn rows(&self) -> usize {
-        let row_count = |s: &Segment| s.tokens.len() - usize::from(s.parent.is_none() && !s.tokens.is_empty());
-        self.segments.iter().filter(|s| s.scored).map(row_count).sum()
+        self.segments.iter().map(Segment::rows).sum()
     }
 
     /// Tokens if every scored segment were run as a sequence of its own, prompt repeated.
@@ -74,6 +92,12 @@ impl Tree {
         let mut path: Vec<usize> = Vec::new();
         for (i, segment) in self.segments.iter().enumerate() {
             ensure!(!segment.tokens.is_empty(), "{}: segment {i} has no tokens", self.name);
+            let mut last = 0;
+            for range in &segment.unscored {
+                let inside = last <= range.start && range.start < range.end && range.end <= segment.tokens.len();
+                ensure!(inside && segment.scored, "{}: segment {i}: unscored tokens {range:?}", self.name);
+                last = range.end;
+            }
             match segment.parent {
                 None => ensure!(i == 0, "{}: segment {i} is a second root", self.name),
                 Some(parent) => {
@@ -86,6 +110,9 @@ impl Tree {
             path.push(i);
         }
         let sequences = self.segments.iter().filter(|s| s.scored).count();
+        for (what, count) in [("scores", self.scores.len()), ("labels", self.labels.len())] {
+            ensure!(count == 0 || count == sequences, "{}: {count} {what} for {sequences} sequences", self.name);
+        }
         for &[chosen, rejected] in &self.pairs {
             if chosen >= sequences || rejected >= sequences || chosen == rejected {
                 bail!("{}: pair [{chosen}, {rejected}] of {sequences} sequences", self.name);
@@ -187,7 +214,7 @@ impl Forest {
             }
             if segment.scored {
                 let before = segment.parent.map(|p| start[p] + tree.segments[p].tokens.len() - 1);
-                self.push_rows(before, start[i], &segment.tokens);
+                self.push_rows(before, start[i], segment);
             }
         }
         // Children follow their parent directly, so a subtree ends where its last descendant ends.
@@ -206,10 +233,10 @@ impl Forest {
     }
 
     /// The last token before the segment predicts its first token; a root's first token has no predictor.
-    fn push_rows(&mut self, before: Option<usize>, start: usize, tokens: &[u32]) {
-        for (offset, &token) in tokens.iter().enumerate() {
+    fn push_rows(&mut self, before: Option<usize>, start: usize, segment: &Segment) {
+        for (offset, &token) in segment.tokens.iter().enumerate() {
             let source = if offset == 0 { before } else { Some(start + offset - 1) };
-            if let Some(source) = source {
+            if let Some(source) = source.filter(|_| segment.predicts(offset)) {
                 self.row_source.push(source as i32);
                 self.row_target.push(token as i32);
             }

@@ -17,7 +17,7 @@ fn tree() -> impl Strategy<Value = Tree> {
             });
             path.push(i);
             let tokens = (0..tokens as u32).map(|t| (first + 3 * i as u32 + t) % 50).collect();
-            tree.segments.push(Segment { parent, tokens, scored });
+            tree.segments.push(Segment { parent, tokens, scored, ..Segment::default() });
         }
         let scored = tree.segments.iter().filter(|s| s.scored).count();
         if scored > 1 {
@@ -156,4 +156,19 @@ fn a_tree_over_the_budget_is_refused_by_name_and_both_numbers() {
     let tree = Tree::pair("train.jsonl:7", vec![1; 10], vec![2], vec![3]);
     let message = micro_batches(&[&tree], 11).unwrap_err().to_string();
     assert_eq!(message, "train.jsonl:7: the tree has 12 tokens, `batch.tokens` = 11: shorten it or raise batch.tokens");
+}
+
+#[test]
+fn unscored_tokens_of_a_response_are_read_and_not_predicted() {
+    let mut tree = Tree::pair("t", vec![1, 2], vec![3, 4, 5, 6, 7], vec![8]);
+    tree.segments[1].unscored = vec![1..3, 4..5];
+    let forest = Forest::pack([&tree]).unwrap();
+    assert_eq!(forest.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);
+    // Token 3 is predicted by the prompt's last token, 6 by the unscored 5; the rejected response by the prompt again.
+    assert_eq!((&forest.row_source[..], &forest.row_target[..]), (&[1, 4, 1][..], &[3, 6, 8][..]));
+    assert_eq!((forest.sequence_rows, tree.rows()), (vec![0, 2, 3], 3));
+    for bad in [vec![2..2], vec![0..2, 1..3], vec![4..6]] {
+        tree.segments[1].unscored = bad;
+        assert!(Forest::pack([&tree]).is_err());
+    }
 }

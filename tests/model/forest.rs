@@ -82,12 +82,17 @@ fn packed_equals_separate(device: &Device, config: &ModelConfig, trees: &[Tree],
 /// A sequence whose tokens from `scored` on are predicted.
 fn alone(path: &[u32], scored: usize) -> Tree {
     let (before, own) = path.split_at(scored);
-    let mut segments = vec![Segment { parent: None, tokens: before.to_vec(), scored: false }];
+    let mut segments = vec![Segment { parent: None, tokens: before.to_vec(), scored: false, ..Segment::default() }];
     if before.is_empty() {
         segments.clear();
     }
-    segments.push(Segment { parent: (!before.is_empty()).then_some(0), tokens: own.to_vec(), scored: true });
-    Tree { name: "alone".to_owned(), segments, pairs: Vec::new() }
+    segments.push(Segment {
+        parent: (!before.is_empty()).then_some(0),
+        tokens: own.to_vec(),
+        scored: true,
+        ..Segment::default()
+    });
+    Tree { name: "alone".to_owned(), segments, ..Tree::default() }
 }
 
 /// Changing the tokens of one segment changes no bit of what does not see it, forwards or backwards.

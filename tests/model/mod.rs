@@ -99,17 +99,21 @@ pub fn pair(seed: u64, [prompt, chosen, rejected]: [usize; 3]) -> Tree {
 
 /// A prompt with `count` responses, the first preferred to each other.
 pub fn list(seed: u64, prompt: usize, count: usize) -> Tree {
-    let mut segments = vec![Segment { parent: None, tokens: tokens(100 * seed, prompt), scored: false }];
+    let mut segments =
+        vec![Segment { parent: None, tokens: tokens(100 * seed, prompt), scored: false, ..Segment::default() }];
     for i in 0..count {
         let tokens = tokens(100 * seed + 1 + i as u64, 3 + 2 * i);
-        segments.push(Segment { parent: Some(0), tokens, scored: true });
+        segments.push(Segment { parent: Some(0), tokens, scored: true, ..Segment::default() });
     }
-    Tree { name: format!("list {seed}"), segments, pairs: (1..count).map(|i| [0, i]).collect() }
+    Tree { name: format!("list {seed}"), segments, pairs: (1..count).map(|i| [0, i]).collect(), ..Tree::default() }
 }
 
 /// A prompt, three steps of which two have continuations of their own; every step is scored.
 pub fn steps(seed: u64) -> Tree {
-    let segment = |i: u64, parent, len, scored| Segment { parent, tokens: tokens(100 * seed + i, len), scored };
+    let segment = |i: u64, parent, len, scored| {
+        let tokens = tokens(100 * seed + i, len);
+        Segment { parent, tokens, scored, ..Segment::default() }
+    };
     let segments = vec![
         segment(0, None, 9, false),
         segment(1, Some(0), 5, true),
@@ -122,11 +126,11 @@ pub fn steps(seed: u64) -> Tree {
         segment(8, Some(0), 12, true),
     ];
     let pairs = vec![[0, 3], [1, 2], [4, 5], [4, 6], [0, 7]];
-    Tree { name: format!("steps {seed}"), segments, pairs }
+    Tree { name: format!("steps {seed}"), segments, pairs, ..Tree::default() }
 }
 
 /// A plain document: its first token has nothing to be predicted from.
 pub fn document(seed: u64, len: usize) -> Tree {
-    let segments = vec![Segment { parent: None, tokens: tokens(seed, len), scored: true }];
-    Tree { name: format!("document {seed}"), segments, pairs: Vec::new() }
+    let segments = vec![Segment { parent: None, tokens: tokens(seed, len), scored: true, ..Segment::default() }];
+    Tree { name: format!("document {seed}"), segments, ..Tree::default() }
 }

@@ -176,8 +176,8 @@ impl<T: Float> Inputs<T> {
 
 fn tree(shape: Shape) -> Tree {
     let segment =
-        |&(parent, tokens): &(Option<usize>, usize)| Segment { parent, tokens: vec![0; tokens], scored: false };
-    Tree { name: "test".into(), segments: shape.iter().map(segment).collect(), pairs: Vec::new() }
+        |&(parent, tokens): &(Option<usize>, usize)| Segment { parent, tokens: vec![0; tokens], ..Segment::default() };
+    Tree { name: "test".into(), segments: shape.iter().map(segment).collect(), ..Tree::default() }
 }
 
 /// Accumulates in f32, and rounds to `T` what the kernels store or feed to a matrix product.

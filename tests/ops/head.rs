@@ -198,7 +198,10 @@ fn forest(vocab: usize) -> Forest {
             .collect()
     };
     let pair = Tree::pair("pair", tokens(4), tokens(3), tokens(5));
-    let plain = Tree { segments: vec![Segment { parent: None, tokens: tokens(4), scored: true }], ..Tree::default() };
+    let plain = Tree {
+        segments: vec![Segment { parent: None, tokens: tokens(4), scored: true, ..Segment::default() }],
+        ..Tree::default()
+    };
     Forest::pack([&pair, &plain]).unwrap()
 }
 
