@@ -2,10 +2,12 @@
 
 use std::f64::consts::LN_2;
 
+use half::bf16;
 use warpo::{
     config::Config,
     data::{Dataset, Limits, tokenize::Tokenizer},
-    device::{DType, Device, Float},
+    device::{DType, Device, Float, HostOptions},
+    forest::Tree,
     loss::Dpo,
     model::{Capacity, Layout, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
@@ -13,6 +15,7 @@ use warpo::{
 };
 
 use super::fixture::Fixture;
+use crate::model::{pair, tiny_config};
 use crate::support::{fast_device, for_each_device, relative_error, widen};
 
 const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
@@ -66,6 +69,31 @@ fn the_first_loss_is_ln_2() {
     assert!((preference - LN_2).abs() < 1e-6, "{preference}");
     // Random weights know nothing: a token costs about ln 1024.
     assert!((value("nll_loss") - 1024f64.ln()).abs() < 0.5, "{}", value("nll_loss"));
+}
+
+/// In bf16 a row rounds differently in another pack. The first loss may show that and must still be told apart from a
+/// reference that is another model's.
+#[test]
+fn rounding_to_bf16_is_no_wrong_reference() {
+    let device = Device::host(HostOptions { threads: 2, ..HostOptions::default() }).unwrap();
+    let shape = tiny_config(true, 2);
+    let trees: Vec<Tree> = (0..4).map(|seed| pair(seed, [11, 110, 97])).collect();
+    let capacity = Capacity { tokens: 1024, rows: 1024, head_chunk_rows: 512 };
+    let plan = MemoryPlan::new(&shape, DType::Bf16, capacity).unwrap();
+    let model = Model::<bf16>::new(&device, &shape, plan).unwrap();
+    model.randomize(4).unwrap();
+    // One tree a pack, then all in one.
+    let reference = Reference::compute(&model, &trees, 256, |_| true).unwrap().unwrap();
+    let packs = batches::pack(&trees, &[0, 1, 2, 3], 1024).unwrap();
+    assert_eq!(packs.len(), 1);
+    let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+    let mut trainer = Trainer { model, optimizer, loss: Dpo { beta: 0.5, ..Dpo::default() } };
+    let done = trainer.step(&packs, &reference, 0.0, true).unwrap();
+    let off = (done.metrics.get("loss").unwrap() - LN_2).abs();
+    println!("first loss in bf16: off by {off:.1e}");
+    trainer.model.randomize(5).unwrap();
+    let why = trainer.step(&packs, &reference, 0.0, true).err().expect("another model's reference").to_string();
+    assert!(why.starts_with("the first preference loss is "), "{why}");
 }
 
 #[test]

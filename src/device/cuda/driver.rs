@@ -1,5 +1,7 @@
 //! Finding the driver and its GPUs without ever panicking: every way this can fail is one sentence.
 
+use std::fmt;
+
 use anyhow::{Result, anyhow, bail, ensure};
 use cudarc::driver::{
     result::{self, DriverError},
@@ -47,7 +49,21 @@ const SYMBOLS: &[&str] = &[
 /// The CUDA version whose driver understands what nvcc 13 writes.
 const MIN_DRIVER: i32 = 13000;
 
-const REMEDY: &str = "--device host runs without one";
+/// Why there is no GPU to use. `auto` goes on without one; every other error of the driver ends the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoGpu(&'static str);
+
+const NO_DRIVER: NoGpu =
+    NoGpu("no NVIDIA driver: libcuda could not be loaded; install the driver or use --device host");
+const NO_DEVICE: NoGpu = NoGpu("the NVIDIA driver shows no GPU; --device host runs without one");
+
+impl fmt::Display for NoGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for NoGpu {}
 
 /// What the driver tells about a GPU without making a context on it.
 #[derive(Clone, Debug)]
@@ -71,26 +87,13 @@ pub(super) fn explain(error: DriverError) -> anyhow::Error {
     }
 }
 
-/// True if no driver is installed or it says that there is no device.
-pub(super) fn is_absent() -> bool {
-    // SAFETY: opens the driver library and closes it; calls nothing in it.
-    let installed = unsafe { sys::is_culib_present() };
-    // SAFETY: the library was there just now; the symbol is looked up, not called.
-    let starts = || unsafe { sys::culib().get::<*const ()>(b"cuInit").is_ok() };
-    let no_device = || matches!(result::init(), Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)));
-    !installed || (starts() && no_device())
-}
-
 /// Loads and starts the driver.
 ///
 /// # Errors
-/// There is no driver, it is too old, or it cannot start.
+/// [`NoGpu`], or the driver is too old or cannot start.
 pub fn init() -> Result<()> {
     // SAFETY: opens the driver library and closes it; calls nothing in it.
-    ensure!(
-        unsafe { sys::is_culib_present() },
-        "no NVIDIA driver: libcuda could not be loaded; install the driver or use --device host"
-    );
+    ensure!(unsafe { sys::is_culib_present() }, NO_DRIVER);
     // SAFETY: the library was there just now; symbols are looked up, not called.
     let missing = unsafe {
         let library = sys::culib();
@@ -101,8 +104,9 @@ pub fn init() -> Result<()> {
     }
     // By number first: the text needs a driver that has started.
     match result::init() {
-        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => bail!("the NVIDIA driver shows no GPU; {REMEDY}"),
-        started => started.map_err(|e| anyhow!("the NVIDIA driver does not start: {:?}; {REMEDY}", e.0))?,
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => bail!(NO_DEVICE),
+        started => started
+            .map_err(|e| anyhow!("the NVIDIA driver does not start: {:?}; --device host runs without one", e.0))?,
     }
     let (major, minor) = version()?;
     ensure!(
@@ -138,7 +142,7 @@ pub fn count() -> Result<usize> {
 /// As [`init`], or there are fewer GPUs.
 pub fn info(ordinal: usize) -> Result<GpuInfo> {
     let present = count()?;
-    ensure!(present > 0, "the NVIDIA driver shows no GPU; {REMEDY}");
+    ensure!(present > 0, NO_DEVICE);
     ensure!(ordinal < present, "device cuda:{ordinal} requested, {present} present: cuda:0 to cuda:{}", present - 1);
     read(ordinal).map_err(|e| explain(e).context(format!("cuda:{ordinal}")))
 }
@@ -162,8 +166,8 @@ fn read(ordinal: usize) -> Result<GpuInfo, DriverError> {
     })
 }
 
-impl std::fmt::Display for GpuInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for GpuInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{} (cuda:{}, compute capability {}.{}, {} SMs, {:.1} GiB)",

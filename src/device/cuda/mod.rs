@@ -24,8 +24,8 @@ use cudarc::driver::{
 };
 
 use super::{Arg, DType, Kernel, Launch, MemoryUse};
-pub use driver::GpuInfo;
 use driver::explain;
+pub use driver::{GpuInfo, NoGpu};
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
 
@@ -93,14 +93,9 @@ impl Drop for CudaMemory {
     }
 }
 
-/// True if a driver is installed and shows a GPU.
-pub fn is_present() -> bool {
-    driver::count().is_ok_and(|count| count > 0)
-}
-
 /// True if there is no driver, or one that shows no GPU. A driver that is too old or does not start is not absent.
 pub fn is_absent() -> bool {
-    driver::count().map_or_else(|_| driver::is_absent(), |count| count == 0)
+    driver::count().map_or_else(|why| why.is::<NoGpu>(), |count| count == 0)
 }
 
 /// Milliseconds between two events; waits for both.
