@@ -3,6 +3,7 @@
 //! `model` calls `ops`, `ops` checks shapes and calls `device`, `device` launches. `train` knows `model`, `loss`,
 //! `optim` and `data`; only `train` and `cli` read the run configuration.
 
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about models beyond their tokenizer. A bad row is named by file, line and reason.
 
+pub mod encode;
 pub mod loader;
 pub mod pack;
 pub mod records;
@@ -59,7 +60,8 @@ impl Dataset {
         let lines = records::lines(&bytes);
         let row = |&(line, bytes): &(usize, &[u8])| {
             let at = format!("{name}:{line}");
-            encode(&at, bytes, tokenizer, limits).map_err(|error| anyhow!("{at}: {error:#}"))
+            let tree = records::parse(bytes).and_then(|record| encode::tree(&at, &record, tokenizer, limits));
+            tree.map_err(|error| anyhow!("{at}: {error:#}"))
         };
         let rows: Vec<Result<Tree>> = lines.par_iter().map(row).collect();
 
@@ -83,19 +85,4 @@ impl Dataset {
         );
         Ok(data)
     }
-}
-
-fn encode(at: &str, bytes: &[u8], tokenizer: &Tokenizer, limits: &Limits) -> Result<Tree> {
-    let record = records::parse(bytes)?;
-    let pair = tokenizer.encode_pair(&record.prompt, &record.chosen, &record.rejected)?;
-    let check = |part: &str, tokens: usize, key: &str, limit: usize| {
-        ensure!(tokens <= limit, "{part} has {tokens} tokens, `{key}` = {limit}: shorten it or raise {key}");
-        Ok(())
-    };
-    check("`prompt`", pair.prompt.len(), "data.max_prompt_tokens", limits.prompt)?;
-    check("`chosen`", pair.chosen.len(), "data.max_response_tokens", limits.response)?;
-    check("`rejected`", pair.rejected.len(), "data.max_response_tokens", limits.response)?;
-    let tree = Tree::pair(at, pair.prompt, pair.chosen, pair.rejected);
-    check("the tree of prompt and both responses", tree.tokens(), "batch.tokens", limits.tree)?;
-    Ok(tree)
 }

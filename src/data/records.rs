@@ -1,14 +1,65 @@
-//! Rows of plain-text preferences: one JSON object `{"prompt", "chosen", "rejected"}` a line, further fields ignored.
+//! What a row of a data file says: one [`Record`], whatever form the row has. Further fields are ignored.
+//!
+//! Owns names and shapes of fields and the refusal of a row that makes no sense. Knows nothing about tokens.
 
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-/// One preference row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One example.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    pub prompt: String,
-    pub chosen: String,
-    pub rejected: String,
+    /// What all responses continue; `None` where the row has no prompt of its own (implicit prompt, plain document):
+    /// then what the responses have in common at their start is the prompt.
+    pub prompt: Option<Text>,
+    pub body: Body,
+    /// Tool definitions for the chat template (JSON schemas or what the template takes); empty if the row has none.
+    pub tools: Vec<Value>,
+    /// Further variables for the chat template, such as `enable_thinking`; they win over the configuration's.
+    pub template_kwargs: Map<String, Value>,
+}
+
+/// Plain text, or messages for the model's chat template.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    Plain(String),
+    /// Objects with `role` and `content` at least, handed to the template as they are (`tool_calls`, ...).
+    Chat(Vec<Value>),
+}
+
+/// What the row asks for. All texts of a row are plain or all are messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    Pair {
+        chosen: Text,
+        rejected: Text,
+    },
+    /// K responses to one prompt with one score (higher is better; ranks come as minus the rank) or one label each.
+    List {
+        responses: Vec<Text>,
+        scores: Vec<f64>,
+        labels: Vec<bool>,
+    },
+    /// One response that is desirable or not.
+    Unpaired {
+        completion: Text,
+        label: bool,
+    },
+    /// Supervised training: the completion is learnt, the prompt is not. A plain document is a completion without prompt.
+    Completion {
+        completion: Text,
+    },
+    /// Steps that continue the prompt (`parent` `None`) or an earlier step. Parents come before their children.
+    Tree {
+        nodes: Vec<Node>,
+    },
+}
+
+/// A step of a [`Body::Tree`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub parent: Option<usize>,
+    pub text: Text,
+    pub score: Option<f64>,
 }
 
 /// The lines of a file that are not blank, numbered from 1. A byte order mark at the start is dropped.
@@ -35,23 +86,25 @@ pub fn parse(line: &[u8]) -> Result<Record> {
     let Value::Object(fields) = value else {
         bail!("the row is {}, not an object: write {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}", kind(&value));
     };
-    let record = Record {
-        prompt: text_field(&fields, "prompt")?,
-        chosen: text_field(&fields, "chosen")?,
-        rejected: text_field(&fields, "rejected")?,
-    };
-    for (name, response) in [("chosen", &record.chosen), ("rejected", &record.rejected)] {
+    let prompt = text_field(&fields, "prompt")?;
+    let [chosen, rejected] = [text_field(&fields, "chosen")?, text_field(&fields, "rejected")?];
+    for (name, response) in [("chosen", &chosen), ("rejected", &rejected)] {
         ensure!(
             !response.trim().is_empty(),
             "field `{name}` is empty ({response:?}): give the response or remove the row"
         );
     }
     ensure!(
-        record.chosen != record.rejected,
+        chosen != rejected,
         "fields `chosen` and `rejected` are equal ({}): there is nothing to prefer, remove the row",
-        excerpt(&record.chosen)
+        excerpt(&chosen)
     );
-    Ok(record)
+    Ok(Record {
+        prompt: Some(Text::Plain(prompt)),
+        body: Body::Pair { chosen: Text::Plain(chosen), rejected: Text::Plain(rejected) },
+        tools: Vec::new(),
+        template_kwargs: Map::new(),
+    })
 }
 
 fn text_field(fields: &Map<String, Value>, name: &str) -> Result<String> {

@@ -8,7 +8,10 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWra
 use tokenizers::{TokenizerBuilder, TokenizerImpl};
 use warpo::config::Config;
 use warpo::data::tokenize::Tokenizer;
-use warpo::data::{Dataset, Limits, OnError, records};
+use warpo::data::{
+    Dataset, Limits, OnError,
+    records::{self, Body, Text},
+};
 
 const VOCAB: usize = 1024;
 
@@ -21,12 +24,22 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::load(&examples().join("quickstart-model"), VOCAB).unwrap()
 }
 
+/// Prompt, chosen and rejected text of a plain pair.
+fn plain_pair(record: records::Record) -> (String, String, String) {
+    match (record.prompt, record.body) {
+        (Some(Text::Plain(prompt)), Body::Pair { chosen: Text::Plain(chosen), rejected: Text::Plain(rejected) }) => {
+            (prompt, chosen, rejected)
+        }
+        other => panic!("not a plain pair: {other:?}"),
+    }
+}
+
 /// Trains the quickstart's byte-level BPE on its training rows.
 fn train() -> String {
     type Trained = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
     let bytes = std::fs::read(examples().join("data/persona_agreeableness/train.jsonl")).unwrap();
-    let rows = records::lines(&bytes).into_iter().map(|(_, line)| records::parse(line).unwrap());
-    let texts: Vec<String> = rows.flat_map(|row| [row.prompt + &row.chosen, row.rejected]).collect();
+    let rows = records::lines(&bytes).into_iter().map(|(_, line)| plain_pair(records::parse(line).unwrap()));
+    let texts: Vec<String> = rows.flat_map(|row| [row.0 + &row.1, row.2]).collect();
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let mut tokenizer: Trained = TokenizerBuilder::new()
         .with_model(BPE::default())

@@ -3,7 +3,7 @@
 use std::fs;
 
 use proptest::prelude::*;
-use warpo::data::records::{lines, parse};
+use warpo::data::records::{Body, Text, lines, parse};
 use warpo::data::{Dataset, Limits, OnError};
 
 use super::quickstart;
@@ -38,7 +38,9 @@ fn extra_fields_blank_lines_and_a_byte_order_mark_are_fine() {
     let found = lines(file);
     assert_eq!(found.iter().map(|&(line, _)| line).collect::<Vec<_>>(), [1, 4]);
     let record = parse(found[0].1).unwrap();
-    assert_eq!((&*record.prompt, &*record.chosen, &*record.rejected), ("p", "a", "b"));
+    let plain = |text: &str| Text::Plain(text.into());
+    assert_eq!(record.prompt, Some(plain("p")));
+    assert_eq!(record.body, Body::Pair { chosen: plain("a"), rejected: plain("b") });
 }
 
 proptest! {
