@@ -6,7 +6,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::OnError;
@@ -89,8 +89,14 @@ pub enum LossName {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
-    /// Pairs per optimizer step; at least 1. The last step of an epoch takes what is left.
-    pub pairs: usize,
+    /// Pairs per optimizer step, exactly; at least 1, 16 if neither this nor `packs` is given. The last step of an epoch
+    /// takes what is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<usize>,
+    /// Full packs of `tokens` per optimizer step, instead of `pairs`; at least 1. The loss is the mean over the pairs in
+    /// them. The last step of an epoch takes what is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packs: Option<usize>,
     /// Tokens of one micro-batch at most, shared prompts counted once. Bounds the memory; changes results by rounding
     /// only. Every single pair must fit.
     pub tokens: usize,
@@ -186,7 +192,7 @@ impl Default for Loss {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { pairs: 16, tokens: 4096 }
+        Self { pairs: None, packs: None, tokens: 4096 }
     }
 }
 
@@ -230,8 +236,11 @@ impl Config {
     /// # Errors
     /// One line with file and line (or the override), key, value and remedy.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
-        let (config, origins) = source::read(file, overrides)?;
+        let (mut config, origins) = source::read(file, overrides)?;
         config.check(&origins)?;
+        if config.batch.packs.is_none() {
+            config.batch.pairs = Some(config.batch.pairs());
+        }
         Ok(config)
     }
 
@@ -251,8 +260,7 @@ impl Config {
         at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
         at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
         self.loss.check(at)?;
-        at.least_1("batch.pairs", self.batch.pairs as u64)?;
-        at.least_1("batch.tokens", self.batch.tokens as u64)?;
+        self.batch.check(at)?;
         self.optim.check(at)?;
         at.least_1("train.epochs", self.train.epochs)?;
         if let Some(steps) = self.train.steps {
@@ -268,6 +276,26 @@ impl Loss {
         let smoothing = "at least 0 and below 0.5; 0 turns it off";
         at.number("loss.label_smoothing", self.label_smoothing, |v| (0.0..0.5).contains(&v), smoothing)?;
         at.number("loss.sft_weight", self.sft_weight, |v| v >= 0.0, "a finite number of 0 or more; 0 turns it off")
+    }
+}
+
+impl Batch {
+    /// Pairs per step where steps are counted in pairs.
+    pub fn pairs(&self) -> usize {
+        self.pairs.unwrap_or(16)
+    }
+
+    fn check(&self, at: &Origins) -> Result<()> {
+        at.least_1("batch.pairs", self.pairs() as u64)?;
+        at.least_1("batch.packs", self.packs.unwrap_or(1) as u64)?;
+        if let (Some(pairs), Some(packs)) = (self.pairs, self.packs) {
+            bail!(
+                "{}: `batch.packs` = {packs}: `batch.pairs` is set as well ({pairs}); a step is counted in pairs or in \
+                 packs, remove one of them",
+                at.of("batch.packs")
+            );
+        }
+        at.least_1("batch.tokens", self.tokens as u64)
     }
 }
 

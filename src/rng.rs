@@ -12,6 +12,10 @@ pub enum Purpose {
     Shuffle = 1,
     /// Random starting weights, one stream per tensor.
     Init = 2,
+    /// Which rows an epoch takes once more, one stream per epoch.
+    Weights = 3,
+    /// Order of the packs of an epoch, one stream per epoch.
+    Packs = 4,
 }
 
 /// One stream of numbers.

@@ -51,6 +51,16 @@ fn the_resolved_file_gives_the_same_configuration() {
 }
 
 #[test]
+fn steps_in_pairs_or_in_packs() {
+    let batch = |overrides: &[&str]| load(SMALL, overrides).unwrap().batch;
+    assert_eq!(batch(&[]), Batch { pairs: Some(16), packs: None, tokens: 4096 });
+    let packs = batch(&["batch.packs=3"]);
+    assert_eq!(packs, Batch { pairs: None, packs: Some(3), tokens: 4096 });
+    let resolved = load(SMALL, &["batch.packs=3"]).unwrap().to_toml().unwrap();
+    assert_eq!(load(&resolved, &[]).unwrap().batch, packs);
+}
+
+#[test]
 fn warmup_in_steps_or_as_a_share() {
     assert_eq!(Optim { warmup_ratio: 0.1, ..Optim::default() }.warmup(101), 11);
     assert_eq!(Optim { warmup_steps: 5, ..Optim::default() }.warmup(101), 5);
@@ -72,6 +82,8 @@ fn refusals_name_line_key_value_and_remedy() {
         file("[optim]\nwarmup_steps = 5\nwarmup_ratio = 0.1\n"),
         file("[batch]\npairs = 0\n"),
         file("[batch]\ntokens = -5\n"),
+        file("[batch]\npacks = 0\n"),
+        file("[batch]\npacks = 2\npairs = 16\n"),
         file("[loss]\nlabel_smoothing = 0.5\n"),
         file("optim.lr = inf\n"),
         refusal("[data]\ntrain = \"a\"\n", &[]),

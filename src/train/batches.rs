@@ -4,15 +4,14 @@ use anyhow::Result;
 
 use crate::{
     config::Config,
-    data::{loader::Loader, pack},
+    data::{
+        Dataset,
+        loader::{Loader, Plan, StepSize},
+        pack,
+    },
     forest::{Forest, Tree},
     model::ModelConfig,
 };
-
-/// Examples packed at a time where all of a file are run.
-pub const GROUP: usize = 512;
-/// Steps looked at to say how well packs are filled.
-const PACKING_STEPS: u64 = 64;
 
 /// One pack and the examples in it, in the pack's order.
 pub struct MicroBatch {
@@ -20,58 +19,109 @@ pub struct MicroBatch {
     pub examples: Vec<usize>,
 }
 
-/// Packs these examples of `trees` into as few micro-batches of at most `budget` tokens as first fit finds.
+/// Which of these examples share a pack of at most `budget` tokens.
+///
+/// # Errors
+/// An example is longer than the budget.
+pub fn plan(trees: &[Tree], examples: &[usize], budget: usize) -> Result<Vec<Vec<usize>>> {
+    pack::check(examples.iter().map(|&example| &trees[example]), budget)?;
+    let lengths: Vec<usize> = examples.iter().map(|&example| trees[example].tokens()).collect();
+    let mut packs = pack::plan(&lengths, budget)?;
+    packs.iter_mut().flatten().for_each(|member| *member = examples[*member]);
+    Ok(packs)
+}
+
+/// The same for every example of a file. A plan is small: [`build`] makes the index tables of one pack when its turn
+/// comes.
+///
+/// # Errors
+/// An example is longer than the budget.
+pub fn plan_all(trees: &[Tree], budget: usize) -> Result<Vec<Vec<usize>>> {
+    plan(trees, &(0..trees.len()).collect::<Vec<_>>(), budget)
+}
+
+/// One planned pack.
+///
+/// # Errors
+/// A tree makes no sense.
+pub fn build(trees: &[Tree], examples: &[usize]) -> Result<MicroBatch> {
+    let forest = Forest::pack(examples.iter().map(|&example| &trees[example]))?;
+    Ok(MicroBatch { forest, examples: examples.to_vec() })
+}
+
+/// Packs these examples of `trees` into micro-batches of at most `budget` tokens.
 ///
 /// # Errors
 /// An example is longer than the budget.
 pub fn pack(trees: &[Tree], examples: &[usize], budget: usize) -> Result<Vec<MicroBatch>> {
-    let chosen: Vec<&Tree> = examples.iter().map(|&example| &trees[example]).collect();
-    let packs = pack::micro_batches(&chosen, budget)?;
-    let name = |pack: pack::MicroBatch| MicroBatch {
-        examples: pack.members.iter().map(|&member| examples[member]).collect(),
-        forest: pack.forest,
-    };
-    Ok(packs.into_iter().map(name).collect())
+    plan(trees, examples, budget)?.iter().map(|members| build(trees, members)).collect()
 }
 
-/// Every example of a file, a group at a time: only one group's index tables are in memory.
-pub fn groups(trees: &[Tree], budget: usize) -> impl Iterator<Item = Result<Vec<MicroBatch>>> {
-    (0..trees.len()).step_by(GROUP).map(move |start| {
-        let examples: Vec<usize> = (start..trees.len().min(start + GROUP)).collect();
-        pack(trees, &examples, budget)
-    })
-}
-
-/// Share of the token budget in use, and of the tokens that shared prompts save.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Packing {
-    /// Micro-batches a step, on average.
-    pub packs: f64,
-    pub fill: f64,
-    pub saved: f64,
-}
-
-/// How the first steps of a run fill their packs.
+/// The steps of a run, from its first epoch on.
 ///
 /// # Errors
 /// An example is longer than the budget.
-pub fn packing(trees: &[Tree], config: &Config) -> Result<Packing> {
-    let mut loader = Loader::new(config.train.seed, trees.len(), config.batch.pairs);
-    let steps = loader.steps_per_epoch().min(PACKING_STEPS);
-    let (mut packs, mut tokens, mut unshared) = (0, 0, 0);
-    for _ in 0..steps {
-        let examples = loader.next_step();
-        unshared += examples.iter().map(|&example| trees[example].unshared_tokens()).sum::<usize>();
-        for batch in pack(trees, &examples, config.batch.tokens)? {
-            packs += 1;
-            tokens += batch.forest.len();
+pub fn loader(data: &Dataset, config: &Config) -> Result<Loader> {
+    let budget = config.batch.tokens;
+    pack::check(&data.trees, budget)?;
+    let size = config.batch.packs.map_or(StepSize::Rows(config.batch.pairs()), StepSize::Packs);
+    let lengths = data.trees.iter().map(Tree::tokens).collect();
+    Loader::new(Plan { seed: config.train.seed, lengths, weights: Vec::new(), size, budget })
+}
+
+/// How packs are filled, and what shared prompts save.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Packing {
+    pub packs: usize,
+    pub steps: usize,
+    /// Examples taken.
+    pub examples: usize,
+    /// Tokens in all packs.
+    pub tokens: usize,
+    /// Tokens without shared prompts.
+    pub unshared: usize,
+    budget: usize,
+}
+
+impl Packing {
+    /// Nothing counted yet, in packs of `budget` tokens.
+    pub fn new(budget: usize) -> Self {
+        Self { budget, ..Self::default() }
+    }
+
+    /// Counts one step of these packs.
+    pub fn add(&mut self, trees: &[Tree], step: &[Vec<usize>]) {
+        self.steps += 1;
+        self.packs += step.len();
+        for tree in step.iter().flatten().map(|&example| &trees[example]) {
+            self.examples += 1;
+            self.tokens += tree.tokens();
+            self.unshared += tree.unshared_tokens();
         }
     }
-    Ok(Packing {
-        packs: f64::from(packs) / steps as f64,
-        fill: tokens as f64 / (f64::from(packs) * config.batch.tokens as f64),
-        saved: 1.0 - tokens as f64 / unshared as f64,
-    })
+
+    /// Share of the token budget in use.
+    pub fn fill(&self) -> f64 {
+        self.tokens as f64 / (self.packs as f64 * self.budget as f64)
+    }
+
+    /// Share of the tokens that shared prompts save.
+    pub fn saved(&self) -> f64 {
+        1.0 - self.tokens as f64 / self.unshared as f64
+    }
+}
+
+/// How the first epoch of a run fills its packs.
+///
+/// # Errors
+/// An example is longer than the budget.
+pub fn packing(data: &Dataset, config: &Config) -> Result<Packing> {
+    let mut loader = loader(data, config)?;
+    let mut packing = Packing::new(config.batch.tokens);
+    while loader.position().epoch == 0 {
+        packing.add(&data.trees, &loader.next_step());
+    }
+    Ok(packing)
 }
 
 /// Floating-point operations of a forward pass over a pack: matrix products, attention over visible tokens, and the

@@ -9,14 +9,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Options,
-    batches::{self, Packing},
+    Options, batches,
     checkpoint::{self, State},
     settings,
 };
 use crate::{
     config::{Config, Precision},
-    data::{Dataset, Limits, loader::Loader, tokenize::Tokenizer},
+    data::{Dataset, Limits, tokenize::Tokenizer},
     device::{DType, Device},
     files,
     forest::Tree,
@@ -112,9 +111,8 @@ impl Inputs {
                 model.positions
             );
         }
-        let per_epoch = Loader::new(0, train.trees.len(), config.batch.pairs).steps_per_epoch();
-        let by_epochs = config.train.epochs.checked_mul(per_epoch);
-        let total_steps = config.train.steps.or(by_epochs).with_context(|| {
+        let by_epochs = || Ok::<_, anyhow::Error>(batches::loader(&train, config)?.steps_in(config.train.epochs));
+        let total_steps = config.train.steps.map_or_else(by_epochs, |steps| Ok(Some(steps)))?.with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;
         Ok(Self { model, train, eval, total_steps })
@@ -138,23 +136,15 @@ impl Inputs {
         Ok(plan)
     }
 
-    /// The largest micro-batch there can be: never more tokens than a step has, and no more rows in a token than in
+    /// The largest micro-batch there can be: never more tokens than a file has, and no more rows in a token than in
     /// the densest example.
     fn capacity(&self, config: &Config) -> Capacity {
-        let trees = || self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees));
-        let longest = trees().map(Tree::tokens).max().unwrap_or(1);
-        let group = config.batch.pairs.max(batches::GROUP);
-        let tokens = config.batch.tokens.min(longest.saturating_mul(group));
+        let files = || [&self.train].into_iter().chain(&self.eval);
+        let all = files().map(|file| file.trees.iter().map(Tree::tokens).sum()).max().unwrap_or(1);
+        let tokens = config.batch.tokens.min(all);
+        let trees = || files().flat_map(|file| &file.trees);
         let rows = trees().map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
         Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
-    }
-
-    /// How the first steps fill their packs.
-    ///
-    /// # Errors
-    /// An example does not fit in a pack.
-    pub fn packing(&self, config: &Config) -> Result<Packing> {
-        batches::packing(&self.train.trees, config)
     }
 }
 

@@ -34,16 +34,15 @@ impl Reference {
     ) -> Result<Option<Self>> {
         let mut reference = Self::empty(trees);
         let mut done = 0;
-        for group in batches::groups(trees, budget) {
-            for batch in group? {
-                let on_device = model.upload(&batch.forest)?;
-                model.forward(&on_device)?;
-                let logps = model.device().download(&model.logps(&on_device)?)?;
-                reference.take(trees, &batch, &logps)?;
-                done += batch.examples.len();
-                if !go_on(done) {
-                    return Ok(None);
-                }
+        for members in batches::plan_all(trees, budget)? {
+            let batch = batches::build(trees, &members)?;
+            let on_device = model.upload(&batch.forest)?;
+            model.forward(&on_device)?;
+            let logps = model.device().download(&model.logps(&on_device)?)?;
+            reference.take(trees, &batch, &logps)?;
+            done += batch.examples.len();
+            if !go_on(done) {
+                return Ok(None);
             }
         }
         Ok(Some(reference))

@@ -11,8 +11,7 @@ use half::bf16;
 use serde_json::Value;
 
 use super::{
-    Options, Outcome,
-    batches::{self, MicroBatch},
+    Options, Outcome, batches,
     checkpoint::{self, State},
     evaluate,
     log::{self, Metrics, Record, Terminal, say},
@@ -66,14 +65,14 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     for skipped in inputs.train.skipped.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.skipped)) {
         say(&format!("left out: {skipped}"));
     }
-    let packing = inputs.packing(config)?;
-    say(&format!(
-        "packs: {:.1} a step of {} pairs, {:.0} % full; shared prompts save {:.0} % of the tokens",
-        packing.packs,
-        config.batch.pairs,
-        100.0 * packing.fill,
-        100.0 * packing.saved
-    ));
+    let packing = batches::packing(&inputs.train, config)?;
+    let a_step = |count: usize| count as f64 / packing.steps as f64;
+    let step = match config.batch.packs {
+        Some(packs) => format!("{packs} a step, {:.1} pairs on average", a_step(packing.examples)),
+        None => format!("{:.1} a step of {} pairs", a_step(packing.packs), config.batch.pairs()),
+    };
+    let (fill, saved) = (100.0 * packing.fill(), 100.0 * packing.saved());
+    say(&format!("packs: {step}, {fill:.0} % full; shared prompts save {saved:.0} % of the tokens"));
     Ok(())
 }
 
@@ -99,7 +98,7 @@ impl<'a, T: Float> Run<'a, T> {
             (_, Init::Pretrained) => model.load(&config.model.path)?,
         }
         let mut optimizer = AdamW::new(device, model.params(), model.layout(), optimizer_settings(config))?;
-        let mut loader = Loader::new(config.train.seed, inputs.train.trees.len(), config.batch.pairs);
+        let mut loader = batches::loader(&inputs.train, config)?;
         let mut state = State::new(total_steps, config.train.seed, settings::hash(config)?);
         if let Start::From(folder, saved) = &start {
             ensure!(
@@ -200,16 +199,17 @@ impl<'a, T: Float> Run<'a, T> {
         Ok(Some(sets))
     }
 
-    fn held_out(&self) -> Result<Vec<MicroBatch>> {
+    /// The packs of the held-out file.
+    fn held_out(&self) -> Result<Vec<Vec<usize>>> {
         let Some(eval) = &self.inputs.eval else { return Ok(Vec::new()) };
-        let groups: Vec<_> = batches::groups(&eval.trees, self.config().batch.tokens).collect::<Result<_>>()?;
-        Ok(groups.into_iter().flatten().collect())
+        batches::plan_all(&eval.trees, self.config().batch.tokens)
     }
 
     fn step(&mut self, reference: &Reference, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
         let started = Instant::now();
-        let examples = self.loader.next_step();
-        let packs = batches::pack(&self.inputs.train.trees, &examples, self.config().batch.tokens)?;
+        let trees = &self.inputs.train.trees;
+        let step = self.loader.next_step();
+        let packs = step.iter().map(|members| batches::build(trees, members)).collect::<Result<Vec<_>>>()?;
         let lr = self.rate.at(self.state.step);
         let first = self.state.step == 0;
         let done = self.trainer.step(&packs, reference, lr, first)?;
@@ -236,11 +236,10 @@ impl<'a, T: Float> Run<'a, T> {
     }
 
     fn advance(&mut self, done: &Done) {
-        let rows = self.inputs.train.trees.len();
         let state = &mut self.state;
         state.step += 1;
         state.data = self.loader.position();
-        state.epoch = state.data.epoch as f64 + state.data.index as f64 / rows as f64;
+        state.epoch = self.loader.epochs();
         state.num_tokens += done.tokens as u64;
         state.updates = self.trainer.optimizer.applied;
         state.skipped_steps += u64::from(!done.update.applied);
@@ -273,16 +272,14 @@ impl<'a, T: Float> Run<'a, T> {
 
     fn evaluate(
         &self,
-        held_out: &[MicroBatch],
+        held_out: &[Vec<usize>],
         reference: &Reference,
         metrics: &mut Metrics,
         terminal: &Terminal,
     ) -> Result<()> {
-        if held_out.is_empty() {
-            return Ok(());
-        }
+        let Some(eval) = &self.inputs.eval else { return Ok(()) };
         let State { step, epoch, .. } = self.state;
-        let means = self.trainer.evaluate(held_out, reference, step == 0)?;
+        let means = self.trainer.evaluate(&eval.trees, held_out, reference, step == 0)?;
         metrics.write(&evaluate::record(step, epoch, &means))?;
         terminal.say(&evaluate::summary(step, &means));
         Ok(())

@@ -7,11 +7,12 @@ use std::f64::consts::LN_2;
 use anyhow::{Result, ensure};
 
 use super::{
-    batches::{MicroBatch, flops},
+    batches::{self, MicroBatch, flops},
     reference::Reference,
 };
 use crate::{
     device::{Buffer, DType, Float},
+    forest::Tree,
     loss::{Dpo, MetricSums, Rows, Totals, dpo},
     model::{Batch, Model},
     optim::{AdamW, Update},
@@ -65,14 +66,25 @@ impl<T: Float> Trainer<T> {
         Ok(Done { metrics, update, tokens, flops })
     }
 
-    /// The same metrics over `batches` without a gradient, as means over all of them.
+    /// The same metrics over planned packs of `trees` without a gradient, as means over all of them. One pack's index
+    /// tables are in memory at a time.
     ///
     /// # Errors
     /// A launch fails.
-    pub fn evaluate(&self, batches: &[MicroBatch], reference: &Reference, at_start: bool) -> Result<MetricSums> {
-        let totals = batches.iter().map(|batch| &batch.forest).collect();
-        let mut stats = Vec::with_capacity(batches.len());
-        for batch in batches {
+    pub fn evaluate(
+        &self,
+        trees: &[Tree],
+        packs: &[Vec<usize>],
+        reference: &Reference,
+        at_start: bool,
+    ) -> Result<MetricSums> {
+        let mut totals = Totals::default();
+        for members in packs {
+            totals.add(&batches::build(trees, members)?.forest);
+        }
+        let mut stats = Vec::with_capacity(packs.len());
+        for members in packs {
+            let batch = batches::build(trees, members)?;
             let ref_logps = self.model.device().upload(&reference.of(&batch.examples))?;
             let on_device = self.model.upload(&batch.forest)?;
             let logps = if at_start {

@@ -1,6 +1,7 @@
 //! The same bits: on any number of worker threads, after a kill, after an interruption.
 
 use std::{
+    fs,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -46,6 +47,27 @@ fn killed_and_resumed_is_never_stopped() {
         assert!(resumed.status.success(), "{}", stderr(&resumed));
         fixture.assert_same_run("straight", "killed");
     }
+}
+
+#[test]
+fn steps_of_full_packs_resume_to_the_same_bits() {
+    let fixture = Fixture::new();
+    let text = fs::read_to_string(fixture.path("run.toml")).unwrap();
+    fs::write(fixture.path("run.toml"), text.replace("pairs = 4, tokens", "packs = 2, tokens")).unwrap();
+    let straight = fixture.execute("straight", &LONG);
+    assert!(straight.status.success(), "{}", stderr(&straight));
+    let text = String::from_utf8(straight.stdout).unwrap();
+    assert!(text.contains("packs: 2 a step, ") && text.contains(" pairs on average, "), "{text}");
+    let mut child = start(&fixture, "killed", &LONG);
+    wait_for(&fixture.path("killed/checkpoint-4"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = fixture.execute("killed", &[&LONG[..], &["--resume"]].concat());
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    fixture.assert_same_run("straight", "killed");
+    // An epoch of 22 pairs ends where it should: passes over the data grow by whole epochs.
+    let epochs: Vec<f64> = fixture.metrics("straight").iter().map(|r| r["epoch"].as_f64().unwrap()).collect();
+    assert!(epochs.is_sorted() && epochs.contains(&1.0) && epochs.contains(&2.0), "{epochs:?}");
 }
 
 #[test]
