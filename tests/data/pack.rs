@@ -232,8 +232,8 @@ fn unscored_tokens_of_a_response_are_read_and_not_predicted() {
     // Token 3 is predicted by the prompt's last token, 6 by the unscored 5; the rejected response by the prompt again.
     assert_eq!((&forest.row_source[..], &forest.row_target[..]), (&[1, 4, 1][..], &[3, 6, 8][..]));
     assert_eq!((forest.sequence_rows, tree.rows()), (vec![0, 2, 3], 3));
-    for bad in [[2..2].to_vec(), vec![0..2, 1..3], vec![4..6]] {
-        tree.segments[1].unscored = bad;
+    for bad in [&[(2, 2)][..], &[(0, 2), (1, 3)], &[(4, 6)]] {
+        tree.segments[1].unscored = bad.iter().map(|&(start, end)| start..end).collect();
         assert!(Forest::pack([&tree]).is_err());
     }
 }
