@@ -2,6 +2,7 @@
 
 use warpo::{
     device::{Buffer, Device, Float},
+    forest::Forest,
     ops::{
         attention::{self, Dims},
         gemm::{self, Gemm},
@@ -51,12 +52,17 @@ fn weight_product<T: Float>(name: &str, gemm: Gemm) -> Case {
 }
 
 fn dims(size: &Size) -> Dims {
-    Dims { tokens: size.tokens(), heads: size.heads, kv_heads: size.kv_heads, head_dim: size.head_dim }
+    let Size { heads, kv_heads, head_dim, .. } = *size;
+    Dims { tokens: size.tokens(), heads, kv_heads, head_dim, window: None, softcap: None }
 }
 
 fn attention_shape(size: &Size) -> String {
     let Size { trees, prompt, response, heads, kv_heads, head_dim, .. } = size;
     format!("{trees} pairs of {prompt}+2x{response}, {heads}/{kv_heads}x{head_dim}")
+}
+
+fn tables(device: &Device, forest: &Forest) -> Result<[Buffer<i32>; 3]> {
+    Ok([device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?, device.upload(&forest.position)?])
 }
 
 /// Two products of two FLOPs for each visible pair, head and column.
@@ -67,11 +73,11 @@ fn attention_fwd<T: Float>(size: &Size) -> Case {
     let moved = bytes::<T>(dims.tokens * (width + out_width)) + bytes::<f32>(dims.tokens * dims.heads);
     Case::new::<T>("attention_fwd", attention_shape(size), flops, moved, move |device| {
         let forest = forest?;
-        let (end, bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
+        let [end, bounds, position] = tables(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let qkv = filled(device, dims.tokens * width, 1.0)?;
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &end, &bounds, scale, &dims)))
+        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)))
     })
 }
 
@@ -83,14 +89,14 @@ fn attention_bwd<T: Float>(size: &Size) -> Case {
     let moved = bytes::<T>(dims.tokens * (2 * width + 2 * out_width)) + bytes::<f32>(dims.tokens * dims.heads);
     Case::new::<T>("attention_bwd", attention_shape(size), flops, moved, move |device| {
         let forest = forest?;
-        let (end, bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
+        let [end, bounds, position] = tables(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let (qkv, dout) = (filled(device, dims.tokens * width, 1.0)?, filled(device, dims.tokens * out_width, 1.0)?);
         let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        attention::fwd(device, &out, &lse, &qkv, &end, &bounds, scale, &dims)?;
+        attention::fwd(device, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)?;
         Ok(Box::new(move |device| {
-            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &end, &bounds, scale, &dims)
+            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)
         }))
     })
 }
@@ -106,7 +112,7 @@ struct HeadBuffers<T> {
 }
 
 fn head(size: &Size) -> Head {
-    Head { vocab: size.vocab, hidden: size.hidden, chunk_rows: size.chunk_rows }
+    Head { vocab: size.vocab, hidden: size.hidden, chunk_rows: size.chunk_rows, softcap: None }
 }
 
 fn head_shape(size: &Size) -> String {

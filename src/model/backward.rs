@@ -149,6 +149,7 @@ impl<T: Float> Model<T> {
             &self.part(layer.qkv, tokens * config.qkv_width()),
             &batch.subtree_end,
             &batch.tile_bounds,
+            &batch.position,
             self.attention_scale(),
             &self.attention_dims(tokens),
         )?;

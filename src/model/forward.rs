@@ -85,7 +85,17 @@ impl<T: Float> Model<T> {
         let attended = self.part::<T>(layer.attended, tokens * q);
         let lse = self.part(layer.lse, heads * tokens);
         let (scale, dims) = (self.attention_scale(), self.attention_dims(tokens));
-        attention::fwd(device, &attended, &lse, &qkv, &batch.subtree_end, &batch.tile_bounds, scale, &dims)?;
+        attention::fwd(
+            device,
+            &attended,
+            &lse,
+            &qkv,
+            &batch.subtree_end,
+            &batch.tile_bounds,
+            &batch.position,
+            scale,
+            &dims,
+        )?;
 
         let projected = normed;
         gemm::run(device, &Gemm::nt(tokens, hidden, q), &projected, &attended, &self.weight(&ranges.o))?;

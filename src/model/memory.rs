@@ -279,7 +279,7 @@ impl Arena {
 
     fn place_head(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity) {
         let Capacity { rows, head_chunk_rows, .. } = capacity;
-        let ld = Head { vocab: config.vocab, hidden: config.hidden, chunk_rows: head_chunk_rows }.ld();
+        let ld = Head { vocab: config.vocab, hidden: config.hidden, chunk_rows: head_chunk_rows, softcap: None }.ld();
         spans.logps = self.exact(rows);
         spans.row_lse = self.exact(rows);
         spans.x_rows = self.wide(head_chunk_rows * config.hidden);

@@ -152,7 +152,7 @@ impl<T: Float> Model<T> {
 
     fn attention_dims(&self, tokens: usize) -> attention::Dims {
         let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
-        attention::Dims { tokens, heads, kv_heads, head_dim }
+        attention::Dims { tokens, heads, kv_heads, head_dim, window: None, softcap: None }
     }
 
     fn attention_scale(&self) -> f32 {
@@ -161,7 +161,7 @@ impl<T: Float> Model<T> {
 
     fn head(&self) -> head::Head {
         let ModelConfig { vocab, hidden, .. } = self.config;
-        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows }
+        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows, softcap: None }
     }
 
     fn head_scratch(&self, rows: usize) -> head::Scratch<T> {

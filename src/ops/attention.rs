@@ -14,21 +14,25 @@ use crate::{
 
 /// Sizes of one attention call. `heads` is a multiple of `kv_heads`; query head `h` reads key head
 /// `h / (heads / kv_heads)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dims {
     pub tokens: usize,
     pub heads: usize,
     pub kv_heads: usize,
     /// 32, 64, 96 or 128.
     pub head_dim: usize,
+    /// A token sees those before it that are less than so many positions away, itself counted.
+    pub window: Option<usize>,
+    /// Scores become `cap tanh(score / cap)` before the mask.
+    pub softcap: Option<f32>,
 }
 
 /// `out = softmax(scale q kᵀ) v` under the forest's mask; `lse` keeps the base-2 logarithm of each softmax's
 /// denominator for [`bwd`].
 ///
 /// Shapes: `out` (tokens, heads, head_dim); `lse` (heads, tokens); `qkv` (tokens, heads + 2 kv_heads, head_dim), query
-/// heads first, then keys, then values; `subtree_end` (tokens) and `tile_bounds` (tiles, 2) as in
-/// [`Forest`](crate::forest::Forest).
+/// heads first, then keys, then values; `subtree_end` (tokens) and `position` (tokens) and
+/// `tile_bounds` (tiles, 2) as in [`Forest`](crate::forest::Forest).
 ///
 /// # Errors
 /// A buffer does not have its shape, there is no kernel for the head size, or the launch fails.
@@ -40,11 +44,12 @@ pub fn fwd<T: Float>(
     qkv: &Buffer<T>,
     subtree_end: &Buffer<i32>,
     tile_bounds: &Buffer<i32>,
+    position: &Buffer<i32>,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    dims.check(subtree_end, tile_bounds)?;
-    let Dims { tokens, heads, kv_heads, head_dim } = *dims;
+    dims.check(subtree_end, tile_bounds, position)?;
+    let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
     expect_len("attention out", out, &[tokens, heads, head_dim])?;
     expect_len("attention lse", lse, &[heads, tokens])?;
     expect_len("attention qkv", qkv, &dims.qkv())?;
@@ -76,11 +81,12 @@ pub fn bwd<T: Float>(
     qkv: &Buffer<T>,
     subtree_end: &Buffer<i32>,
     tile_bounds: &Buffer<i32>,
+    position: &Buffer<i32>,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    dims.check(subtree_end, tile_bounds)?;
-    let Dims { tokens, heads, kv_heads, head_dim } = *dims;
+    dims.check(subtree_end, tile_bounds, position)?;
+    let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
     for (what, buffer) in [("attention dqkv", dqkv), ("attention qkv", qkv)] {
         expect_len(what, buffer, &dims.qkv())?;
     }
@@ -147,13 +153,15 @@ impl Dims {
         [self.tokens, self.heads + 2 * self.kv_heads, self.head_dim]
     }
 
-    fn check(&self, subtree_end: &Buffer<i32>, tile_bounds: &Buffer<i32>) -> Result<()> {
-        let Self { tokens, heads, kv_heads, head_dim } = *self;
+    fn check(&self, subtree_end: &Buffer<i32>, tile_bounds: &Buffer<i32>, position: &Buffer<i32>) -> Result<()> {
+        let Self { tokens, heads, kv_heads, head_dim, window, softcap } = *self;
         ensure!([32, 64, 96, 128].contains(&head_dim), "attention: head_dim {head_dim}: expected 32, 64, 96 or 128");
         ensure!(
             kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
             "attention: {heads} heads do not share {kv_heads} key heads evenly"
         );
+        ensure!(window.is_none() && softcap.is_none(), "attention: no kernel for a window or a soft cap");
+        expect_len("attention position", position, &[tokens])?;
         expect_len("attention subtree_end", subtree_end, &[tokens])?;
         expect_len("attention tile_bounds", tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
     }

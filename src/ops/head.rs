@@ -20,12 +20,14 @@ const WARPS_PER_CTA: usize = 4;
 const PITCH: usize = 8;
 
 /// Sizes of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Head {
     pub vocab: usize,
     pub hidden: usize,
     /// Rows whose logits exist at a time.
     pub chunk_rows: usize,
+    /// Logits become `cap tanh(logit / cap)`.
+    pub softcap: Option<f32>,
 }
 
 impl Head {
@@ -91,6 +93,7 @@ pub fn fwd<T: Float>(
     head: &Head,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
+    ensure!(head.softcap.is_none(), "head: no kernel for a soft cap");
     expect_len("head logps", logps, &[rows.rows])?;
     expect_len("head lse", lse, &[rows.rows])?;
     for chunk in head.chunks(rows.rows) {
@@ -127,6 +130,7 @@ pub fn bwd<T: Float>(
     kept: bool,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
+    ensure!(head.softcap.is_none(), "head: no kernel for a soft cap");
     expect_len("head lse", lse, &[rows.rows])?;
     expect_len("head coefficients", coefficients, &[rows.rows])?;
     expect_len("head dweight", dweight, &[head.vocab, head.hidden])?;

@@ -115,9 +115,9 @@ fn schedules_change_no_bit_bf16() {
 fn refuses_what_it_cannot_run() {
     let device = fast_device(1);
     let refusal = |heads, kv_heads, head_dim| {
-        let dims = Dims { tokens: 1, heads, kv_heads, head_dim };
+        let dims = Dims { tokens: 1, heads, kv_heads, head_dim, window: None, softcap: None };
         let (f, i) = (device.alloc::<f32>(1).unwrap(), device.alloc::<i32>(1).unwrap());
-        attention::fwd(&device, &f, &f, &f, &i, &i, 1.0, &dims).unwrap_err().to_string()
+        attention::fwd(&device, &f, &f, &f, &i, &i, &i, 1.0, &dims).unwrap_err().to_string()
     };
     assert_eq!(refusal(2, 1, 48), "attention: head_dim 48: expected 32, 64, 96 or 128");
     assert_eq!(refusal(3, 2, 64), "attention: 3 heads do not share 2 key heads evenly");
@@ -145,7 +145,8 @@ impl<T: Float> Inputs<T> {
     fn new(case: &Case) -> Self {
         let trees: Vec<Tree> = case.trees.iter().map(|shape| tree(shape)).collect();
         let forest = Forest::pack(&trees).unwrap();
-        let dims = Dims { tokens: forest.len(), heads: case.heads, kv_heads: case.kv_heads, head_dim: case.head_dim };
+        let Case { heads, kv_heads, head_dim, .. } = *case;
+        let dims = Dims { tokens: forest.len(), heads, kv_heads, head_dim, window: None, softcap: None };
         Self {
             qkv: cast(&normal(11, dims.tokens * (dims.heads + 2 * dims.kv_heads) * dims.head_dim)),
             dout: cast(&normal(12, dims.tokens * dims.heads * dims.head_dim)),
@@ -164,8 +165,12 @@ impl<T: Float> Inputs<T> {
         let (qkv, dout) = (device.upload(&self.qkv).unwrap(), device.upload(&self.dout).unwrap());
         let ends = device.upload(&self.forest.subtree_end).unwrap();
         let bounds = device.upload(&self.forest.tile_bounds).unwrap();
-        attention::fwd(device, &out, &lse, &qkv, &ends, &bounds, self.scale, &self.dims).unwrap();
-        attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &ends, &bounds, self.scale, &self.dims).unwrap();
+        let position = device.upload(&self.forest.position).unwrap();
+        attention::fwd(device, &out, &lse, &qkv, &ends, &bounds, &position, self.scale, &self.dims).unwrap();
+        attention::bwd(
+            device, &dqkv, &delta, &dout, &out, &lse, &qkv, &ends, &bounds, &position, self.scale, &self.dims,
+        )
+        .unwrap();
         Outputs {
             out: device.download(&out).unwrap(),
             lse: device.download(&lse).unwrap(),

@@ -101,7 +101,7 @@ fn oracle_agrees_with_central_differences() {
 
 #[test]
 fn flops_count_recomputed_chunks() {
-    let head = |chunk_rows| Head { vocab: 10, hidden: 4, chunk_rows };
+    let head = |chunk_rows| Head { vocab: 10, hidden: 4, chunk_rows, softcap: None };
     let product = 2.0 * 10.0 * 4.0;
     assert_eq!(head(7).flops(7), 3.0 * 7.0 * product);
     assert_eq!(head(3).flops(7), (4.0 * 7.0 - 1.0) * product);
@@ -248,7 +248,7 @@ impl<T: Float> Case<T> {
 
     fn run(&self, device: &Device, chunk_rows: usize, kept: bool) -> Outcome {
         let Dims { vocab, hidden } = self.dims;
-        let head = Head { vocab, hidden, chunk_rows };
+        let head = Head { vocab, hidden, chunk_rows, softcap: None };
         let (count, tokens) = (self.rows.len(), self.rows.forest.len());
         let up = |data: &[i32]| device.upload(data).unwrap();
         let rows = Rows {
