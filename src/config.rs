@@ -22,6 +22,7 @@ pub struct Config {
     pub batch: Batch,
     pub optim: Optim,
     pub train: Train,
+    pub cache: Cache,
 }
 
 /// `[model]`: what is trained.
@@ -172,6 +173,28 @@ pub enum Precision {
     Bf16,
 }
 
+/// `[cache]`: what is computed once and found again by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Folder; `runs/cache` in the current folder if not given. `""` or `"off"` keeps nothing.
+    pub dir: PathBuf,
+}
+
+impl Cache {
+    /// The folder, unless caching is turned off.
+    pub fn folder(&self) -> Option<&Path> {
+        let off = self.dir.as_os_str().is_empty() || self.dir == Path::new("off");
+        (!off).then_some(&*self.dir)
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { dir: Path::new("runs").join("cache") }
+    }
+}
+
 impl Default for Data {
     fn default() -> Self {
         Self {
@@ -240,6 +263,9 @@ impl Config {
         config.check(&origins)?;
         if config.batch.packs.is_none() {
             config.batch.pairs = Some(config.batch.pairs());
+        }
+        if let Some(folder) = config.cache.folder() {
+            config.cache.dir = std::path::absolute(folder)?;
         }
         Ok(config)
     }

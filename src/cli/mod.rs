@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod data;
 mod doctor;
 mod train;
 
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Trains a model as a TOML file says
     Train(train::Args),
+    /// Shows what the rows of a run become: text, tokens, what the loss covers, lengths and packs
+    Data(data::Args),
     /// Shows the devices, the driver and the kernels this program was built with
     Doctor(doctor::Args),
 }
@@ -31,6 +34,7 @@ enum Command {
 pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Train(args) => train::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -153,9 +153,10 @@ impl Config {
 
 /// Joins relative paths to `folder`. Paths made absolute earlier stay as they are.
 fn make_absolute(table: &mut toml::Table, folder: &Path) {
-    for (section, key) in [("model", "path"), ("data", "train"), ("data", "eval")] {
+    for (section, key) in [("model", "path"), ("data", "train"), ("data", "eval"), ("cache", "dir")] {
         if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
             && !path.is_empty()
+            && !(section == "cache" && path == "off")
         {
             *path = folder.join(&*path).display().to_string();
         }

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about models beyond their tokenizer. A bad row is named by file, line and reason.
 
+pub mod cache;
 pub mod encode;
 pub mod loader;
 pub mod pack;

@@ -89,6 +89,22 @@ impl Tokenizer {
         if ids.starts_with(&self.leading) { Ok(ids) } else { Ok([&self.leading[..], &ids].concat()) }
     }
 
+    /// The text of these ids, special tokens written out.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(Error::from_boxed).context("the tokenizer failed")
+    }
+
+    /// What one id stands for: its text, or the vocabulary's own name where that is only a part of a character.
+    pub fn piece(&self, id: u32) -> String {
+        match self.decode(&[id]) {
+            Ok(text) if !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) => text,
+            _ => self.inner.id_to_token(id).unwrap_or_else(|| format!("<{id}>")),
+        }
+    }
+
     /// Encodes a prompt alone and joined to each response. The responses are what follows the prompt; where a merge
     /// across the border changes the prompt's last tokens, the border moves back for both responses.
     ///

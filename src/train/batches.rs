@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     data::{
         Dataset,
         loader::{Loader, Plan, StepSize},
@@ -103,6 +103,17 @@ impl Packing {
     /// Share of the token budget in use.
     pub fn fill(&self) -> f64 {
         self.tokens as f64 / (self.packs as f64 * self.budget as f64)
+    }
+
+    /// The line that says all this.
+    pub fn describe(&self, batch: &config::Batch) -> String {
+        let a_step = |count: usize| count as f64 / self.steps as f64;
+        let step = match batch.packs {
+            Some(packs) => format!("{packs} a step, {:.1} pairs on average", a_step(self.examples)),
+            None => format!("{:.1} a step of {} pairs", a_step(self.packs), batch.pairs()),
+        };
+        let (fill, saved) = (100.0 * self.fill(), 100.0 * self.saved());
+        format!("packs: {step}, {fill:.0} % full; shared prompts save {saved:.0} % of the tokens")
     }
 
     /// Share of the tokens that shared prompts save.

@@ -7,7 +7,7 @@ pub mod checkpoint;
 pub mod evaluate;
 mod hash;
 pub mod log;
-mod prepare;
+pub mod prepare;
 pub mod reference;
 mod run;
 pub mod settings;

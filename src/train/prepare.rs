@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,11 @@ use super::{
 };
 use crate::{
     config::{Config, Precision},
-    data::{Dataset, Limits, tokenize::Tokenizer},
+    data::{
+        Dataset, Limits,
+        cache::{Origin, TokenCache},
+        tokenize::Tokenizer,
+    },
     device::{DType, Device},
     files,
     forest::Tree,
@@ -83,6 +88,68 @@ pub struct Inputs {
     pub train: Dataset,
     pub eval: Option<Dataset>,
     pub total_steps: u64,
+    /// Where the tokens came from.
+    pub origins: Vec<String>,
+}
+
+/// The tokenized data files of a run.
+pub struct Sets {
+    pub tokenizer: Tokenizer,
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+    /// Where the tokens came from, a line a file; and what was wrong with the cache.
+    pub origins: Vec<String>,
+}
+
+impl Sets {
+    /// Reads the tokenizer and both data files, from the cache if their trees are there.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a row is bad.
+    pub fn read(config: &Config, model: &ModelConfig) -> Result<Self> {
+        let tokenizer = Tokenizer::load(&config.model.path, model.vocab)?;
+        let limits = Limits {
+            prompt: config.data.max_prompt_tokens,
+            response: config.data.max_response_tokens,
+            tree: config.batch.tokens,
+        };
+        let options = format!("vocab {} {limits:?}\n{}", model.vocab, encoding_options(config)?);
+        let open = |folder| TokenCache::new(folder, &config.model.path, &options);
+        let cache = config.cache.folder().map(open).transpose()?;
+        let mut origins = Vec::new();
+        let mut load = |file: &PathBuf| {
+            let started = Instant::now();
+            let encode = || Dataset::load(file, &tokenizer, &limits, config.data.on_error);
+            let (data, origin) = match &cache {
+                Some(cache) => cache.load(file, encode)?,
+                None => {
+                    let data = encode()?;
+                    (data, Origin::Encoded { time: started.elapsed(), warning: None })
+                }
+            };
+            let name = file.file_name().unwrap_or_default().display();
+            match origin {
+                Origin::Cache => origins.push(format!("tokens: {name} read from the cache")),
+                Origin::Encoded { time, warning } => {
+                    origins.extend(warning.map(|warning| format!("cache: {warning}")));
+                    let rows = data.trees.len() + data.skipped.len();
+                    let pace = rows as f64 / time.as_secs_f64();
+                    origins.push(format!("tokens: {name} tokenised, {pace:.0} rows/s"));
+                }
+            }
+            Ok::<_, anyhow::Error>(data)
+        };
+        let train = load(&config.data.train)?;
+        let eval = config.data.eval.as_ref().map(load).transpose()?;
+        Ok(Self { tokenizer, train, eval, origins })
+    }
+}
+
+/// The options under which rows become trees: all of `[data]` but the names of its files.
+fn encoding_options(config: &Config) -> Result<String> {
+    let mut table = toml::Table::try_from(&config.data)?;
+    table.retain(|key, value| !(matches!(key, "train" | "eval") && value.is_str()));
+    Ok(table.to_string())
 }
 
 impl Inputs {
@@ -92,15 +159,7 @@ impl Inputs {
     /// A file is missing or malformed, or a row is bad.
     pub fn read(config: &Config) -> Result<Self> {
         let model = ModelConfig::load(&config.model.path)?;
-        let tokenizer = Tokenizer::load(&config.model.path, model.vocab)?;
-        let limits = Limits {
-            prompt: config.data.max_prompt_tokens,
-            response: config.data.max_response_tokens,
-            tree: config.batch.tokens,
-        };
-        let load = |file: &PathBuf| Dataset::load(file, &tokenizer, &limits, config.data.on_error);
-        let train = load(&config.data.train)?;
-        let eval = config.data.eval.as_ref().map(load).transpose()?;
+        let Sets { train, eval, origins, .. } = Sets::read(config, &model)?;
         for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
             let longest = longest_path(tree);
             ensure!(
@@ -115,7 +174,7 @@ impl Inputs {
         let total_steps = config.train.steps.map_or_else(by_epochs, |steps| Ok(Some(steps)))?.with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;
-        Ok(Self { model, train, eval, total_steps })
+        Ok(Self { model, train, eval, total_steps, origins })
     }
 
     /// Bytes of the run, refused if the device does not have them.

@@ -65,14 +65,9 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     for skipped in inputs.train.skipped.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.skipped)) {
         say(&format!("left out: {skipped}"));
     }
+    inputs.origins.iter().for_each(|origin| say(origin));
     let packing = batches::packing(&inputs.train, config)?;
-    let a_step = |count: usize| count as f64 / packing.steps as f64;
-    let step = match config.batch.packs {
-        Some(packs) => format!("{packs} a step, {:.1} pairs on average", a_step(packing.examples)),
-        None => format!("{:.1} a step of {} pairs", a_step(packing.packs), config.batch.pairs()),
-    };
-    let (fill, saved) = (100.0 * packing.fill(), 100.0 * packing.saved());
-    say(&format!("packs: {step}, {fill:.0} % full; shared prompts save {saved:.0} % of the tokens"));
+    say(&packing.describe(&config.batch));
     Ok(())
 }
 

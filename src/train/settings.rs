@@ -9,7 +9,8 @@ use crate::config::Config;
 
 /// Pace of output and of the machine; and paths, whose content is checked instead (`reference.safetensors` knows the
 /// tokens of both files, a checkpoint its model's shape).
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
+    "cache.dir",
     "data.eval",
     "data.train",
     "model.path",

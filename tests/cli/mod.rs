@@ -1,4 +1,5 @@
 //! The built program: what a user types and what comes back.
 
 mod bad_input;
+mod data;
 mod scratch;

@@ -48,6 +48,9 @@ lr = 1e-4
 [train]
 steps = 1
 precision = "f32"
+
+[cache]
+dir = "off"
 "#;
 
 /// `model/`, `train.jsonl`, `eval.jsonl` and `run.toml` in a temporary folder; runs go to `out/`.
@@ -128,6 +131,11 @@ impl Scratch {
     pub fn train(&self, out: &str, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
         self.run(command.args(["train", "run.toml", "--out", out]).args(args))
+    }
+
+    /// `warpo data run.toml ARGS` in the folder.
+    pub fn data(&self, args: &[&str]) -> Output {
+        self.run(Command::new(env!("CARGO_BIN_EXE_warpo")).args(["data", "run.toml"]).args(args))
     }
 
     /// The same in a process whose files cannot grow past 32 KiB: a disk that is full.

@@ -52,6 +52,7 @@ impl Fixture {
             batch = { pairs = 4, tokens = 160 }
             optim = { lr = 1e-3, schedule = "cosine", warmup_steps = 2, weight_decay = 0.01 }
             train = { steps = 8, seed = 3, eval_every = 3, save_every = 2, keep_checkpoints = 0, log_every = 1, precision = "f32" }
+            cache = { dir = "cache" }
             "#,
         )
         .unwrap();

@@ -1,0 +1,171 @@
+//! `warpo data RUN.toml`: what a run's rows become, and what the loss covers.
+
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, IsTerminal, Write as _, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    config::Config,
+    data::{Dataset, tokenize::Tokenizer},
+    forest::{Segment, Tree},
+    model::ModelConfig,
+    train::{
+        batches::{self, Packing},
+        prepare::Sets,
+    },
+};
+
+/// Rows left out that are listed one by one.
+const LISTED: usize = 20;
+/// Characters of the longest bar.
+const BAR: usize = 24;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run configuration
+    #[arg(value_name = "RUN.toml")]
+    config: PathBuf,
+    /// Rows of the training data to show
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    show: usize,
+    /// Overrides a key of the configuration, such as `batch.tokens=8192`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(&args.config, &args.set)?;
+    let sets = Sets::read(&config, &ModelConfig::load(&config.model.path)?)?;
+    let text = report(&config, &sets, args.show, stdout().is_terminal())?;
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        // Whoever read along has seen enough.
+        Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
+        done => done.context("standard output: cannot be written")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<String> {
+    let mut text = String::new();
+    for tree in sets.train.trees.iter().take(show) {
+        text += &row(tree, &sets.tokenizer, color)?;
+    }
+    for origin in &sets.origins {
+        let _ = writeln!(text, "{origin}");
+    }
+    text += &file("train", &sets.train, config)?;
+    let _ = writeln!(text, "  {}", batches::packing(&sets.train, config)?.describe(&config.batch));
+    if let Some(eval) = &sets.eval {
+        text += &file("eval", eval, config)?;
+    }
+    Ok(text)
+}
+
+/// A row's segments as text and as tokens; what the loss covers is green on a terminal and in brackets elsewhere.
+fn row(tree: &Tree, tokenizer: &Tokenizer, color: bool) -> Result<String> {
+    let mut text = format!("{}: {} tokens\n", tree.name, tree.tokens());
+    let mut sequence = 0;
+    for segment in &tree.segments {
+        let name = if segment.scored { scored_name(tree, sequence) } else { "prompt".to_owned() };
+        sequence += usize::from(segment.scored);
+        let _ = writeln!(text, "  {name}, {} tokens: {:?}", segment.tokens.len(), tokenizer.decode(&segment.tokens)?);
+        let _ = writeln!(text, "    {}", tokens(segment, tokenizer, color));
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+fn scored_name(tree: &Tree, sequence: usize) -> String {
+    let mut name = match tree.pairs[..] {
+        [[chosen, _]] if chosen == sequence => "chosen".to_owned(),
+        [[_, rejected]] if rejected == sequence => "rejected".to_owned(),
+        _ => format!("response {sequence}"),
+    };
+    if let Some(score) = tree.scores.get(sequence) {
+        let _ = write!(name, " (score {score})");
+    }
+    if let Some(label) = tree.labels.get(sequence) {
+        let _ = write!(name, " (label {label})");
+    }
+    name
+}
+
+/// The tokens with a dot between them, runs under the loss marked.
+fn tokens(segment: &Segment, tokenizer: &Tokenizer, color: bool) -> String {
+    let (open, close) = if color { ("\x1b[32m", "\x1b[0m") } else { ("⟦", "⟧") };
+    // A root's first token has nothing before it that could predict it.
+    let first = usize::from(segment.parent.is_none());
+    let covered =
+        |at: usize| segment.scored && at >= first && !segment.unscored.iter().any(|range| range.contains(&at));
+    let mut text = String::new();
+    let mut marked = false;
+    for (at, &id) in segment.tokens.iter().enumerate() {
+        if marked && !covered(at) {
+            text += close;
+        }
+        if at > 0 {
+            text.push('·');
+        }
+        if !marked && covered(at) {
+            text += open;
+        }
+        marked = covered(at);
+        text += &tokenizer.piece(id).replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
+    }
+    if marked {
+        text += close;
+    }
+    text
+}
+
+/// Counts, lengths, whole-file packing and rows left out.
+fn file(name: &str, data: &Dataset, config: &Config) -> Result<String> {
+    let mut text = format!("{name}: {} rows, {} left out\n", data.trees.len(), data.skipped.len());
+    let segments = |scored: bool| {
+        let of = move |segment: &&Segment| segment.scored == scored;
+        data.trees.iter().flat_map(|tree| &tree.segments).filter(of).map(|segment| segment.tokens.len())
+    };
+    text += &histogram("prompts", &segments(false).collect::<Vec<_>>());
+    text += &histogram("responses", &segments(true).collect::<Vec<_>>());
+    text += &histogram("trees", &data.trees.iter().map(Tree::tokens).collect::<Vec<_>>());
+    let mut packing = Packing::new(config.batch.tokens);
+    packing.add(&data.trees, &batches::plan_all(&data.trees, config.batch.tokens)?);
+    let _ = writeln!(
+        text,
+        "  the whole file: {} packs of {} tokens, {:.1} % full; shared prompts save {:.0} % of {} tokens",
+        packing.packs,
+        config.batch.tokens,
+        100.0 * packing.fill(),
+        100.0 * packing.saved(),
+        packing.unshared
+    );
+    for skipped in data.skipped.iter().take(LISTED) {
+        let _ = writeln!(text, "  left out: {skipped}");
+    }
+    if data.skipped.len() > LISTED {
+        let _ = writeln!(text, "  and {} more left out", data.skipped.len() - LISTED);
+    }
+    Ok(text)
+}
+
+/// How many lengths lie between one power of two and the next.
+fn histogram(name: &str, lengths: &[usize]) -> String {
+    let (Some(&least), Some(&most)) = (lengths.iter().min(), lengths.iter().max()) else { return String::new() };
+    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+    let mut text = format!("  {name}: {} of {least} to {most} tokens, {mean:.1} on average\n", lengths.len());
+    let bin = |length: usize| length.max(1).ilog2();
+    let mut counts = vec![0usize; bin(most) as usize + 1];
+    lengths.iter().for_each(|&length| counts[bin(length) as usize] += 1);
+    let largest = counts.iter().copied().max().unwrap_or(1);
+    for (power, &count) in counts.iter().enumerate().skip(bin(least) as usize) {
+        let range = format!("{}-{}", 1usize << power, (2usize << power) - 1);
+        let bar = "#".repeat((count * BAR).div_ceil(largest));
+        let _ = writeln!(text, "    {range:>11} {count:>8} {bar}");
+    }
+    text
+}
