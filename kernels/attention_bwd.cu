@@ -5,8 +5,9 @@
 // Three kernels, no atomics: attention_bwd_delta; attention_bwd_dkdv, which owns keys and walks the queries that see
 // them, over all query heads of its key head; attention_bwd_dq, which owns queries and walks their keys. p is computed
 // again from lse in the last two: 7 products instead of 5 buy an order of additions that never changes.
-// The queries that see key j are the run j..subtree_end[j], so keys need no mask at all; a prompt's keys gather the
-// gradients of the prompt and of every response in one pass.
+// With a soft cap ds is also multiplied by its slope, 1 - (s / softcap)^2.
+// The queries that see key j are the run j..subtree_end[j], of which a window leaves those within it; a prompt's keys
+// gather the gradients of the prompt and of every response in one pass.
 //
 // f32: one thread per row and head, no barrier; accumulators lie in shared memory. dkdv: grid (ceil(tokens / 64),
 // kv_heads), block 64, 128 (head_dim + 1) floats. dq: grid (ceil(tokens / 64), heads), block 64, 64 (head_dim + 1).
@@ -14,7 +15,8 @@
 // bf16: the same grids with blocks of 128, four warps of 16 rows each; tensor cores with f32 sums; p and ds are rounded
 // to bf16 before their second product. dkdv works on transposed scores, so p and ds leave the first product in the
 // registers in which the second wants them. Two tiles of 64 rows stay in shared memory and two are walked, in two
-// stages up to head_dim 96: at most 80896 bytes.
+// stages up to head_dim 96: at most 80896 bytes. Heads of 256 are not tuned: four CTAs, the third grid dimension, compute
+// the same scores and own 64 columns each, in 135680 bytes.
 
 #include <cta.cuh>
 #include <lanes.cuh>
@@ -25,7 +27,8 @@
 
 // ---- device code
 
-// Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill.
+// Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill. dkdv of bf16 heads of 32 has
+// room for three, which the soft cap's registers would take away.
 constexpr int kRowThreads = 64;
 
 template <class T>
@@ -53,8 +56,9 @@ __device__ __forceinline__ Lanes load_lanes_until(const float* from, int count) 
 
 template <int kHeadDim>
 __device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
-                                        const float* qkv, const int* subtree_end, float scale, int tokens, int heads,
+                                        const float* qkv, const Mask& mask, const Scores& scores, int heads,
                                         int kv_heads) {
+    const int tokens = mask.tokens;
     const Heads dims{heads, kv_heads, kHeadDim};
     const int kv_head = blockIdx.y;
     const int j = blockIdx.x * kRowThreads + threadIdx.x;
@@ -67,32 +71,35 @@ __device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const fl
         store_lanes_unaligned(dk + d, all_lanes(0.0f));
         store_lanes_unaligned(dv + d, all_lanes(0.0f));
     }
-    const int end = subtree_end[j];
+    const int end = mask.subtree_end[j];
     for (int head = kv_head * dims.group(); head < (kv_head + 1) * dims.group(); ++head) {
         const long long stats = (long long)head * tokens;
         for (int i0 = j; i0 < end; i0 += kLanes) {
-            const unsigned visible = end - i0 >= kLanes ? 0xffu : (1u << (end - i0)) - 1;
+            const unsigned visible = seeing_lanes(mask, i0, j, end - i0);
+            if (visible == 0) continue;
             const float *q_rows[kLanes], *dout_rows[kLanes];
             gather_rows(q_rows, qkv + dims.query(head), dims.pitch(), visible, j, i0);
             gather_rows(dout_rows, dout + dims.query(head), (long long)heads * kHeadDim, visible, j, i0);
-            const Lanes score = dot_each<kHeadDim>(k, q_rows) * all_lanes(scale * kLog2E);
+            const Lanes score = score_lanes(scores, dot_each<kHeadDim>(k, q_rows));
             Lanes p = exp2_lanes(score - load_lanes_until(lse + stats + i0, end - i0));
             hide(p, visible, 0.0f);
             const Lanes dp = dot_each<kHeadDim>(v, dout_rows);
             Lanes ds = p * (dp - load_lanes_until(delta + stats + i0, end - i0));
+            if (scores.capped()) ds = ds * slope_lanes(scores, score);
             hide(ds, visible, 0.0f);
             add_each<kHeadDim>(dv, p, dout_rows);
             add_each<kHeadDim>(dk, ds, q_rows);
         }
     }
-    write_row<kHeadDim>(dqkv + j * dims.pitch() + dims.key(kv_head), dk, scale);
+    write_row<kHeadDim>(dqkv + j * dims.pitch() + dims.key(kv_head), dk, scores.scale);
     write_row<kHeadDim>(dqkv + j * dims.pitch() + dims.value(kv_head), dv, 1.0f);
 }
 
 template <int kHeadDim>
 __device__ void attention_bwd_dq_rows(float* dqkv, const float* dout, const float* lse, const float* delta,
-                                      const float* qkv, const int* subtree_end, const int* tile_bounds, float scale,
-                                      int tokens, int heads, int kv_heads) {
+                                      const float* qkv, const Mask& mask, const Scores& scores, int heads,
+                                      int kv_heads) {
+    const int tokens = mask.tokens;
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     const int i = blockIdx.x * kRowThreads + threadIdx.x;
@@ -104,27 +111,31 @@ __device__ void attention_bwd_dq_rows(float* dqkv, const float* dout, const floa
     float* dq = shared_memory<float>() + threadIdx.x * (kHeadDim + 1);
     for (int d = 0; d < kHeadDim; d += kLanes) store_lanes_unaligned(dq + d, all_lanes(0.0f));
     for (int tile = 0; tile * kTileTokens <= i; ++tile) {
-        if (tile_bounds[2 * tile + 1] <= i) continue;
+        if (mask.tile_bounds[2 * tile + 1] <= i) continue;
         const int end = min((tile + 1) * kTileTokens, i + 1);
         for (int j0 = tile * kTileTokens; j0 < end; j0 += kLanes) {
-            const unsigned visible = visible_lanes(subtree_end, i, j0);
+            const unsigned visible = visible_lanes(mask, i, j0);
             if (visible == 0) continue;
             const float *k_rows[kLanes], *v_rows[kLanes];
             gather_rows(k_rows, qkv + dims.key(kv_head), dims.pitch(), visible, i, j0);
             gather_rows(v_rows, qkv + dims.value(kv_head), dims.pitch(), visible, i, j0);
-            const Lanes score = dot_each<kHeadDim>(q, k_rows) * all_lanes(scale * kLog2E);
+            const Lanes score = score_lanes(scores, dot_each<kHeadDim>(q, k_rows));
             const Lanes p = exp2_lanes(score - own_lse);
             Lanes ds = p * (dot_each<kHeadDim>(own_dout, v_rows) - own_delta);
+            if (scores.capped()) ds = ds * slope_lanes(scores, score);
             hide(ds, visible, 0.0f);
             add_each<kHeadDim>(dq, ds, k_rows);
         }
     }
-    write_row<kHeadDim>(dqkv + i * dims.pitch() + dims.query(head), dq, scale);
+    write_row<kHeadDim>(dqkv + i * dims.pitch() + dims.query(head), dq, scores.scale);
 }
 
 // Queries that dkdv handles at once: what its accumulators leave registers for.
 template <int kHeadDim>
 constexpr int kQueryFragments = kHeadDim <= 64 ? 8 : 4;
+// Columns of a gradient that one CTA owns: more accumulators would spill, so four CTAs compute the same scores.
+template <int kHeadDim>
+constexpr int kOwnColumns = kHeadDim <= 128 ? kHeadDim : 64;
 // Copies of the tiles that are walked; the second one does not fit for the largest heads.
 template <int kHeadDim>
 constexpr int kStages = kHeadDim <= 96 ? 2 : 1;
@@ -151,15 +162,16 @@ struct QueryStage {
 
 template <int kHeadDim>
 __device__ void attention_bwd_dkdv_tiles(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
-                                         const bf16* qkv, const int* subtree_end, const int* tile_bounds, float scale,
-                                         int tokens, int heads, int kv_heads) {
+                                         const bf16* qkv, const Mask& mask, const Scores& scores, int heads,
+                                         int kv_heads) {
+    const int *tile_bounds = mask.tile_bounds, tokens = mask.tokens;
     constexpr int kPitch = kTilePitch<kHeadDim>, kFragments = kQueryFragments<kHeadDim>;
     constexpr int kLastStage = kStages<kHeadDim> - 1;
     using Stage = QueryStage<kHeadDim>;
     const Heads dims{heads, kv_heads, kHeadDim};
     const int kv_head = blockIdx.y, tile = blockIdx.x, lane = threadIdx.x % kWarpThreads;
     const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
-    const int first_row = tile * kTileTokens + warp_row;
+    const int first_row = tile * kTileTokens + warp_row, first_column = blockIdx.z * kOwnColumns<kHeadDim>;
     bf16* k_tile = shared_memory<bf16>();
     bf16* v_tile = k_tile + kTileElements<kHeadDim>;
     Stage* stages = reinterpret_cast<Stage*>(v_tile + kTileElements<kHeadDim>);
@@ -183,9 +195,9 @@ __device__ void attention_bwd_dkdv_tiles(bf16* dqkv, const bf16* dout, const flo
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int j = first_row + lane / 4 + 8 * half;
-        end[half] = j < tokens ? subtree_end[j] : 0;
+        end[half] = j < tokens ? mask.subtree_end[j] : 0;
     }
-    float dk[kHeadDim / 8][4] = {}, dv[kHeadDim / 8][4] = {};
+    float dk[kOwnColumns<kHeadDim> / 8][4] = {}, dv[kOwnColumns<kHeadDim> / 8][4] = {};
     for (int step = 0; step < steps; ++step) {
         if (kLastStage > 0 && step + 1 < steps) copy_step(step + 1);
         cp_async_commit();
@@ -193,22 +205,23 @@ __device__ void attention_bwd_dkdv_tiles(bf16* dqkv, const bf16* dout, const flo
         __syncthreads();
         const Stage& stage = stages[step & kLastStage];
         const int m = tile + step % run;
-        const bool full = sees_all(tile_bounds, m, tile, tokens);
+        const bool full = sees_all(mask, m, tile);
 #pragma unroll 1
         for (int column = 0; column < kTileTokens; column += 8 * kFragments) {
             const bf16* q_rows = stage.q + column * kPitch;
             const bf16* dout_rows = stage.dout + column * kPitch;
             float p[kFragments][4] = {};
             multiply_rows<kHeadDim>(p, k_tile + warp_row * kPitch, q_rows);
+            score_fragments(scores, p);
             const int own = column + lane % 4 * 2;
 #pragma unroll
             for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
                 for (int c = 0; c < 4; ++c)
-                    p[f][c] = exp2_approx(p[f][c] * (scale * kLog2E) - stage.lse[own + 8 * f + c % 2]);
+                    p[f][c] = exp2_approx(p[f][c] - stage.lse[own + 8 * f + c % 2]);
             }
-            if (!full) hide_queries(p, end, first_row, m * kTileTokens + column);
-            multiply_columns<kHeadDim>(dv, p, dout_rows);
+            if (!full) hide_queries(p, mask, end, first_row, m * kTileTokens + column);
+            multiply_columns<kHeadDim>(dv, p, dout_rows + first_column);
             float ds[kFragments][4] = {};
             multiply_rows<kHeadDim>(ds, v_tile + warp_row * kPitch, dout_rows);
 #pragma unroll
@@ -216,28 +229,36 @@ __device__ void attention_bwd_dkdv_tiles(bf16* dqkv, const bf16* dout, const flo
 #pragma unroll
                 for (int c = 0; c < 4; ++c) ds[f][c] = p[f][c] * (ds[f][c] - stage.delta[own + 8 * f + c % 2]);
             }
-            multiply_columns<kHeadDim>(dk, ds, q_rows);
+            if (scores.capped()) {
+#pragma unroll
+                for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) ds[f][c] *= scores.slope(p[f][c], stage.lse[own + 8 * f + c % 2]);
+                }
+            }
+            multiply_columns<kHeadDim>(dk, ds, q_rows + first_column);
         }
         // No warp reads this stage any more.
         __syncthreads();
         if (kLastStage == 0 && step + 1 < steps) copy_step(step + 1);
     }
-    const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
-    store_rows<kHeadDim>(dqkv + dims.key(kv_head), dims.pitch(), first_row, tokens, dk, scales);
-    store_rows<kHeadDim>(dqkv + dims.value(kv_head), dims.pitch(), first_row, tokens, dv, ones);
+    const float scales[2] = {scores.scale, scores.scale}, ones[2] = {1.0f, 1.0f};
+    store_rows(dqkv + dims.key(kv_head) + first_column, dims.pitch(), first_row, tokens, dk, scales);
+    store_rows(dqkv + dims.value(kv_head) + first_column, dims.pitch(), first_row, tokens, dv, ones);
 }
 
 template <int kHeadDim>
 __device__ void attention_bwd_dq_tiles(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
-                                       const bf16* qkv, const int* subtree_end, const int* tile_bounds, float scale,
-                                       int tokens, int heads, int kv_heads) {
+                                       const bf16* qkv, const Mask& mask, const Scores& scores, int heads,
+                                       int kv_heads) {
+    const int *tile_bounds = mask.tile_bounds, tokens = mask.tokens;
     constexpr int kPitch = kTilePitch<kHeadDim>, kLastStage = kStages<kHeadDim> - 1;
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group(), lane = threadIdx.x % kWarpThreads;
     // The last queries have the most keys before them and start first.
     const int tile = gridDim.x - 1 - blockIdx.x;
     const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
-    const int first_row = tile * kTileTokens + warp_row;
+    const int first_row = tile * kTileTokens + warp_row, first_column = blockIdx.z * kOwnColumns<kHeadDim>;
     bf16* q_tile = shared_memory<bf16>();
     bf16* dout_tile = q_tile + kTileElements<kHeadDim>;
     bf16* stages = dout_tile + kTileElements<kHeadDim>;
@@ -260,7 +281,7 @@ __device__ void attention_bwd_dq_tiles(bf16* dqkv, const bf16* dout, const float
         own_lse[half] = i < tokens ? lse[(long long)head * tokens + i] : 0.0f;
         own_delta[half] = i < tokens ? delta[(long long)head * tokens + i] : 0.0f;
     }
-    float dq[kHeadDim / 8][4] = {};
+    float dq[kOwnColumns<kHeadDim> / 8][4] = {};
     for (int stage = 0; n <= tile; stage ^= kLastStage) {
         const int next = next_visible_tile(tile_bounds, n + 1, tile);
         if (kLastStage > 0 && next <= tile) copy_keys(next, stage ^ 1);
@@ -271,27 +292,34 @@ __device__ void attention_bwd_dq_tiles(bf16* dqkv, const bf16* dout, const float
         const bf16* v_tile = k_tile + kTileElements<kHeadDim>;
         float p[kTileFragments][4] = {}, ds[kTileFragments][4] = {};
         multiply_rows<kHeadDim>(p, q_tile + warp_row * kPitch, k_tile);
+        score_fragments(scores, p);
 #pragma unroll
         for (int f = 0; f < kTileFragments; ++f) {
 #pragma unroll
-            for (int c = 0; c < 4; ++c) p[f][c] = exp2_approx(p[f][c] * (scale * kLog2E) - own_lse[c / 2]);
+            for (int c = 0; c < 4; ++c) p[f][c] = exp2_approx(p[f][c] - own_lse[c / 2]);
         }
-        if (!sees_all(tile_bounds, tile, n, tokens))
-            hide_keys(p, subtree_end, first_row, n * kTileTokens, tokens, 0.0f);
+        if (!sees_all(mask, tile, n)) hide_keys(p, mask, first_row, n * kTileTokens, 0.0f);
         multiply_rows<kHeadDim>(ds, dout_tile + warp_row * kPitch, v_tile);
 #pragma unroll
         for (int f = 0; f < kTileFragments; ++f) {
 #pragma unroll
             for (int c = 0; c < 4; ++c) ds[f][c] = p[f][c] * (ds[f][c] - own_delta[c / 2]);
         }
-        multiply_columns<kHeadDim>(dq, ds, k_tile);
+        if (scores.capped()) {
+#pragma unroll
+            for (int f = 0; f < kTileFragments; ++f) {
+#pragma unroll
+                for (int c = 0; c < 4; ++c) ds[f][c] *= scores.slope(p[f][c], own_lse[c / 2]);
+            }
+        }
+        multiply_columns<kHeadDim>(dq, ds, k_tile + first_column);
         // No warp reads this stage any more.
         __syncthreads();
         if (kLastStage == 0 && next <= tile) copy_keys(next, 0);
         n = next;
     }
-    const float scales[2] = {scale, scale};
-    store_rows<kHeadDim>(dqkv + dims.query(head), dims.pitch(), first_row, tokens, dq, scales);
+    const float scales[2] = {scores.scale, scores.scale};
+    store_rows(dqkv + dims.query(head) + first_column, dims.pitch(), first_row, tokens, dq, scales);
 }
 
 // ---- entry points
@@ -320,11 +348,13 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_rows<32>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_rows<32>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd32_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 3) attention_bwd_dkdv_hd32_bf16(
     bf16* dqkv,              // (tokens, heads + 2 kv_heads, 32), keys and values written
     const bf16* dout,        // (tokens, heads, 32)
     const float* lse,        // (heads, tokens), base 2
@@ -332,8 +362,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_tiles<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_tiles<32>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd64_f32(
@@ -344,8 +376,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_rows<64>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_rows<64>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd64_bf16(
@@ -356,8 +390,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_tiles<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_tiles<64>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd96_f32(
@@ -368,8 +404,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_rows<96>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_rows<96>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd96_bf16(
@@ -380,8 +418,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_tiles<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_tiles<96>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd128_f32(
@@ -392,8 +432,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_rows<128>(dqkv, dout, lse, delta, qkv, subtree_end, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_rows<128>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd128_bf16(
@@ -404,9 +446,38 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dkdv_tiles<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads,
-                                  kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_tiles<128>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dkdv_hd256_f32(
+    float* dqkv,             // (tokens, heads + 2 kv_heads, 256), keys and values written
+    const float* dout,       // (tokens, heads, 256)
+    const float* lse,        // (heads, tokens), base 2
+    const float* delta,      // (heads, tokens)
+    const float* qkv,        // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_rows<256>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dkdv_hd256_bf16(
+    bf16* dqkv,              // (tokens, heads + 2 kv_heads, 256), keys and values written
+    const bf16* dout,        // (tokens, heads, 256)
+    const float* lse,        // (heads, tokens), base 2
+    const float* delta,      // (heads, tokens)
+    const bf16* qkv,         // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dkdv_tiles<256>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd32_f32(
@@ -417,8 +488,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const float* qkv,        // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_rows<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_rows<32>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd32_bf16(
@@ -429,8 +502,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_h
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_tiles<32>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_tiles<32>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd64_f32(
@@ -441,8 +516,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const float* qkv,        // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_rows<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_rows<64>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd64_bf16(
@@ -453,8 +530,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_h
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_tiles<64>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_tiles<64>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd96_f32(
@@ -465,8 +544,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const float* qkv,        // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_rows<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_rows<96>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd96_bf16(
@@ -477,8 +558,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_h
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_tiles<96>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_tiles<96>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd128_f32(
@@ -489,8 +572,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd
     const float* qkv,        // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_rows<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_rows<128>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd128_bf16(
@@ -501,6 +586,36 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_h
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_bwd_dq_tiles<128>(dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_tiles<128>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_dq_hd256_f32(
+    float* dqkv,             // (tokens, heads + 2 kv_heads, 256), queries written
+    const float* dout,       // (tokens, heads, 256)
+    const float* lse,        // (heads, tokens), base 2
+    const float* delta,      // (heads, tokens)
+    const float* qkv,        // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_rows<256>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_bwd_dq_hd256_bf16(
+    bf16* dqkv,              // (tokens, heads + 2 kv_heads, 256), queries written
+    const bf16* dout,        // (tokens, heads, 256)
+    const float* lse,        // (heads, tokens), base 2
+    const float* delta,      // (heads, tokens)
+    const bf16* qkv,         // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_bwd_dq_tiles<256>(dqkv, dout, lse, delta, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }

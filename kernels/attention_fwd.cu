@@ -1,9 +1,11 @@
-// out_i = sum over visible j of p_ij v_j,  p_ij = exp(scale q_i.k_j) / sum over visible j' of exp(scale q_i.k_j')
+// out_i = sum over visible j of p_ij v_j,  p_ij = exp(s_ij) / sum over visible j' of exp(s_ij'),  s_ij = scale q_i.k_j,
+// or with a soft cap s_ij = softcap tanh(scale q_i.k_j / softcap)
 //
-// visible(i, j) = j <= i and i < subtree_end[j]: j lies on the path from the root of i's tree to i. Tiles of 64 keys
-// that no query of a tile sees are skipped by their largest subtree_end. Scores are kept in base 2: s = scale log2(e)
-// q.k, and lse (heads, tokens) is the base-2 logarithm of the denominator, for the backward pass. The softmax is
-// online: the running maximum only ever sees visible scores, so what a query does not see cannot change its bits.
+// visible(i, j) = j <= i and i < subtree_end[j]: j lies on the path from the root of i's tree to i; and with a window
+// position[i] - position[j] < window. Tiles of 64 keys that no query of a tile sees are skipped by their largest
+// subtree_end; a window skips none. Scores are kept in base 2, and lse (heads, tokens) is the base-2 logarithm of the
+// denominator, for the backward pass. The softmax is online: the running maximum only ever sees visible scores, so what
+// a query does not see cannot change its bits. Window and soft cap are branches all threads take alike, 0 is none.
 //
 // f32: one thread per query and head, eight keys at a time. No thread needs another, so there is no barrier, and groups
 // of keys it does not see are skipped. Its output row lies in shared memory. Grid (ceil(tokens / 64), heads), block 64,
@@ -11,7 +13,8 @@
 //
 // bf16: one CTA per 64 queries and head, four warps of 16 rows, tiles of 64 keys. Products on tensor cores with f32
 // sums; weights are rounded to bf16 before they meet the values. Values arrive while the scores are computed, the next
-// keys while the values are used. Grid (ceil(tokens / 64), heads), block 128, 384 (head_dim + 8) bytes.
+// keys while the values are used. Grid (ceil(tokens / 64), heads), block 128, 384 (head_dim + 8) bytes. Heads of 256 are
+// not tuned: two CTAs, the third grid dimension, compute the same scores and own 128 columns each.
 // Roof: tensor cores through mma.sync; exp2 for heads of 64 and below.
 
 #include <cta.cuh>
@@ -23,16 +26,17 @@
 
 // ---- device code
 
-// Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill.
+// Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill. bf16 heads of 32 and 64 have
+// room for four and three, which the soft cap's registers would take away.
 constexpr int kRowThreads = 64;
 
 template <int kHeadDim>
-__device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, const int* subtree_end,
-                                   const int* tile_bounds, float scale, int tokens, int heads, int kv_heads) {
+__device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, const Mask& mask, const Scores& scores,
+                                   int heads, int kv_heads) {
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     const int i = blockIdx.x * kRowThreads + threadIdx.x;
-    if (i >= tokens) return;
+    if (i >= mask.tokens) return;
     const float* q = qkv + i * dims.pitch() + dims.query(head);
     const float* keys = qkv + dims.key(kv_head);
     const float* values = qkv + dims.value(kv_head);
@@ -41,15 +45,15 @@ __device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, con
     for (int d = 0; d < kHeadDim; d += kLanes) store_lanes_unaligned(row + d, all_lanes(0.0f));
     float top = -INFINITY, total = 0.0f;
     for (int tile = 0; tile * kTileTokens <= i; ++tile) {
-        if (tile_bounds[2 * tile + 1] <= i) continue;
+        if (mask.tile_bounds[2 * tile + 1] <= i) continue;
         const int end = min((tile + 1) * kTileTokens, i + 1);
         for (int j0 = tile * kTileTokens; j0 < end; j0 += kLanes) {
-            const unsigned visible = visible_lanes(subtree_end, i, j0);
+            const unsigned visible = visible_lanes(mask, i, j0);
             if (visible == 0) continue;
             const float *k_rows[kLanes], *v_rows[kLanes];
             gather_rows(k_rows, keys, dims.pitch(), visible, i, j0);
             gather_rows(v_rows, values, dims.pitch(), visible, i, j0);
-            Lanes score = dot_each<kHeadDim>(q, k_rows) * all_lanes(scale * kLog2E);
+            Lanes score = score_lanes(scores, dot_each<kHeadDim>(q, k_rows));
             hide(score, visible, -INFINITY);
             const float highest = max_lane(score);
             if (highest > top) {
@@ -64,7 +68,7 @@ __device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, con
         }
     }
     write_row<kHeadDim>(out + ((long long)i * heads + head) * kHeadDim, row, 1.0f / total);
-    lse[(long long)head * tokens + i] = top + log2f(total);
+    lse[(long long)head * mask.tokens + i] = top + log2f(total);
 }
 
 // One step of the online softmax on two rows of a warp's scores, in base 2.
@@ -109,15 +113,20 @@ struct Softmax {
     }
 };
 
+// Columns of the output that one CTA owns: more accumulators would spill, so two CTAs compute the same scores.
 template <int kHeadDim>
-__device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, const int* subtree_end,
-                                    const int* tile_bounds, float scale, int tokens, int heads, int kv_heads) {
+constexpr int kOwnColumns = kHeadDim <= 128 ? kHeadDim : 128;
+
+template <int kHeadDim>
+__device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, const Mask& mask, const Scores& scores,
+                                    int heads, int kv_heads) {
+    const int *tile_bounds = mask.tile_bounds, tokens = mask.tokens;
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.y, kv_head = head / dims.group();
     // The last queries have the most keys before them and start first.
     const int tile = gridDim.x - 1 - blockIdx.x;
     const int warp_row = threadIdx.x / kWarpThreads * kWarpRows;
-    const int first_row = tile * kTileTokens + warp_row;
+    const int first_row = tile * kTileTokens + warp_row, first_column = blockIdx.z * kOwnColumns<kHeadDim>;
     bf16* q_tile = shared_memory<bf16>();
     bf16* k_tile = q_tile + kTileElements<kHeadDim>;
     bf16* v_tile = k_tile + kTileElements<kHeadDim>;
@@ -128,7 +137,7 @@ __device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, cons
     copy_tile<kHeadDim>(q_tile, qkv + dims.query(head), dims.pitch(), tile * kTileTokens, tokens);
     copy_tile<kHeadDim>(k_tile, keys, dims.pitch(), n * kTileTokens, tokens);
     cp_async_commit();
-    float sum[kHeadDim / 8][4] = {};
+    float sum[kOwnColumns<kHeadDim> / 8][4] = {};
     Softmax softmax;
     while (n <= tile) {
         cp_async_wait<0>();
@@ -138,13 +147,12 @@ __device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, cons
         cp_async_commit();
         float s[kTileFragments][4] = {};
         multiply_rows<kHeadDim>(s, q_tile + warp_row * kTilePitch<kHeadDim>, k_tile);
-        scale_fragments(s, scale * kLog2E);
-        if (!sees_all(tile_bounds, tile, n, tokens))
-            hide_keys(s, subtree_end, first_row, n * kTileTokens, tokens, -INFINITY);
+        score_fragments(scores, s);
+        if (!sees_all(mask, tile, n)) hide_keys(s, mask, first_row, n * kTileTokens, -INFINITY);
         float shrink[2];
         softmax.step(s, shrink);
 #pragma unroll
-        for (int f = 0; f < kHeadDim / 8; ++f) {
+        for (int f = 0; f < kOwnColumns<kHeadDim> / 8; ++f) {
 #pragma unroll
             for (int c = 0; c < 4; ++c) sum[f][c] *= shrink[c / 2];
         }
@@ -154,18 +162,18 @@ __device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, cons
         __syncthreads();
         if (next <= tile) copy_tile<kHeadDim>(k_tile, keys, dims.pitch(), next * kTileTokens, tokens);
         cp_async_commit();
-        multiply_columns<kHeadDim>(sum, s, v_tile);
+        multiply_columns<kHeadDim>(sum, s, v_tile + first_column);
         n = next;
     }
     // Nothing is pending: the last commit was empty.
     softmax.finish();
     const float by[2] = {1.0f / softmax.total[0], 1.0f / softmax.total[1]};
-    store_rows<kHeadDim>(out + dims.query(head), (long long)heads * kHeadDim, first_row, tokens, sum, by);
+    store_rows(out + dims.query(head) + first_column, (long long)heads * kHeadDim, first_row, tokens, sum, by);
     const int lane = threadIdx.x % kWarpThreads;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int i = first_row + lane / 4 + 8 * half;
-        if (lane % 4 == 0 && i < tokens)
+        if (lane % 4 == 0 && i < tokens && blockIdx.z == 0)
             lse[(long long)head * tokens + i] = softmax.top[half] + log2f(softmax.total[half]);
     }
 }
@@ -178,18 +186,22 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd32_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_rows<32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_rows<32>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd32_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 4) attention_fwd_hd32_bf16(
     bf16* out,               // (tokens, heads, 32)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 32)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_tiles<32>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_tiles<32>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd64_f32(
@@ -198,18 +210,22 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd64_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_rows<64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_rows<64>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
-extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd64_bf16(
+extern "C" __global__ void __launch_bounds__(kTileThreads, 3) attention_fwd_hd64_bf16(
     bf16* out,               // (tokens, heads, 64)
     float* lse,              // (heads, tokens), base 2
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 64)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_tiles<64>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_tiles<64>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd96_f32(
@@ -218,8 +234,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd96_
     const float* qkv,        // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_rows<96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_rows<96>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd96_bf16(
@@ -228,8 +246,10 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd96
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 96)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_tiles<96>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_tiles<96>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd128_f32(
@@ -238,8 +258,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd128
     const float* qkv,        // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_rows<128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_rows<128>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }
 
 extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd128_bf16(
@@ -248,6 +270,32 @@ extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd12
     const bf16* qkv,         // (tokens, heads + 2 kv_heads, 128)
     const int* subtree_end,  // (tokens)
     const int* tile_bounds,  // (ceil(tokens / 64), 2)
-    float scale, int tokens, int heads, int kv_heads) {
-    attention_fwd_tiles<128>(out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads);
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_tiles<128>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_fwd_hd256_f32(
+    float* out,              // (tokens, heads, 256)
+    float* lse,              // (heads, tokens), base 2
+    const float* qkv,        // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_rows<256>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
+}
+
+extern "C" __global__ void __launch_bounds__(kTileThreads, 1) attention_fwd_hd256_bf16(
+    bf16* out,               // (tokens, heads, 256)
+    float* lse,              // (heads, tokens), base 2
+    const bf16* qkv,         // (tokens, heads + 2 kv_heads, 256)
+    const int* subtree_end,  // (tokens)
+    const int* tile_bounds,  // (ceil(tokens / 64), 2)
+    const int* position,     // (tokens)
+    float scale, float softcap, int window, int tokens, int heads, int kv_heads) {
+    attention_fwd_tiles<256>(out, lse, qkv, {subtree_end, tile_bounds, position, window, tokens},
+        {scale, softcap}, heads, kv_heads);
 }

@@ -1,5 +1,6 @@
 // Language-model head over prediction rows. With z the logits of a row and y its target:
 //   lse = log sum exp(z),  logp = z[y] - lse,  dz[v] = c * ([v = y] - exp(z[v] - lse))
+// A soft cap puts softcap tanh(z / softcap) in place of z, and dz is multiplied by its slope, 1 - tanh^2.
 // The products with the weight are GEMMs and the rows' hidden states an embedding lookup; these kernels are the rest.
 //
 // head_logps reads each logit once, one warp per row: every lane keeps a running maximum and a sum relative to it, fed
@@ -38,9 +39,24 @@ struct Exponentials {
     }
 };
 
+// 0: no cap.
+__device__ __forceinline__ float capped(float z, float softcap) {
+    return softcap > 0.0f ? softcap * tanhf(z / softcap) : z;
+}
+
+// Caps logits and returns the slopes there.
+__device__ __forceinline__ void cap_chunk(float (&z)[kChunk], float (&slope)[kChunk], float softcap) {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+        const float t = tanhf(z[i] / softcap);
+        z[i] = softcap * t;
+        slope[i] = 1.0f - t * t;
+    }
+}
+
 template <class T>
 __device__ void head_dlogits(T* dlogits, const float* logits, const float* lse, const float* coefficients,
-                             const int* targets, int rows, int vocab, int ld) {
+                             const int* targets, float softcap, int rows, int vocab, int ld) {
     const int chunks = ld / kChunk;
     const int item = blockIdx.x * kElementThreads + threadIdx.x;
     const int row = item / chunks, v0 = item % chunks * kChunk;
@@ -50,10 +66,12 @@ __device__ void head_dlogits(T* dlogits, const float* logits, const float* lse, 
     const long long at = (long long)row * ld + v0;
     float z[kChunk];
     load_chunk(z, logits + at, vocab - v0);
+    float slope[kChunk] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+    if (softcap > 0.0f) cap_chunk(z, slope, softcap);
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
         const float onehot = i == target ? 1.0f : 0.0f;
-        z[i] = v0 + i < vocab ? c * (onehot - expf(z[i] - own_lse)) : 0.0f;
+        z[i] = v0 + i < vocab ? c * (onehot - expf(z[i] - own_lse)) * slope[i] : 0.0f;
     }
     store_chunk(dlogits + at, z);
 }
@@ -83,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) head_logps(
     float* lse,           // (rows), kept for the backward pass
     const float* logits,  // (rows, ld), columns from vocab on are not read
     const int* targets,   // (rows), each in 0..vocab
-    int rows, int vocab, int ld) {
+    float softcap, int rows, int vocab, int ld) {
     const int lane = threadIdx.x % kWarpThreads;
     const int row = blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
     if (row >= rows) return;
@@ -96,13 +114,18 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) head_logps(
             const int v = v0 + i * kWarpThreads;
             group[i] = v < vocab ? z[v] : -INFINITY;
         }
+        if (softcap > 0.0f) {
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i)
+                if (v0 + i * kWarpThreads < vocab) group[i] = capped(group[i], softcap);
+        }
         own.add(group);
     }
     const float maximum = warp_max(own.maximum);
     const float log_sum = logf(warp_sum(own.sum * expf(own.maximum - maximum)));
     if (lane > 0) return;
     lse[row] = maximum + log_sum;
-    logps[row] = (z[targets[row]] - maximum) - log_sum;
+    logps[row] = (capped(z[targets[row]], softcap) - maximum) - log_sum;
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_f32(
@@ -111,8 +134,8 @@ extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_f32(
     const float* lse,           // (rows)
     const float* coefficients,  // (rows), dLoss / dlogp
     const int* targets,         // (rows)
-    int rows, int vocab, int ld) {
-    head_dlogits<float>(dlogits, logits, lse, coefficients, targets, rows, vocab, ld);
+    float softcap, int rows, int vocab, int ld) {
+    head_dlogits<float>(dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld);
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_bf16(
@@ -121,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_bf16(
     const float* lse,           // (rows)
     const float* coefficients,  // (rows), dLoss / dlogp
     const int* targets,         // (rows)
-    int rows, int vocab, int ld) {
-    head_dlogits<bf16>(dlogits, logits, lse, coefficients, targets, rows, vocab, ld);
+    float softcap, int rows, int vocab, int ld) {
+    head_dlogits<bf16>(dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld);
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_f32(

@@ -53,9 +53,10 @@ __device__ __forceinline__ void multiply_rows(float (&sum)[kFragments][4], const
     }
 }
 
-// sum(16 x kHeadDim) += x(16 x 8 kFragments) * b(8 kFragments x kHeadDim); x is rounded to bf16, b stored by rows.
-template <int kHeadDim, int kFragments>
-__device__ __forceinline__ void multiply_columns(float (&sum)[kHeadDim / 8][4], const float (&x)[kFragments][4],
+// sum(16 x 8 kColumns) += x(16 x 8 kFragments) * b(8 kFragments x 8 kColumns); x is rounded to bf16, b stored by rows of
+// a tile, of which it may be some columns.
+template <int kHeadDim, int kColumns, int kFragments>
+__device__ __forceinline__ void multiply_columns(float (&sum)[kColumns][4], const float (&x)[kFragments][4],
                                                  const bf16* b) {
     constexpr int kPitch = kTilePitch<kHeadDim>;
     const int lane = threadIdx.x % kWarpThreads;
@@ -65,7 +66,7 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[kHeadDim / 8][4], 
         const unsigned left[4] = {pack_bf16x2(x[k][0], x[k][1]), pack_bf16x2(x[k][2], x[k][3]),
                                   pack_bf16x2(x[k + 1][0], x[k + 1][1]), pack_bf16x2(x[k + 1][2], x[k + 1][3])};
 #pragma unroll
-        for (int f = 0; f < kHeadDim / 8; f += 2) {
+        for (int f = 0; f < kColumns; f += 2) {
             unsigned right[4];
             ldmatrix_x4_trans(right, b_row + k * 8 * kPitch + f * 8);
             mma_m16n8k16(sum[f], left, {right[0], right[1]});
@@ -76,9 +77,9 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[kHeadDim / 8][4], 
 
 // Writes the warp's rows that lie in the matrix: row g of the fragments is row `first` + g, times by[0] (by[1] for the
 // lower eight).
-template <int kHeadDim>
+template <int kColumns>
 __device__ __forceinline__ void store_rows(bf16* matrix, long long pitch, int first, int tokens,
-                                           const float (&x)[kHeadDim / 8][4], const float (&by)[2]) {
+                                           const float (&x)[kColumns][4], const float (&by)[2]) {
     const int lane = threadIdx.x % kWarpThreads;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -86,7 +87,7 @@ __device__ __forceinline__ void store_rows(bf16* matrix, long long pitch, int fi
         if (row >= tokens) continue;
         auto* to = reinterpret_cast<unsigned*>(matrix + row * pitch + lane % 4 * 2);
 #pragma unroll
-        for (int f = 0; f < kHeadDim / 8; ++f)
+        for (int f = 0; f < kColumns; ++f)
             to[4 * f] = pack_bf16x2(x[f][2 * half] * by[half], x[f][2 * half + 1] * by[half]);
     }
 }
@@ -98,8 +99,9 @@ __device__ __forceinline__ int next_visible_tile(const int* tile_bounds, int til
 }
 
 // Whether every query of one tile sees every key of another.
-__device__ __forceinline__ bool sees_all(const int* tile_bounds, int queries, int keys, int tokens) {
-    return keys < queries && min((queries + 1) * kTileTokens, tokens) <= tile_bounds[2 * keys];
+__device__ __forceinline__ bool sees_all(const Mask& mask, int queries, int keys) {
+    return mask.window == 0 && keys < queries &&
+           min((queries + 1) * kTileTokens, mask.tokens) <= mask.tile_bounds[2 * keys];
 }
 
 template <int kFragments>
@@ -111,31 +113,42 @@ __device__ __forceinline__ void scale_fragments(float (&x)[kFragments][4], float
     }
 }
 
+// Products to scores in base 2.
+template <int kFragments>
+__device__ __forceinline__ void score_fragments(const Scores& scores, float (&x)[kFragments][4]) {
+    if (!scores.capped()) return scale_fragments(x, scores.factor());
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) x[f][c] = scores.cap(x[f][c]);
+    }
+}
+
 // Rows are queries from `i0` on, columns keys from `j0` on: puts `by` where the query does not see the key.
 template <int kFragments>
-__device__ __forceinline__ void hide_keys(float (&x)[kFragments][4], const int* subtree_end, int i0, int j0, int tokens,
-                                          float by) {
+__device__ __forceinline__ void hide_keys(float (&x)[kFragments][4], const Mask& mask, int i0, int j0, float by) {
     const int lane = threadIdx.x % kWarpThreads;
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             const int i = i0 + lane / 4 + c / 2 * 8, j = j0 + 8 * f + lane % 4 * 2 + c % 2;
-            if (j > i || j >= tokens || i >= subtree_end[j]) x[f][c] = by;
+            if (j > i || j >= mask.tokens || i >= mask.subtree_end[j] || !mask.in_window(i, j)) x[f][c] = by;
         }
     }
 }
 
 // Rows are keys from `j0` on, columns queries from `i0` on: puts 0 where the query does not see the key.
 template <int kFragments>
-__device__ __forceinline__ void hide_queries(float (&x)[kFragments][4], const int (&end)[2], int j0, int i0) {
+__device__ __forceinline__ void hide_queries(float (&x)[kFragments][4], const Mask& mask, const int (&end)[2], int j0,
+                                             int i0) {
     const int lane = threadIdx.x % kWarpThreads;
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             const int j = j0 + lane / 4 + c / 2 * 8, i = i0 + 8 * f + lane % 4 * 2 + c % 2;
-            if (j > i || i >= end[c / 2]) x[f][c] = 0.0f;
+            if (j > i || i >= end[c / 2] || !mask.in_window(i, j)) x[f][c] = 0.0f;
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct Dims {
     pub tokens: usize,
     pub heads: usize,
     pub kv_heads: usize,
-    /// 32, 64, 96 or 128.
+    /// 32, 64, 96, 128 or 256.
     pub head_dim: usize,
     /// A token sees those before it that are less than so many positions away, itself counted.
     pub window: Option<usize>,
@@ -57,12 +57,15 @@ pub fn fwd<T: Float>(
         32 => fwd_kernel::attention_fwd_hd32::<T>,
         64 => fwd_kernel::attention_fwd_hd64::<T>,
         96 => fwd_kernel::attention_fwd_hd96::<T>,
-        _ => fwd_kernel::attention_fwd_hd128::<T>,
+        128 => fwd_kernel::attention_fwd_hd128::<T>,
+        _ => fwd_kernel::attention_fwd_hd256::<T>,
     };
     let launch = dims.launch(T::DTYPE, Pass::Fwd);
-    let (tokens, heads, kv_heads) = (tokens as i32, heads as i32, kv_heads as i32);
+    let ((softcap, window), [t, h, g]) = (dims.bounds()?, [tokens as i32, heads as i32, kv_heads as i32]);
     // SAFETY: all lengths were checked above.
-    unsafe { kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, scale, tokens, heads, kv_heads) }
+    unsafe {
+        kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, position, scale, softcap, window, t, h, g)
+    }
 }
 
 /// Gradients of [`fwd`]: writes all of `dqkv`. `delta` (heads, tokens) is scratch; the other shapes are those of
@@ -100,22 +103,25 @@ pub fn bwd<T: Float>(
         32 => bwd_kernel::attention_bwd_dkdv_hd32::<T>,
         64 => bwd_kernel::attention_bwd_dkdv_hd64::<T>,
         96 => bwd_kernel::attention_bwd_dkdv_hd96::<T>,
-        _ => bwd_kernel::attention_bwd_dkdv_hd128::<T>,
+        128 => bwd_kernel::attention_bwd_dkdv_hd128::<T>,
+        _ => bwd_kernel::attention_bwd_dkdv_hd256::<T>,
     };
     let dq: Gradient<T> = match head_dim {
         32 => bwd_kernel::attention_bwd_dq_hd32::<T>,
         64 => bwd_kernel::attention_bwd_dq_hd64::<T>,
         96 => bwd_kernel::attention_bwd_dq_hd96::<T>,
-        _ => bwd_kernel::attention_bwd_dq_hd128::<T>,
+        128 => bwd_kernel::attention_bwd_dq_hd128::<T>,
+        _ => bwd_kernel::attention_bwd_dq_hd256::<T>,
     };
     let by_row = Launch::linear((tokens * heads).div_ceil(ROW_THREADS), ROW_THREADS);
     let (by_key, by_query) = (dims.launch(T::DTYPE, Pass::Dkdv), dims.launch(T::DTYPE, Pass::Dq));
     let (t, h, g, d) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
+    let ((cap, w), ends, bounds, at) = (dims.bounds()?, subtree_end, tile_bounds, position);
     // SAFETY: all lengths were checked above.
     unsafe {
         bwd_kernel::attention_bwd_delta(device, by_row, delta, dout, out, t, h, d)?;
-        dkdv(device, by_key, dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, t, h, g)?;
-        dq(device, by_query, dqkv, dout, lse, delta, qkv, subtree_end, tile_bounds, scale, t, h, g)
+        dkdv(device, by_key, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
+        dq(device, by_query, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)
     }
 }
 
@@ -130,7 +136,10 @@ type Gradient<T> = unsafe fn(
     &Buffer<T>,
     &Buffer<i32>,
     &Buffer<i32>,
+    &Buffer<i32>,
     f32,
+    f32,
+    i32,
     i32,
     i32,
     i32,
@@ -155,21 +164,40 @@ impl Dims {
 
     fn check(&self, subtree_end: &Buffer<i32>, tile_bounds: &Buffer<i32>, position: &Buffer<i32>) -> Result<()> {
         let Self { tokens, heads, kv_heads, head_dim, window, softcap } = *self;
-        ensure!([32, 64, 96, 128].contains(&head_dim), "attention: head_dim {head_dim}: expected 32, 64, 96 or 128");
+        ensure!(
+            [32, 64, 96, 128, 256].contains(&head_dim),
+            "attention: head_dim {head_dim}: expected 32, 64, 96, 128 or 256"
+        );
         ensure!(
             kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
             "attention: {heads} heads do not share {kv_heads} key heads evenly"
         );
-        ensure!(window.is_none() && softcap.is_none(), "attention: no kernel for a window or a soft cap");
+        ensure!(
+            window != Some(0),
+            "attention: a window of 0 positions: a token always sees itself, expected 1 or more"
+        );
+        super::softcap("attention", softcap)?;
         expect_len("attention position", position, &[tokens])?;
         expect_len("attention subtree_end", subtree_end, &[tokens])?;
         expect_len("attention tile_bounds", tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
     }
 
+    /// Soft cap and window as the kernels take them: 0 is none.
+    fn bounds(&self) -> Result<(f32, i32)> {
+        let window = self.window.map_or(0, |window| i32::try_from(window).unwrap_or(i32::MAX));
+        Ok((super::softcap("attention", self.softcap)?, window))
+    }
+
     /// One CTA per tile of 64 tokens and per head it owns.
     fn launch(&self, dtype: DType, pass: Pass) -> Launch {
         let owners = if pass == Pass::Dkdv { self.kv_heads } else { self.heads };
-        let grid = [self.tokens.div_ceil(TILE_TOKENS) as u32, owners as u32, 1];
+        // In bf16 several CTAs share the columns of the largest heads: `kOwnColumns` in the kernels.
+        let sharers = match (dtype, self.head_dim, pass) {
+            (DType::Bf16, 256, Pass::Fwd) => 2,
+            (DType::Bf16, 256, _) => 4,
+            _ => 1,
+        };
+        let grid = [self.tokens.div_ceil(TILE_TOKENS) as u32, owners as u32, sharers];
         let (threads, smem_bytes) = match dtype {
             DType::Bf16 => (TILE_THREADS, self.tile_bytes(pass)),
             _ => (ROW_THREADS, self.row_bytes(pass)),

@@ -93,14 +93,23 @@ pub fn fwd<T: Float>(
     head: &Head,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
-    ensure!(head.softcap.is_none(), "head: no kernel for a soft cap");
     expect_len("head logps", logps, &[rows.rows])?;
     expect_len("head lse", lse, &[rows.rows])?;
     for chunk in head.chunks(rows.rows) {
         let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
         let target = rows.target.slice(chunk.clone());
         let (count, ld) = (chunk.len(), head.ld());
-        self::logps(device, &logps.slice(chunk.clone()), &lse.slice(chunk), &logits, &target, count, head.vocab, ld)?;
+        self::logps(
+            device,
+            &logps.slice(chunk.clone()),
+            &lse.slice(chunk),
+            &logits,
+            &target,
+            head.softcap,
+            count,
+            head.vocab,
+            ld,
+        )?;
     }
     Ok(())
 }
@@ -130,7 +139,6 @@ pub fn bwd<T: Float>(
     kept: bool,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
-    ensure!(head.softcap.is_none(), "head: no kernel for a soft cap");
     expect_len("head lse", lse, &[rows.rows])?;
     expect_len("head coefficients", coefficients, &[rows.rows])?;
     expect_len("head dweight", dweight, &[head.vocab, head.hidden])?;
@@ -145,7 +153,7 @@ pub fn bwd<T: Float>(
         let dz = scratch.dlogits.slice(0..count * ld);
         let [lse, coefficients] = [lse, coefficients].map(|x| x.slice(chunk.clone()));
         let target = rows.target.slice(chunk.clone());
-        dlogits(device, &dz, &logits, &lse, &coefficients, &target, count, vocab, ld)?;
+        dlogits(device, &dz, &logits, &lse, &coefficients, &target, head.softcap, count, vocab, ld)?;
         let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
         let by_rows = Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) };
         gemm::run(device, &by_rows, &dx, &dz, weight)?;
@@ -194,7 +202,7 @@ pub fn gather<T: Float>(
     embedding::fwd(device, x_rows, row_source, hidden_states, rows, hidden, tokens)
 }
 
-/// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row.
+/// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row, of logits under `softcap`.
 ///
 /// Shapes: `logps`, `lse`, `targets` (rows); `logits` (rows, ld). Targets must lie in `0..vocab`: they are on the
 /// device and are not checked here.
@@ -208,6 +216,7 @@ pub fn logps(
     lse: &Buffer<f32>,
     logits: &Buffer<f32>,
     targets: &Buffer<i32>,
+    softcap: Option<f32>,
     rows: usize,
     vocab: usize,
     ld: usize,
@@ -216,11 +225,13 @@ pub fn logps(
     expect_len("head lse", lse, &[rows])?;
     check_logits(logits.len(), targets, rows, vocab, ld)?;
     let launch = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
+    let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
     // SAFETY: all lengths were checked above; targets are in range by this function's contract.
-    unsafe { kernel::head_logps(device, launch, logps, lse, logits, targets, rows as i32, vocab as i32, ld as i32) }
+    unsafe { kernel::head_logps(device, launch, logps, lse, logits, targets, softcap, rows, vocab, ld) }
 }
 
-/// `dlogits = coefficients * (onehot(target) - exp(logits - lse))`, and 0 in the columns from `vocab` on.
+/// `dlogits = coefficients * (onehot(target) - exp(logits - lse))`, and 0 in the columns from `vocab` on. With a soft cap
+/// `logits` are those before it, as the gradients are.
 ///
 /// Shapes: `dlogits`, `logits` (rows, ld), for f32 they may be the same buffer; `lse`, `coefficients`, `targets`
 /// (rows). `ld` is a multiple of 8.
@@ -235,6 +246,7 @@ pub fn dlogits<T: Float>(
     lse: &Buffer<f32>,
     coefficients: &Buffer<f32>,
     targets: &Buffer<i32>,
+    softcap: Option<f32>,
     rows: usize,
     vocab: usize,
     ld: usize,
@@ -244,9 +256,11 @@ pub fn dlogits<T: Float>(
     expect_len("head coefficients", coefficients, &[rows])?;
     check_logits(logits.len(), targets, rows, vocab, ld)?;
     let launch = chunk_launch("head dlogits", rows, ld)?;
-    let (rows, vocab, ld) = (rows as i32, vocab as i32, ld as i32);
+    let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::head_dlogits(device, launch, dlogits, logits, lse, coefficients, targets, rows, vocab, ld) }
+    unsafe {
+        kernel::head_dlogits(device, launch, dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld)
+    }
 }
 
 fn check_logits(found: usize, targets: &Buffer<i32>, rows: usize, vocab: usize, ld: usize) -> Result<()> {

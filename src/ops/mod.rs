@@ -27,6 +27,13 @@ pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[us
     Ok(())
 }
 
+/// A soft cap as the kernels take it: 0 is none.
+pub(crate) fn softcap(what: &str, cap: Option<f32>) -> Result<f32> {
+    let Some(cap) = cap else { return Ok(0.0) };
+    ensure!(cap > 0.0 && cap.is_finite(), "{what}: soft cap {cap}: expected a positive number");
+    Ok(cap)
+}
+
 /// One thread per chunk of a flat run of elements.
 pub(crate) fn element_launch(elements: usize) -> Launch {
     Launch::linear(elements.div_ceil(ELEMENTWISE_THREADS * CHUNK), ELEMENTWISE_THREADS)

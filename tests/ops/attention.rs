@@ -21,6 +21,8 @@ struct Case {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    window: Option<usize>,
+    softcap: Option<f32>,
 }
 
 const ROOT: Option<usize> = None;
@@ -38,18 +40,25 @@ const LIST: Shape = &[
     (Some(0), 6),
 ];
 
+/// Two responses of more than a tile behind one prompt.
+const LONG: &[Shape] = &[PAIR, &[(ROOT, 30), (Some(0), 90), (Some(0), 40)]];
+
+const PLAIN: Case = Case { name: "", trees: &[], heads: 1, kv_heads: 1, head_dim: 32, window: None, softcap: None };
+const WIDE: Case = Case { heads: 2, head_dim: 256, ..PLAIN };
+
 /// Ragged and exact tiles of 64 tokens, tiles that are skipped, full and partial, every head size and several group
 /// sizes; small, because strict mode is slow.
 const CASES: &[Case] = &[
-    Case { name: "one token", trees: &[&[(ROOT, 1)]], heads: 1, kv_heads: 1, head_dim: 32 },
-    Case { name: "list of 8", trees: &[LIST], heads: 3, kv_heads: 1, head_dim: 32 },
-    Case { name: "63 tokens", trees: &[PAIR, DEEP, &[(ROOT, 23)]], heads: 2, kv_heads: 2, head_dim: 32 },
+    Case { name: "one token", trees: &[&[(ROOT, 1)]], heads: 1, kv_heads: 1, head_dim: 32, ..PLAIN },
+    Case { name: "list of 8", trees: &[LIST], heads: 3, kv_heads: 1, head_dim: 32, ..PLAIN },
+    Case { name: "63 tokens", trees: &[PAIR, DEEP, &[(ROOT, 23)]], heads: 2, kv_heads: 2, head_dim: 32, ..PLAIN },
     Case {
         name: "64 tokens",
         trees: &[DEEP, PAIR, DEEP, &[(ROOT, 1)], &[(ROOT, 2)]],
         heads: 2,
         kv_heads: 1,
         head_dim: 32,
+        ..PLAIN
     },
     Case {
         name: "65 tokens",
@@ -57,18 +66,26 @@ const CASES: &[Case] = &[
         heads: 1,
         kv_heads: 1,
         head_dim: 32,
+        ..PLAIN
     },
-    Case { name: "a document of 130", trees: &[&[(ROOT, 130)]], heads: 1, kv_heads: 1, head_dim: 32 },
+    Case { name: "a document of 130", trees: &[&[(ROOT, 130)]], heads: 1, kv_heads: 1, head_dim: 32, ..PLAIN },
     Case {
         name: "a skipped tile",
         trees: &[PAIR, &[(ROOT, 30), (Some(0), 110), (Some(0), 40)]],
         heads: 2,
         kv_heads: 1,
         head_dim: 32,
+        ..PLAIN
     },
-    Case { name: "head size 64", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 64 },
-    Case { name: "head size 96", trees: &[PAIR, LIST, PAIR], heads: 1, kv_heads: 1, head_dim: 96 },
-    Case { name: "head size 128", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 128 },
+    Case { name: "head size 64", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 64, ..PLAIN },
+    Case { name: "head size 96", trees: &[PAIR, LIST, PAIR], heads: 1, kv_heads: 1, head_dim: 96, ..PLAIN },
+    Case { name: "head size 128", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 128, ..PLAIN },
+    Case { name: "head size 256", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 256, ..PLAIN },
+    Case { name: "a window of two", trees: &[PAIR, DEEP], window: Some(2), ..PLAIN },
+    Case { name: "a window over tiles", trees: LONG, heads: 2, kv_heads: 1, window: Some(35), ..PLAIN },
+    Case { name: "a window of everything", trees: &[PAIR, LIST], window: Some(usize::MAX), ..PLAIN },
+    Case { name: "soft cap", trees: LONG, softcap: Some(1.5), ..PLAIN },
+    Case { name: "window and soft cap", trees: &[LIST, DEEP], window: Some(6), softcap: Some(1.5), ..WIDE },
 ];
 
 #[test]
@@ -114,14 +131,51 @@ fn schedules_change_no_bit_bf16() {
 #[test]
 fn refuses_what_it_cannot_run() {
     let device = fast_device(1);
-    let refusal = |heads, kv_heads, head_dim| {
-        let dims = Dims { tokens: 1, heads, kv_heads, head_dim, window: None, softcap: None };
+    let refused = |dims: Dims| {
         let (f, i) = (device.alloc::<f32>(1).unwrap(), device.alloc::<i32>(1).unwrap());
         attention::fwd(&device, &f, &f, &f, &i, &i, &i, 1.0, &dims).unwrap_err().to_string()
     };
-    assert_eq!(refusal(2, 1, 48), "attention: head_dim 48: expected 32, 64, 96 or 128");
+    let plain = Dims { tokens: 1, heads: 1, kv_heads: 1, head_dim: 64, window: None, softcap: None };
+    let refusal = |heads, kv_heads, head_dim| refused(Dims { heads, kv_heads, head_dim, ..plain });
+    assert_eq!(refusal(2, 1, 48), "attention: head_dim 48: expected 32, 64, 96, 128 or 256");
     assert_eq!(refusal(3, 2, 64), "attention: 3 heads do not share 2 key heads evenly");
     assert_eq!(refusal(2, 1, 64), "attention tile_bounds: expected [1, 2] = 2 elements, found 1");
+    assert_eq!(
+        refused(Dims { window: Some(0), ..plain }),
+        "attention: a window of 0 positions: a token always sees itself, expected 1 or more"
+    );
+    for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let want = format!("attention: soft cap {cap}: expected a positive number");
+        assert_eq!(refused(Dims { softcap: Some(cap), ..plain }), want);
+    }
+}
+
+/// The oracle's gradients against central differences of its own `sum of dout * out`.
+#[test]
+fn oracle_agrees_with_central_differences() {
+    let bounds = [(None, None), (Some(4), None), (None, Some(0.8)), (Some(4), Some(0.8))];
+    for (window, softcap) in bounds {
+        let case = Case { trees: &[PAIR], heads: 2, head_dim: 3, window, softcap, ..PLAIN };
+        let Inputs { forest, dims, scale, qkv, dout } = Inputs::<f32>::new(&case);
+        let (qkv, dout, scale) = (widen(&qkv), widen(&dout), f64::from(scale));
+        let loss = |qkv: &[f64]| -> f64 {
+            let (out, _) = oracle::fwd(qkv, &forest, scale, &dims, &EXACT);
+            out.iter().zip(&dout).map(|(out, dout)| out * dout).sum()
+        };
+        let gradient = oracle::bwd(&dout, &qkv, &forest, scale, &dims, &EXACT);
+        // Truncation h²/6 times a third derivative of order 100, and rounding 1e-16 * 50 / h.
+        let h = 1e-5;
+        for i in 0..qkv.len() {
+            let moved = |by: f64| {
+                let mut at = qkv.clone();
+                at[i] += by;
+                loss(&at)
+            };
+            let slope = (moved(h) - moved(-h)) / (2.0 * h);
+            let found = gradient[i];
+            assert!((slope - found).abs() < 1e-8, "{window:?} {softcap:?} {i}: {found} and difference {slope}");
+        }
+    }
 }
 
 /// What goes into a forward and a backward pass.
@@ -145,8 +199,8 @@ impl<T: Float> Inputs<T> {
     fn new(case: &Case) -> Self {
         let trees: Vec<Tree> = case.trees.iter().map(|shape| tree(shape)).collect();
         let forest = Forest::pack(&trees).unwrap();
-        let Case { heads, kv_heads, head_dim, .. } = *case;
-        let dims = Dims { tokens: forest.len(), heads, kv_heads, head_dim, window: None, softcap: None };
+        let Case { heads, kv_heads, head_dim, window, softcap, .. } = *case;
+        let dims = Dims { tokens: forest.len(), heads, kv_heads, head_dim, window, softcap };
         Self {
             qkv: cast(&normal(11, dims.tokens * (dims.heads + 2 * dims.kv_heads) * dims.head_dim)),
             dout: cast(&normal(12, dims.tokens * dims.heads * dims.head_dim)),
@@ -234,7 +288,7 @@ fn bwd<T: Float>(device: &Device, on: &str) {
 /// A response does not see its siblings or other trees, so nothing about them may reach its bits.
 fn other_sequences_change_no_bit<T: Float>(device: &Device, on: &str) {
     const TREES: &[Shape] = &[&[(ROOT, 20), (Some(0), 70), (Some(0), 45)], PAIR];
-    let case = Case { name: "two trees", trees: TREES, heads: 2, kv_heads: 1, head_dim: 32 };
+    let case = Case { name: "two trees", trees: TREES, heads: 2, kv_heads: 1, ..PLAIN };
     let before = Inputs::<T>::new(&case);
     // All of the first response: its scores rise above everything else.
     let mut after = Inputs::<T>::new(&case);

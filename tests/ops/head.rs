@@ -16,12 +16,15 @@ use crate::{
 /// (rows, vocab): one row, less than a warp's lanes, no multiple of 8, more than one group of eight a lane.
 const LOGITS: &[(usize, usize)] = &[(1, 8), (5, 13), (3, 40), (6, 300), (2, 701)];
 
+/// As in Gemma 2: bends logits of 60.
+const SOFTCAP: Option<f32> = Some(30.0);
+
 #[test]
 fn logps() {
     for_each_device(|device, on| {
         for &(rows, vocab) in LOGITS {
-            for scale in [1.0, 60.0, 3000.0] {
-                check_logps(device, on, rows, vocab, scale);
+            for (scale, softcap) in [(1.0, None), (60.0, None), (3000.0, None), (60.0, SOFTCAP)] {
+                check_logps(device, on, rows, vocab, scale, softcap);
             }
         }
     });
@@ -59,7 +62,7 @@ fn native_whole() {
 #[test]
 fn chunks_change_no_row() {
     for device in [strict_devices().swap_remove(0).0, fast_device(2)] {
-        let case = Case::<f32>::new(37, 24);
+        let case = Case::<f32>::new(37, 24, None);
         let all = case.run(&device, case.rows.len(), true);
         for chunk_rows in [1, 4, case.rows.len() - 1, case.rows.len() + 5] {
             let some = case.run(&device, chunk_rows, true);
@@ -73,12 +76,18 @@ fn chunks_change_no_row() {
 /// The oracle's gradients against central differences of its own loss, sum of c * logp.
 #[test]
 fn oracle_agrees_with_central_differences() {
-    let case = Case::<f32>::new(11, 6);
+    for softcap in [None, Some(0.7)] {
+        central_differences(softcap);
+    }
+}
+
+fn central_differences(softcap: Option<f32>) {
+    let case = Case::<f32>::new(11, 6, softcap);
     let dims = case.dims;
     let (x, w, c) = (widen(&case.x), widen(&case.weight), widen(&case.coefficients));
     let loss = |x: &[f64], w: &[f64]| -> f64 {
         let z = oracles::head::logits(x, w, &case.rows.source, dims);
-        let (logps, _) = oracles::head::logps(&z, &case.rows.target, dims.vocab);
+        let (logps, _) = oracles::head::logps(&z, &case.rows.target, softcap, dims.vocab);
         logps.iter().zip(&c).map(|(logp, c)| logp * c).sum()
     };
     let (dx, dw) = oracles::head::bwd(&x, &w, &c, &case.rows.source, &case.rows.target, dims);
@@ -123,14 +132,14 @@ fn targets(rows: usize, vocab: usize) -> Vec<i32> {
     (0..rows).map(|r| ((r * 7 + 1) * (vocab - 1) % vocab) as i32).collect()
 }
 
-fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32) {
+fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32, softcap: Option<f32>) {
     let ld = vocab.next_multiple_of(8);
     let logits: Vec<f32> = normal(1, rows * vocab).iter().map(|z| z * scale).collect();
     let targets = targets(rows, vocab);
-    let (want_logps, want_lse) = oracles::head::logps(&widen(&logits), &targets, vocab);
+    let (want_logps, want_lse) = oracles::head::logps(&widen(&logits), &targets, softcap, vocab);
     let [logps, lse] = [(); 2].map(|()| device.alloc::<f32>(rows).unwrap());
     let z = device.upload(&padded(&logits, vocab, ld)).unwrap();
-    head::logps(device, &logps, &lse, &z, &device.upload(&targets).unwrap(), rows, vocab, ld).unwrap();
+    head::logps(device, &logps, &lse, &z, &device.upload(&targets).unwrap(), softcap, rows, vocab, ld).unwrap();
 
     let got_logps = widen(&device.download(&logps).unwrap());
     let got_lse = widen(&device.download(&lse).unwrap());
@@ -140,7 +149,7 @@ fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32)
         // within 20 of the maximum. exp and log to 2 ulp, at most vocab / 256 + 8 additions. Subtracting from the
         // maximum rounds to a unit of the result.
         let in_sum = (20.0 + 4.0 + (vocab / 256 + 8) as f64) * roundoff::<f32>();
-        let what = format!("{rows}x{vocab} times {scale} on {on}, row {r}");
+        let what = format!("{rows}x{vocab} times {scale} cap {softcap:?} on {on}, row {r}");
         let limit = in_sum + 4.0 * roundoff::<f32>() * (want_logps[r].abs() + 1.0);
         let error = (got_logps[r] - want_logps[r]).abs();
         assert!(error <= limit, "logps {what}: {} instead of {}, limit {limit:.3e}", got_logps[r], want_logps[r]);
@@ -152,27 +161,27 @@ fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32)
 
 fn every_dlogits<T: Float>(device: &Device, on: &str) {
     for &(rows, vocab) in LOGITS {
-        for scale in [1.0, 60.0] {
-            check_dlogits::<T>(device, on, rows, vocab, scale);
+        for (scale, softcap) in [(1.0, None), (60.0, None), (60.0, SOFTCAP)] {
+            check_dlogits::<T>(device, on, rows, vocab, scale, softcap);
         }
     }
 }
 
-fn check_dlogits<T: Float>(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32) {
+fn check_dlogits<T: Float>(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32, softcap: Option<f32>) {
     let ld = vocab.next_multiple_of(8);
     let logits: Vec<f32> = normal(1, rows * vocab).iter().map(|z| z * scale).collect();
     let coefficients = normal(2, rows);
     let targets = targets(rows, vocab);
     let wide = widen(&logits);
-    let (_, lse) = oracles::head::logps(&wide, &targets, vocab);
+    let (_, lse) = oracles::head::logps(&wide, &targets, softcap, vocab);
     let lse: Vec<f32> = lse.iter().map(|&l| l as f32).collect();
-    let want = oracles::head::dlogits(&wide, &widen(&lse), &widen(&coefficients), &targets, vocab);
+    let want = oracles::head::dlogits(&wide, &widen(&lse), &widen(&coefficients), &targets, softcap, vocab);
 
     let z = device.upload(&padded(&logits, vocab, ld)).unwrap();
     // f32 in place, bf16 beside.
     let dz = if size_of::<T>() == 4 { z.cast() } else { device.alloc::<T>(rows * ld).unwrap() };
     let [lse, c] = [&lse, &coefficients].map(|x| device.upload(x).unwrap());
-    head::dlogits(device, &dz, &z, &lse, &c, &device.upload(&targets).unwrap(), rows, vocab, ld).unwrap();
+    head::dlogits(device, &dz, &z, &lse, &c, &device.upload(&targets).unwrap(), softcap, rows, vocab, ld).unwrap();
 
     let got = widen(&device.download(&dz).unwrap());
     let inside = |row: &[f64]| row[..vocab].to_vec();
@@ -182,7 +191,7 @@ fn check_dlogits<T: Float>(device: &Device, on: &str, rows: usize, vocab: usize,
     // z - lse is rounded to a unit of itself, at most 20 where exp counts; exp, difference and product: 5 units more;
     // coefficients up to 4.
     let allowance = 4.0 * 25.0 * roundoff::<f32>();
-    let what = format!("dlogits {} {rows}x{vocab} times {scale} on {on}", type_name::<T>());
+    let what = format!("dlogits {} {rows}x{vocab} times {scale} cap {softcap:?} on {on}", type_name::<T>());
     assert_within_rule(&what, &got, &want, &round_to::<T>(&want), allowance);
 }
 
@@ -234,11 +243,11 @@ struct Outcome {
 }
 
 impl<T: Float> Case<T> {
-    fn new(vocab: usize, hidden: usize) -> Self {
+    fn new(vocab: usize, hidden: usize, softcap: Option<f32>) -> Self {
         let forest = forest(vocab);
         let scaled = |seed, len| cast(&normal(seed, len).iter().map(|x| 0.5 * x).collect::<Vec<_>>());
         Self {
-            dims: Dims { vocab, hidden },
+            dims: Dims { vocab, hidden, softcap },
             x: scaled(1, forest.len() * hidden),
             weight: scaled(2, vocab * hidden),
             coefficients: normal(3, forest.rows()),
@@ -247,8 +256,8 @@ impl<T: Float> Case<T> {
     }
 
     fn run(&self, device: &Device, chunk_rows: usize, kept: bool) -> Outcome {
-        let Dims { vocab, hidden } = self.dims;
-        let head = Head { vocab, hidden, chunk_rows, softcap: None };
+        let Dims { vocab, hidden, softcap } = self.dims;
+        let head = Head { vocab, hidden, chunk_rows, softcap };
         let (count, tokens) = (self.rows.len(), self.rows.forest.len());
         let up = |data: &[i32]| device.upload(data).unwrap();
         let rows = Rows {
@@ -279,12 +288,12 @@ impl<T: Float> Case<T> {
 
     /// The oracle's results, and those of a computation that rounds to `T` where the kernels do.
     fn oracle(&self) -> [Outcome; 2] {
-        let Dims { vocab, hidden } = self.dims;
+        let Dims { vocab, hidden, softcap } = self.dims;
         let (x, w, c) = (widen(&self.x), widen(&self.weight), widen(&self.coefficients));
         let z = oracles::head::logits(&x, &w, &self.rows.source, self.dims);
-        let (logps, lse) = oracles::head::logps(&z, &self.rows.target, vocab);
+        let (logps, lse) = oracles::head::logps(&z, &self.rows.target, softcap, vocab);
         let (dhidden, dweight) = oracles::head::bwd(&x, &w, &c, &self.rows.source, &self.rows.target, self.dims);
-        let dz = round_to::<T>(&oracles::head::dlogits(&z, &lse, &c, &self.rows.target, vocab));
+        let dz = round_to::<T>(&oracles::head::dlogits(&z, &lse, &c, &self.rows.target, softcap, vocab));
         let mut naive_dhidden = vec![0.0; x.len()];
         let mut naive_dweight = vec![0.0; w.len()];
         for (r, dz) in dz.chunks(vocab).enumerate() {
@@ -302,15 +311,16 @@ impl<T: Float> Case<T> {
     }
 }
 
-/// (vocab, hidden): ragged, and exact.
+/// (vocab, hidden): ragged, and exact; and under a cap that bends logits of about 1.
 fn whole<T: Float>(device: &Device, on: &str) {
-    for (vocab, hidden) in [(37, 24), (64, 32)] {
-        let case = Case::<T>::new(vocab, hidden);
+    for (vocab, hidden, softcap) in [(37, 24, None), (64, 32, None), (37, 24, Some(0.7))] {
+        let case = Case::<T>::new(vocab, hidden, softcap);
         let [want, naive] = case.oracle();
         for chunk_rows in [case.rows.len(), 5] {
             let got = case.run(device, chunk_rows, true);
             let check = |of: &str, got: &[f64], want: &[f64], naive: &[f64]| {
-                let what = format!("head {} {vocab}x{hidden} by {chunk_rows} on {on}: {of}", type_name::<T>());
+                let what =
+                    format!("head {} {vocab}x{hidden} cap {softcap:?} by {chunk_rows} on {on}: {of}", type_name::<T>());
                 // A sum over the vocabulary of values that hold a sum over the hidden size, each term truncated in
                 // f32; the terms' magnitudes add to a few times the largest result.
                 let terms = 2.0 * (vocab + hidden) as f64;

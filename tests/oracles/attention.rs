@@ -1,4 +1,5 @@
-//! softmax(scale q kᵀ) v under the dense mask of a forest, and its gradients. Every intermediate result passes through
+//! softmax(scale q kᵀ) v under the dense mask of a forest, and its gradients; with a window and a soft cap where the
+//! sizes ask for them. Every intermediate result passes through
 //! a [`Rounding`], so that the same loops serve as the oracle and as the naive computation in low precision.
 
 use warpo::{forest::Forest, ops::attention::Dims};
@@ -44,10 +45,22 @@ impl Packed<'_> {
     }
 }
 
+/// With a soft cap: the cap, and the hyperbolic tangent that it multiplies.
+fn tanh(qkv: &Packed, scale: f64, i: usize, j: usize, head: usize, r: &Rounding) -> Option<(f64, f64)> {
+    let cap = f64::from(qkv.dims.softcap?);
+    let x = (r.each)(scale * r.dot(qkv.q(i, head), &qkv.data[qkv.k_at(j, head)]));
+    Some((cap, (r.each)((r.each)(x / cap).tanh())))
+}
+
 /// Probabilities of query `i`, 0 where it does not see, and the base-2 logarithm of the denominator.
 fn probabilities(qkv: &Packed, forest: &Forest, scale: f64, i: usize, head: usize, r: &Rounding) -> (Vec<f64>, f64) {
-    let score = |j| (r.each)(scale * r.dot(qkv.q(i, head), &qkv.data[qkv.k_at(j, head)]));
-    let scores: Vec<Option<f64>> = (0..=i).map(|j| forest.visible(i, j).then(|| score(j))).collect();
+    let score = |j| match tanh(qkv, scale, i, j, head, r) {
+        Some((cap, t)) => (r.each)(cap * t),
+        None => (r.each)(scale * r.dot(qkv.q(i, head), &qkv.data[qkv.k_at(j, head)])),
+    };
+    let distance = |j| (forest.position[i] - forest.position[j]) as usize;
+    let sees = |j| forest.visible(i, j) && qkv.dims.window.is_none_or(|window| distance(j) < window);
+    let scores: Vec<Option<f64>> = (0..=i).map(|j| sees(j).then(|| score(j))).collect();
     let top = scores.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
     let weight = |s: &Option<f64>| s.map_or(0.0, |s| (r.each)((r.each)(s - top).exp()));
     let weights: Vec<f64> = scores.iter().map(weight).collect();
@@ -89,7 +102,8 @@ pub fn bwd(dout: &[f64], qkv: &[f64], forest: &Forest, scale: f64, dims: &Dims, 
             for (j, p) in p.into_iter().enumerate() {
                 let (k, v) = (qkv.k_at(j, head), qkv.v_at(j, head));
                 let ds = (r.each)(p * (r.each)(r.dot(dout, &qkv.data[v.clone()]) - delta));
-                let ds = (r.stored)(ds);
+                let slope = tanh(&qkv, scale, i, j, head, r).map_or(1.0, |(_, t)| (r.each)(1.0 - (r.each)(t * t)));
+                let ds = (r.stored)((r.each)(ds * slope));
                 r.add(&mut dqkv[v], (r.stored)(p), dout);
                 r.add(&mut dqkv[k.clone()], ds * scale, qkv.q(i, head));
                 r.add(&mut dqkv[qkv.at(i, head)], ds * scale, &qkv.data[k]);
