@@ -1,5 +1,5 @@
-// Forward: y[t] = table[ids[t]]. Reads the named rows once, writes y once; one thread per chunk of eight columns.
-// Backward: dtable[id] += sum of dy[t] over the tokens t that carry id. One CTA per distinct id and 512 columns, one
+// Forward: y[t] = scale * table[ids[t]]. Reads the named rows once, writes y once; one thread per chunk of eight columns.
+// Backward: dtable[id] += scale * sum of dy[t] over the tokens t that carry id. One CTA per distinct id and 512 columns, one
 // thread per chunk of eight columns; the tokens of an id are added in ascending order in f32, so the result does not
 // depend on the launch. Ids that do not occur are not touched.
 // Roof: memory. An id that occurs n times is a chain of n additions: a frequent id sets the time of the whole launch.
@@ -14,19 +14,21 @@ constexpr int kSumThreads = 64;
 constexpr int kInFlight = 4;
 
 template <class T>
-__device__ void embedding_fwd(T* y, const int* ids, const T* table, int tokens, int hidden) {
+__device__ void embedding_fwd(T* y, const int* ids, const T* table, float scale, int tokens, int hidden) {
     const int chunks = (hidden + kChunk - 1) / kChunk;
     const int item = blockIdx.x * kRowThreads + threadIdx.x;
     const int token = item / chunks, c = item % chunks * kChunk;
     if (token >= tokens) return;
     float x[kChunk];
     load_chunk(x, table + (long long)ids[token] * hidden + c, hidden - c);
+#pragma unroll
+    for (int k = 0; k < kChunk; ++k) x[k] *= scale;
     store_chunk(y + (long long)token * hidden + c, x, hidden - c);
 }
 
 template <class T>
 __device__ void embedding_bwd(float* dtable, const T* dy, const int* distinct_ids, const int* distinct_offsets,
-                              const int* distinct_tokens, int hidden) {
+                              const int* distinct_tokens, float scale, int hidden) {
     const int c = (blockIdx.y * kSumThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int last = distinct_offsets[blockIdx.x + 1];
@@ -54,7 +56,7 @@ __device__ void embedding_bwd(float* dtable, const T* dy, const int* distinct_id
     float total[kChunk];
     load_chunk(total, to, hidden - c);
 #pragma unroll
-    for (int k = 0; k < kChunk; ++k) total[k] += sum[k];
+    for (int k = 0; k < kChunk; ++k) total[k] += scale * sum[k];
     store_chunk(to, total, hidden - c);
 }
 
@@ -64,16 +66,16 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) embedding_fwd_f32(
     float* y,            // (tokens, hidden)
     const int* ids,      // (tokens), each in 0..vocab
     const float* table,  // (vocab, hidden)
-    int tokens, int hidden) {
-    embedding_fwd<float>(y, ids, table, tokens, hidden);
+    float scale, int tokens, int hidden) {
+    embedding_fwd<float>(y, ids, table, scale, tokens, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) embedding_fwd_bf16(
     bf16* y,            // (tokens, hidden)
     const int* ids,     // (tokens), each in 0..vocab
     const bf16* table,  // (vocab, hidden)
-    int tokens, int hidden) {
-    embedding_fwd<bf16>(y, ids, table, tokens, hidden);
+    float scale, int tokens, int hidden) {
+    embedding_fwd<bf16>(y, ids, table, scale, tokens, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_f32(
@@ -82,8 +84,8 @@ extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_f32(
     const int* distinct_ids,      // (distinct), each in 0..vocab, no two alike
     const int* distinct_offsets,  // (distinct + 1)
     const int* distinct_tokens,   // (tokens)
-    int hidden) {
-    embedding_bwd<float>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, hidden);
+    float scale, int hidden) {
+    embedding_bwd<float>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_bf16(
@@ -92,6 +94,6 @@ extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_bf16(
     const int* distinct_ids,      // (distinct), each in 0..vocab, no two alike
     const int* distinct_offsets,  // (distinct + 1)
     const int* distinct_tokens,   // (tokens)
-    int hidden) {
-    embedding_bwd<bf16>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, hidden);
+    float scale, int hidden) {
+    embedding_bwd<bf16>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden);
 }

@@ -1,7 +1,10 @@
-// y = x * rrms * w,  rrms = 1 / sqrt(mean(x^2) + eps)
+// y = x * rrms * (w + offset),  rrms = 1 / sqrt(mean(x^2) + eps),  offset 0, or 1 for Gemma
 //
+// Rows may stand in groups inside wider rows (the heads of a token inside its queries, keys and values): row r begins at
+// (r / group) * pitch + (r % group) * hidden, with a pitch for x and one for y, dy and dx. group = 1 and pitches of
+// hidden are a plain matrix.
 // Forward reads x once and writes y; rrms is kept for the backward pass.
-// Backward: with n = x * rrms and g = dy * w,  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
+// Backward: with n = x * rrms and g = dy * (w + offset),  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
 // y, dx: one warp takes rows_per_warp rows (1 to 8) and sums over all of them at once; a thread handles eight columns at a
 // time. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
 // rmsnorm_bwd_weight_finish adds the slices in order. f32 accumulators; fixed order, no atomics. A row's result does not
@@ -17,6 +20,16 @@ constexpr int kRowThreads = 128;
 constexpr int kColumnThreads = 64;
 constexpr int kMaxRows = 8;  // of one warp
 constexpr int kWarpElements = kWarpThreads * kChunk;
+
+// Where rows stand.
+struct Place {
+    int group, x_pitch, y_pitch, hidden;
+    __device__ __forceinline__ long long x(int row) const { return at(row, x_pitch); }
+    __device__ __forceinline__ long long y(int row) const { return at(row, y_pitch); }
+    __device__ __forceinline__ long long at(int row, int pitch) const {
+        return (long long)(row / group) * pitch + row % group * hidden;
+    }
+};
 
 // The rows of one warp: row r of it is first + r, for r < count.
 struct Rows {
@@ -37,8 +50,9 @@ __device__ __forceinline__ void sum_rows(float (&sum)[kMaxRows], int rows_per_wa
 }
 
 template <class T>
-__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, int rows_per_warp, int rows,
-                            int hidden) {
+__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, float offset, Place place,
+                            int rows_per_warp, int rows) {
+    const int hidden = place.hidden;
     const int lane = threadIdx.x % kWarpThreads;
     const Rows own = rows_of_warp(rows_per_warp, rows);
     if (own.count <= 0) return;
@@ -46,10 +60,10 @@ __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps
 #pragma unroll
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
-        const long long start = (long long)(own.first + r) * hidden;
+        const T* from = x + place.x(own.first + r);
         for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
             float v[kChunk];
-            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(v, from + c, hidden - c);
 #pragma unroll
             for (int i = 0; i < kChunk; ++i) sum[r] += v[i] * v[i];
         }
@@ -59,22 +73,24 @@ __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
         const float scale = 1.0f / sqrtf(sum[r] / hidden + eps);
-        const long long start = (long long)(own.first + r) * hidden;
+        const T* from = x + place.x(own.first + r);
+        T* to = y + place.y(own.first + r);
         for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
             float v[kChunk], weight[kChunk];
-            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(v, from + c, hidden - c);
             load_chunk(weight, w + c, hidden - c);
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) v[i] *= scale * weight[i];
-            store_chunk(y + start + c, v, hidden - c);
+            for (int i = 0; i < kChunk; ++i) v[i] *= scale * (weight[i] + offset);
+            store_chunk(to + c, v, hidden - c);
         }
         if (lane == 0) rrms[own.first + r] = scale;
     }
 }
 
 template <class T>
-__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, int accumulate,
-                            int rows_per_warp, int rows, int hidden) {
+__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
+                            int accumulate, Place place, int rows_per_warp, int rows) {
+    const int hidden = place.hidden;
     const int lane = threadIdx.x % kWarpThreads;
     const Rows own = rows_of_warp(rows_per_warp, rows);
     if (own.count <= 0) return;
@@ -82,47 +98,49 @@ __device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const fl
 #pragma unroll
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
-        const long long start = (long long)(own.first + r) * hidden;
+        const T* from = x + place.x(own.first + r);
+        const long long start = place.y(own.first + r);
         for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
             float d[kChunk], v[kChunk], weight[kChunk];
             load_chunk(d, dy + start + c, hidden - c);
-            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(v, from + c, hidden - c);
             load_chunk(weight, w + c, hidden - c);
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) dot[r] += d[i] * weight[i] * v[i];
+            for (int i = 0; i < kChunk; ++i) dot[r] += d[i] * (weight[i] + offset) * v[i];
         }
     }
     sum_rows(dot, rows_per_warp);
 #pragma unroll
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
-        const long long start = (long long)(own.first + r) * hidden;
+        const T* from = x + place.x(own.first + r);
+        const long long start = place.y(own.first + r);
         const float scale = rrms[own.first + r], mean = dot[r] * scale / hidden;
         for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
             float d[kChunk], v[kChunk], weight[kChunk], sum[kChunk] = {};
             load_chunk(d, dy + start + c, hidden - c);
-            load_chunk(v, x + start + c, hidden - c);
+            load_chunk(v, from + c, hidden - c);
             load_chunk(weight, w + c, hidden - c);
             if (accumulate) load_chunk(sum, dx + start + c, hidden - c);
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) sum[i] += scale * (d[i] * weight[i] - v[i] * scale * mean);
+            for (int i = 0; i < kChunk; ++i) sum[i] += scale * (d[i] * (weight[i] + offset) - v[i] * scale * mean);
             store_chunk(dx + start + c, sum, hidden - c);
         }
     }
 }
 
 template <class T>
-__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, int slice_rows,
-                                   int rows, int hidden) {
+__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, Place place,
+                                   int slice_rows, int rows) {
+    const int hidden = place.hidden;
     const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
     float sum[kChunk] = {};
     for (int row = first; row < last; ++row) {
-        const long long at = (long long)row * hidden + c;
         float d[kChunk], v[kChunk];
-        load_chunk(d, dy + at, hidden - c);
-        load_chunk(v, x + at, hidden - c);
+        load_chunk(d, dy + place.y(row) + c, hidden - c);
+        load_chunk(v, x + place.x(row) + c, hidden - c);
 #pragma unroll
         for (int i = 0; i < kChunk; ++i) sum[i] += d[i] * (v[i] * rrms[row]);
     }
@@ -136,8 +154,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_f32(
     float* rrms,     // (rows), kept for the backward pass
     const float* x,  // (rows, hidden)
     const float* w,  // (hidden)
-    float eps, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_fwd<float>(y, rrms, x, w, eps, rows_per_warp, rows, hidden);
+    float eps, float offset, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_fwd<float>(y, rrms, x, w, eps, offset, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
@@ -145,8 +163,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
     float* rrms,    // (rows), kept for the backward pass
     const bf16* x,  // (rows, hidden)
     const bf16* w,  // (hidden)
-    float eps, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_fwd<bf16>(y, rrms, x, w, eps, rows_per_warp, rows, hidden);
+    float eps, float offset, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_fwd<bf16>(y, rrms, x, w, eps, offset, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
@@ -155,8 +173,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
     const float* x,     // (rows, hidden)
     const float* w,     // (hidden)
     const float* rrms,  // (rows)
-    int accumulate, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_bwd<float>(dx, dy, x, w, rrms, accumulate, rows_per_warp, rows, hidden);
+    float offset, int accumulate, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_bwd<float>(dx, dy, x, w, rrms, offset, accumulate, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
@@ -165,8 +183,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
     const bf16* x,      // (rows, hidden)
     const bf16* w,      // (hidden)
     const float* rrms,  // (rows)
-    int accumulate, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, accumulate, rows_per_warp, rows, hidden);
+    float offset, int accumulate, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
+    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, offset, accumulate, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_f32(
@@ -174,8 +192,8 @@ extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_
     const float* dy,    // (rows, hidden)
     const float* x,     // (rows, hidden)
     const float* rrms,  // (rows)
-    int slice_rows, int rows, int hidden) {
-    rmsnorm_bwd_weight<float>(partials, dy, x, rrms, slice_rows, rows, hidden);
+    int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
+    rmsnorm_bwd_weight<float>(partials, dy, x, rrms, {group, x_pitch, y_pitch, hidden}, slice_rows, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_bf16(
@@ -183,8 +201,8 @@ extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_
     const bf16* dy,     // (rows, hidden)
     const bf16* x,      // (rows, hidden)
     const float* rrms,  // (rows)
-    int slice_rows, int rows, int hidden) {
-    rmsnorm_bwd_weight<bf16>(partials, dy, x, rrms, slice_rows, rows, hidden);
+    int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
+    rmsnorm_bwd_weight<bf16>(partials, dy, x, rrms, {group, x_pitch, y_pitch, hidden}, slice_rows, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_finish(

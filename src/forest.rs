@@ -265,17 +265,28 @@ impl Forest {
         self.token_row_offsets = offsets;
     }
 
-    fn index_ids(&mut self) {
-        let mut order: Vec<i32> = (0..self.len() as i32).collect();
-        order.sort_by_key(|&t| (self.tokens[t as usize], t));
-        for (i, &t) in order.iter().enumerate() {
-            let id = self.tokens[t as usize];
-            if self.distinct_ids.last() != Some(&id) {
-                self.distinct_ids.push(id);
-                self.distinct_offsets.push(i as i32);
-            }
-        }
-        self.distinct_offsets.push(order.len() as i32);
-        self.distinct_tokens = order;
+    /// The tables `distinct_ids`, `distinct_offsets` and `distinct_tokens` for positions in place of token ids.
+    pub fn by_position(&self) -> [Vec<i32>; 3] {
+        by_value(&self.position)
     }
+
+    fn index_ids(&mut self) {
+        [self.distinct_ids, self.distinct_offsets, self.distinct_tokens] = by_value(&self.tokens);
+    }
+}
+
+/// Distinct values, ascending; where the tokens of each begin in the third table, and its end; tokens by value, ascending.
+fn by_value(values: &[i32]) -> [Vec<i32>; 3] {
+    let mut order: Vec<i32> = (0..values.len() as i32).collect();
+    order.sort_by_key(|&t| (values[t as usize], t));
+    let (mut distinct, mut offsets) = (Vec::new(), Vec::new());
+    for (i, &t) in order.iter().enumerate() {
+        let value = values[t as usize];
+        if distinct.last() != Some(&value) {
+            distinct.push(value);
+            offsets.push(i as i32);
+        }
+    }
+    offsets.push(order.len() as i32);
+    [distinct, offsets, order]
 }

@@ -2,7 +2,11 @@
 
 use warpo::{
     device::{DType, Float},
-    ops::{adamw, embedding, grad_norm, preference_loss, residual, rmsnorm, rope, swiglu},
+    ops::{
+        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, preference_loss, residual,
+        rmsnorm::{self, RmsNorm},
+        rope, swiglu,
+    },
 };
 
 use super::{Case, Size, bytes, filled};
@@ -18,6 +22,14 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
         rope_apply::<T>(size),
         swiglu_fwd::<T>(size),
         swiglu_bwd::<T>(size),
+        geglu_fwd::<T>(size),
+        geglu_bwd::<T>(size),
+        gelu_fwd::<T>(size),
+        gelu_bwd::<T>(size),
+        layernorm_fwd::<T>(size),
+        layernorm_bwd::<T>(size),
+        bias_add::<T>(size),
+        bias_bwd::<T>(size),
         residual_add::<T>(size),
         adamw_step::<T>(size),
     ];
@@ -35,7 +47,7 @@ fn embedding_fwd<T: Float>(size: &Size) -> Case {
     Case::new::<T>("embedding_fwd", format!("{tokens}x{hidden} of {vocab}"), 0.0, moved, move |device| {
         let ids = device.upload(&forest?.tokens)?;
         let (y, table) = (device.alloc::<T>(tokens * hidden)?, filled(device, vocab * hidden, 1.0)?);
-        Ok(Box::new(move |device| embedding::fwd(device, &y, &ids, &table, tokens, hidden, vocab)))
+        Ok(Box::new(move |device| embedding::fwd(device, &y, &ids, &table, 1.0, tokens, hidden, vocab)))
     })
 }
 
@@ -50,7 +62,9 @@ fn embedding_bwd<T: Float>(size: &Size) -> Case {
         let (ids, offsets) = (device.upload(&forest.distinct_ids)?, device.upload(&forest.distinct_offsets)?);
         let by_id = device.upload(&forest.distinct_tokens)?;
         let (dtable, dy) = (device.zeros(vocab * hidden)?, filled::<T>(device, tokens * hidden, 1.0)?);
-        Ok(Box::new(move |device| embedding::bwd(device, &dtable, &dy, &ids, &offsets, &by_id, tokens, hidden, vocab)))
+        Ok(Box::new(move |device| {
+            embedding::bwd(device, &dtable, &dy, &ids, &offsets, &by_id, 1.0, tokens, hidden, vocab)
+        }))
     })
 }
 
@@ -61,7 +75,7 @@ fn rmsnorm_fwd<T: Float>(size: &Size) -> Case {
     Case::new::<T>("rmsnorm_fwd", format!("{rows}x{hidden}"), 4.0 * elements as f64, moved, move |device| {
         let (x, w) = (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?);
         let (y, rrms) = (device.alloc(elements)?, device.alloc(rows)?);
-        Ok(Box::new(move |device| rmsnorm::fwd(device, &y, &rrms, &x, &w, EPS, rows, hidden)))
+        Ok(Box::new(move |device| rmsnorm::fwd(device, &y, &rrms, &x, &w, &RmsNorm::new(rows, hidden, EPS))))
     })
 }
 
@@ -73,8 +87,8 @@ fn rmsnorm_bwd<T: Float>(size: &Size) -> Case {
         let (x, w, dy) =
             (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?, filled(device, elements, 1.0)?);
         let (dx, dw, rrms) = (device.zeros(elements)?, device.zeros(hidden)?, filled::<f32>(device, rows, 1.0)?);
-        let partials = device.alloc(rmsnorm::bwd_partials(rows, hidden))?;
-        Ok(Box::new(move |device| rmsnorm::bwd(device, &dx, &dw, &partials, &dy, &x, &w, &rrms, true, rows, hidden)))
+        let (partials, norm) = (device.alloc(rmsnorm::bwd_partials(rows, hidden))?, RmsNorm::new(rows, hidden, EPS));
+        Ok(Box::new(move |device| rmsnorm::bwd(device, &dx, &dw, &partials, &dy, &x, &w, &rrms, &norm, true)))
     })
 }
 
@@ -114,6 +128,93 @@ fn swiglu_bwd<T: Float>(size: &Size) -> Case {
         let (dgate_up, gate_up) = (device.alloc::<T>(2 * elements)?, filled(device, 2 * elements, 1.0)?);
         let dy = filled(device, elements, 1.0)?;
         Ok(Box::new(move |device| swiglu::bwd(device, &dgate_up, &dy, &gate_up, rows, ffn)))
+    })
+}
+
+fn geglu_fwd<T: Float>(size: &Size) -> Case {
+    let (rows, ffn) = (size.tokens(), size.ffn);
+    let elements = rows * ffn;
+    let moved = bytes::<T>(3 * elements);
+    Case::new::<T>("geglu_fwd", format!("{rows}x{ffn}"), 10.0 * elements as f64, moved, move |device| {
+        let (y, gate_up) = (device.alloc::<T>(elements)?, filled(device, 2 * elements, 1.0)?);
+        Ok(Box::new(move |device| geglu::fwd(device, &y, &gate_up, rows, ffn)))
+    })
+}
+
+fn geglu_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, ffn) = (size.tokens(), size.ffn);
+    let elements = rows * ffn;
+    let moved = bytes::<T>(5 * elements);
+    Case::new::<T>("geglu_bwd", format!("{rows}x{ffn}"), 18.0 * elements as f64, moved, move |device| {
+        let (dgate_up, gate_up) = (device.alloc::<T>(2 * elements)?, filled(device, 2 * elements, 1.0)?);
+        let dy = filled(device, elements, 1.0)?;
+        Ok(Box::new(move |device| geglu::bwd(device, &dgate_up, &dy, &gate_up, rows, ffn)))
+    })
+}
+
+fn gelu_fwd<T: Float>(size: &Size) -> Case {
+    let elements = size.tokens() * size.ffn;
+    Case::new::<T>("gelu_fwd", format!("{elements}"), 9.0 * elements as f64, bytes::<T>(2 * elements), move |device| {
+        let (y, x) = (device.alloc::<T>(elements)?, filled(device, elements, 1.0)?);
+        Ok(Box::new(move |device| gelu::fwd(device, &y, &x, elements)))
+    })
+}
+
+fn gelu_bwd<T: Float>(size: &Size) -> Case {
+    let elements = size.tokens() * size.ffn;
+    Case::new::<T>("gelu_bwd", format!("{elements}"), 16.0 * elements as f64, bytes::<T>(3 * elements), move |device| {
+        let (dx, dy, x) =
+            (device.alloc::<T>(elements)?, filled(device, elements, 1.0)?, filled(device, elements, 1.0)?);
+        Ok(Box::new(move |device| gelu::bwd(device, &dx, &dy, &x, elements)))
+    })
+}
+
+fn layernorm_fwd<T: Float>(size: &Size) -> Case {
+    let (rows, hidden) = (size.tokens(), size.hidden);
+    let elements = rows * hidden;
+    let moved = bytes::<T>(2 * elements + 2 * hidden) + bytes::<f32>(2 * rows);
+    Case::new::<T>("layernorm_fwd", format!("{rows}x{hidden}"), 8.0 * elements as f64, moved, move |device| {
+        let (x, w, b) =
+            (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?, filled(device, hidden, 1.0)?);
+        let (y, stats) = (device.alloc(elements)?, device.alloc(2 * rows)?);
+        Ok(Box::new(move |device| layernorm::fwd(device, &y, &stats, &x, &w, &b, EPS, rows, hidden)))
+    })
+}
+
+fn layernorm_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, hidden) = (size.tokens(), size.hidden);
+    let elements = rows * hidden;
+    let moved = bytes::<T>(4 * elements + hidden) + bytes::<f32>(2 * rows + 4 * hidden);
+    Case::new::<T>("layernorm_bwd", format!("{rows}x{hidden}, added"), 18.0 * elements as f64, moved, move |device| {
+        let (x, w, dy) =
+            (filled::<T>(device, elements, 1.0)?, filled(device, hidden, 1.0)?, filled(device, elements, 1.0)?);
+        let (dx, stats) = (device.zeros(elements)?, filled::<f32>(device, 2 * rows, 1.0)?);
+        let (dw, db) = (device.zeros(hidden)?, device.zeros(hidden)?);
+        let partials = device.alloc(layernorm::bwd_partials(rows, hidden))?;
+        Ok(Box::new(move |device| {
+            layernorm::bwd(device, &dx, &dw, &db, &partials, &dy, &x, &w, &stats, true, rows, hidden)
+        }))
+    })
+}
+
+fn bias_add<T: Float>(size: &Size) -> Case {
+    let (rows, width) = (size.tokens(), size.ffn);
+    let elements = rows * width;
+    let moved = bytes::<T>(2 * elements + width);
+    Case::new::<T>("bias_add", format!("{rows}x{width}"), elements as f64, moved, move |device| {
+        let (y, b) = (filled::<T>(device, elements, 1.0)?, filled(device, width, 1.0)?);
+        Ok(Box::new(move |device| bias::add(device, &y, &b, rows, width)))
+    })
+}
+
+fn bias_bwd<T: Float>(size: &Size) -> Case {
+    let (rows, width) = (size.tokens(), size.ffn);
+    let elements = rows * width;
+    let moved = bytes::<T>(elements) + bytes::<f32>(2 * width);
+    Case::new::<T>("bias_bwd", format!("{rows}x{width}"), elements as f64, moved, move |device| {
+        let (db, dy) = (device.zeros(width)?, filled::<T>(device, elements, 1.0)?);
+        let partials = device.alloc(bias::bwd_partials(rows, width))?;
+        Ok(Box::new(move |device| bias::bwd(device, &db, &partials, &dy, rows, width)))
     })
 }
 

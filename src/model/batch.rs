@@ -34,6 +34,8 @@ pub struct Batch {
     pub distinct_ids: Buffer<i32>,
     pub distinct_offsets: Buffer<i32>,
     pub distinct_tokens: Buffer<i32>,
+    /// The same three tables for positions in place of token ids, where the model learns positions.
+    pub by_position: Option<[Buffer<i32>; 3]>,
 }
 
 impl Batch {
@@ -49,11 +51,11 @@ impl Batch {
         }
     }
 
-    /// Copies a forest to the device in one transfer.
+    /// Copies a forest to the device in one transfer; `by_position` adds the tables of positions.
     ///
     /// # Errors
     /// The device is out of memory.
-    pub fn upload(device: &Device, forest: &Forest) -> Result<Self> {
+    pub fn upload(device: &Device, forest: &Forest, by_position: bool) -> Result<Self> {
         let mut joined = Vec::new();
         let mut join = |table: &[i32]| -> Range<usize> {
             joined.resize(joined.len().next_multiple_of(ALIGNED), 0);
@@ -77,7 +79,9 @@ impl Batch {
             &forest.distinct_tokens,
         ]
         .map(|table| join(table));
+        let positions = by_position.then(|| forest.by_position().map(|table| join(&table)));
         let buffer = device.upload(&joined)?;
+        let by_position = positions.map(|ranges| ranges.map(|range| buffer.slice(range)));
         let mut views = ranges.into_iter().map(|range| buffer.slice(range));
         let mut next = || views.next().expect("as many views as tables");
         Ok(Self {
@@ -98,6 +102,7 @@ impl Batch {
             distinct_ids: next(),
             distinct_offsets: next(),
             distinct_tokens: next(),
+            by_position,
         })
     }
 }

@@ -1,29 +1,39 @@
-//! What a Hugging Face `config.json` of a Llama-style decoder says.
+//! What a Hugging Face `config.json` of a decoder says: sizes, and the switches in which families differ.
 //!
 //! Owns the refusal of everything the engine does not run: by key, value and what runs instead. Keeps the file as it
 //! was read, so that a saved folder carries it on.
 
+mod families;
+mod fields;
+
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
+pub use families::Family;
+
+use super::rope::Rope;
 use crate::device::DType;
 
 /// Name of the file in a model folder.
 pub const CONFIG_FILE: &str = "config.json";
 
-const HEAD_DIMS: [usize; 4] = [32, 64, 96, 128];
+const HEAD_DIMS: [usize; 5] = [32, 64, 96, 128, 256];
 /// Rows of 16 bytes in bf16: every matrix can then be read by 16-byte copies.
 const ALIGNED: usize = 8;
 /// Above this a dimension is a mistake in the file; products of two still fit in 64 bits.
 const LARGEST_DIM: u64 = 1 << 30;
+/// Above this a number of layers is one.
+const LARGEST_DEPTH: usize = 10_000;
 /// Parameters; above this the file is a mistake as well.
 const LARGEST_MODEL: u128 = 1 << 42;
 
-/// Shape and constants of a decoder.
+/// Sizes and switches of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// Names and layouts of the tensors in a file.
+    pub family: Family,
     pub vocab: usize,
     pub hidden: usize,
     pub ffn: usize,
@@ -33,13 +43,74 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Longest path from a root to a leaf, in tokens.
     pub positions: usize,
-    pub rms_norm_eps: f32,
-    pub rope_theta: f64,
+    pub norm: NormKind,
+    pub norm_eps: f32,
+    /// Attention and MLP read a normed stream.
+    pub norm_before: bool,
+    /// What attention and MLP add to the stream is normed.
+    pub norm_after: bool,
+    pub qk_norm: QkNorm,
+    /// Rotary tables; none means learned positions.
+    pub ropes: Vec<Rope>,
+    pub layer_kinds: Vec<LayerKind>,
+    /// Queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// All other projections have one too.
+    pub bias: bool,
+    pub activation: Activation,
+    /// Embeddings are multiplied by it, rounded to the model's precision.
+    pub embedding_scale: f32,
+    /// Scores are multiplied by it.
+    pub attention_scale: f64,
+    pub attention_softcap: Option<f32>,
+    /// Logits become `cap tanh(logit / cap)`.
+    pub final_softcap: Option<f32>,
     /// The output head is the embedding table.
     pub tied: bool,
     /// Standard deviation of random starting weights.
     pub initializer_range: f64,
     raw: Map<String, Value>,
+}
+
+/// How a stream is normed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square.
+    Rms,
+    /// Root mean square with 1 added to every weight (Gemma).
+    RmsPlusOne,
+    /// Mean and variance, with a bias (GPT-2).
+    Layer,
+}
+
+/// Whether queries and keys are normed before the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    None,
+    /// Each head by itself; all heads share a weight.
+    Head,
+    /// All heads of a token together.
+    Width,
+}
+
+/// What stands between the two matrices of the MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// SiLU gate times value.
+    SwiGlu,
+    /// GELU gate (tanh form) times value.
+    GeGlu,
+    /// GELU (tanh form), no gate.
+    Gelu,
+}
+
+/// What differs from layer to layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerKind {
+    /// Which of the rotary tables.
+    pub rope: Option<usize>,
+    /// A token sees those less than so many positions back.
+    pub window: Option<usize>,
 }
 
 impl ModelConfig {
@@ -61,36 +132,7 @@ impl ModelConfig {
     /// The text is not a JSON object or describes something that does not run here.
     pub fn parse(text: &str) -> Result<Self> {
         let raw: Map<String, Value> = serde_json::from_str(text).context("not a JSON object")?;
-        let fields = Fields(&raw);
-        fields.check_family()?;
-        fields.check_options()?;
-        let hidden = fields.dim("hidden_size")?;
-        let heads = fields.dim("num_attention_heads")?;
-        let head_dim = match fields.optional_dim("head_dim")? {
-            Some(dim) => dim,
-            None => {
-                ensure!(
-                    hidden.is_multiple_of(heads),
-                    "hidden_size {hidden} does not divide by num_attention_heads {heads}"
-                );
-                hidden / heads
-            }
-        };
-        let config = Self {
-            vocab: fields.dim("vocab_size")?,
-            hidden,
-            ffn: fields.dim("intermediate_size")?,
-            layers: fields.dim("num_hidden_layers")?,
-            heads,
-            kv_heads: fields.optional_dim("num_key_value_heads")?.unwrap_or(heads),
-            head_dim,
-            positions: fields.optional_dim("max_position_embeddings")?.unwrap_or(2048),
-            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            rope_theta: fields.rope_theta()?,
-            tied: fields.flag("tie_word_embeddings")?,
-            initializer_range: fields.number("initializer_range")?.unwrap_or(0.02),
-            raw,
-        };
+        let config = families::read(&raw)?;
         config.check()?;
         Ok(config)
     }
@@ -124,18 +166,39 @@ impl ModelConfig {
         self.q_width() + 2 * self.kv_width()
     }
 
+    /// Width of what the MLP's first matrix gives: gate and value, or the value alone.
+    pub fn gate_width(&self) -> usize {
+        if self.activation == Activation::Gelu { self.ffn } else { 2 * self.ffn }
+    }
+
+    /// Positions are learned and added to the embeddings.
+    pub fn learned_positions(&self) -> bool {
+        self.ropes.is_empty()
+    }
+
     /// Number of parameters, a tied head counted once.
     pub fn parameters(&self) -> u128 {
         let [vocab, hidden, ffn, layers] = [self.vocab, self.hidden, self.ffn, self.layers].map(|x| x as u128);
-        let attention = (self.qkv_width() + self.q_width()) as u128 * hidden;
+        let (qkv, q) = (self.qkv_width() as u128, self.q_width() as u128);
+        let gate = self.gate_width() as u128;
+        let matrices = (qkv + q) * hidden + (gate + ffn) * hidden;
+        let norm = if self.norm == NormKind::Layer { 2 * hidden } else { hidden };
+        let norms = norm * 2 * (u128::from(self.norm_before) + u128::from(self.norm_after));
+        let qk_norm = match self.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head => 2 * self.head_dim as u128,
+            QkNorm::Width => (self.q_width() + self.kv_width()) as u128,
+        };
+        let biases = if self.qkv_bias { qkv } else { 0 } + if self.bias { gate + 2 * hidden } else { 0 };
         let tables = if self.tied { 1 } else { 2 };
-        layers * (attention + 3 * ffn * hidden + 2 * hidden) + tables * vocab * hidden + hidden
+        let positions = if self.learned_positions() { self.positions as u128 * hidden } else { 0 };
+        layers * (matrices + norms + qk_norm + biases) + tables * vocab * hidden + positions + norm
     }
 
     fn check(&self) -> Result<()> {
         ensure!(
             HEAD_DIMS.contains(&self.head_dim),
-            "head_dim {} does not run: the attention kernels exist for 32, 64, 96 and 128",
+            "head_dim {} does not run: the attention kernels exist for 32, 64, 96, 128 and 256",
             self.head_dim
         );
         ensure!(
@@ -150,109 +213,8 @@ impl ModelConfig {
                 "{key} {value} does not run: the kernels need a multiple of {ALIGNED}"
             );
         }
-        for (key, value) in [
-            ("rms_norm_eps", f64::from(self.rms_norm_eps)),
-            ("rope_theta", self.rope_theta),
-            ("initializer_range", self.initializer_range),
-        ] {
-            ensure!(value.is_finite() && value > 0.0, "{key} {value}: expected a positive number");
-        }
         let parameters = self.parameters();
         ensure!(parameters <= LARGEST_MODEL, "the sizes make {parameters} parameters, more than {LARGEST_MODEL}");
         Ok(())
-    }
-}
-
-/// The JSON object with typed look-ups; every message names key and value.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl Fields<'_> {
-    /// A key that is absent or null counts as not given, as in transformers.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn optional_dim(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let dim = value.as_u64().filter(|dim| (1..=LARGEST_DIM).contains(dim));
-        let dim = dim.ok_or_else(|| anyhow!("{key} {value}: expected a whole number from 1 to {LARGEST_DIM}"))?;
-        Ok(Some(dim as usize))
-    }
-
-    fn dim(&self, key: &str) -> Result<usize> {
-        self.optional_dim(key)?.ok_or_else(|| anyhow!("{key} is missing"))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| anyhow!("{key} {value}: expected a number"))
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        let Some(value) = self.get(key) else { return Ok(false) };
-        value.as_bool().ok_or_else(|| anyhow!("{key} {value}: expected true or false"))
-    }
-
-    /// Only Llama-style decoders; either key may be missing, not both.
-    fn check_family(&self) -> Result<()> {
-        const RUNS: &str = "warpo runs Llama-style decoders (model_type \"llama\", architecture \"LlamaForCausalLM\")";
-        let kind = self.get("model_type");
-        let architecture = self.get("architectures").map(|list| list.get(0).unwrap_or(list));
-        if let Some(kind) = kind.filter(|&kind| kind != "llama") {
-            bail!("model_type {kind} does not run: {RUNS}");
-        }
-        if let Some(name) = architecture.filter(|&name| name != "LlamaForCausalLM") {
-            bail!("architecture {name} does not run: {RUNS}");
-        }
-        ensure!(kind.is_some() || architecture.is_some(), "neither model_type nor architectures is given: {RUNS}");
-        Ok(())
-    }
-
-    fn check_options(&self) -> Result<()> {
-        self.only("hidden_act", &Value::from("silu"))?;
-        self.only("attention_bias", &Value::from(false))?;
-        self.only("mlp_bias", &Value::from(false))?;
-        for (key, only) in [("attention_dropout", 0.0), ("partial_rotary_factor", 1.0)] {
-            if let Some(value) = self.number(key)?.filter(|&value| value != only) {
-                bail!("{key} {value} does not run: only {only} does");
-            }
-        }
-        if let Some(value) = self.get("quantization_config") {
-            bail!("quantization_config {value} does not run: only weights in f32, f16 or bf16 do");
-        }
-        if let Some(value) = self.get("rope_scaling") {
-            let kind = value.get("rope_type").or_else(|| value.get("type"));
-            ensure!(
-                kind.is_some_and(|kind| kind == "default"),
-                "rope_scaling {value} does not run: only null or type \"default\" does"
-            );
-        }
-        Ok(())
-    }
-
-    fn only(&self, key: &str, only: &Value) -> Result<()> {
-        match self.get(key) {
-            Some(value) if value != only => bail!("{key} {value} does not run: only {only} does"),
-            _ => Ok(()),
-        }
-    }
-
-    /// `rope_theta` stands at the top in transformers 4 and in `rope_parameters` in transformers 5.
-    fn rope_theta(&self) -> Result<f64> {
-        const DEFAULT: f64 = 10_000.0;
-        let Some(parameters) = self.get("rope_parameters") else {
-            return Ok(self.number("rope_theta")?.unwrap_or(DEFAULT));
-        };
-        let object = parameters.as_object();
-        let inner = Fields(object.ok_or_else(|| anyhow!("rope_parameters {parameters}: expected an object"))?);
-        let kind = inner.get("rope_type").or_else(|| inner.get("type"));
-        ensure!(
-            kind.is_none_or(|kind| kind == "default"),
-            "rope_parameters {parameters} does not run: only rope_type \"default\" does"
-        );
-        if let Some(value) = inner.number("partial_rotary_factor")?.filter(|&value| value != 1.0) {
-            bail!("rope_parameters.partial_rotary_factor {value} does not run: only 1 does");
-        }
-        Ok(inner.number("rope_theta")?.or(self.number("rope_theta")?).unwrap_or(DEFAULT))
     }
 }

@@ -1,14 +1,18 @@
 //! The forward pass of one micro-batch: from token ids to the log-probability of every row.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
-use super::{Batch, LayerRanges, Model, memory::LayerSpans};
+use super::{Activation, Batch, LayerRanges, Model, NormKind, NormRanges, QkNorm, memory::LayerSpans, memory::Span};
 use crate::{
     device::{Buffer, Float},
     ops::{
-        attention, embedding,
+        attention, bias, embedding, geglu, gelu,
         gemm::{self, Gemm},
-        head, residual, rmsnorm, rope, swiglu,
+        head, layernorm, residual,
+        rmsnorm::{self, RmsNorm},
+        rope, swiglu,
     },
 };
 
@@ -24,15 +28,13 @@ impl<T: Float> Model<T> {
             let span = spans.layers.get(layer).map_or(spans.x_final, |layer| layer.x);
             self.part::<T>(span, tokens * hidden)
         };
-        let table = self.weight(&self.layout.embedding);
-        embedding::fwd(&self.device, &stream(0), &batch.ids, &table, tokens, hidden, self.config.vocab)?;
+        self.embed(batch, &stream(0))?;
         for (i, (ranges, layer)) in self.layout.layers.iter().zip(&spans.layers).enumerate() {
-            self.attention_fwd(batch, ranges, layer)?;
+            self.attention_fwd(batch, i, ranges, layer)?;
             self.mlp_fwd(tokens, ranges, layer, &stream(i + 1))?;
         }
         let y = self.part(spans.hidden, tokens * hidden);
-        let rrms = self.part(spans.final_rrms, tokens);
-        self.norm(&y, &rrms, &stream(self.config.layers), &self.layout.final_norm)
+        self.norm(&y, spans.final_stats, &stream(self.config.layers), &self.layout.final_norm, tokens)
     }
 
     /// The log-probability of each row's target; needs [`forward`](Self::forward) on the same batch. The buffer is the
@@ -57,64 +59,229 @@ impl<T: Float> Model<T> {
         Ok(logps)
     }
 
-    /// Rows of the stream through a norm.
+    /// The stream that enters the first layer.
+    fn embed(&self, batch: &Batch, x: &Buffer<T>) -> Result<()> {
+        let (device, tokens, hidden) = (&self.device, batch.tokens, self.config.hidden);
+        let table = self.weight(&self.layout.embedding);
+        embedding::fwd(device, x, &batch.ids, &table, self.embedding_scale(), tokens, hidden, self.config.vocab)?;
+        let Some(range) = &self.layout.positions else { return Ok(()) };
+        let places = self.part(self.plan.spans.normed, tokens * hidden);
+        embedding::fwd(
+            device,
+            &places,
+            &batch.position,
+            &self.weight(range),
+            1.0,
+            tokens,
+            hidden,
+            self.config.positions,
+        )?;
+        residual::add(device, x, x, &places, tokens * hidden)
+    }
+
+    /// Rounded to the model's precision, as transformers does.
+    pub(super) fn embedding_scale(&self) -> f32 {
+        T::from_f32(self.config.embedding_scale).to_f32()
+    }
+
+    /// Rows of the stream through a norm; `stats` keeps what its backward pass needs.
     pub(super) fn norm(
         &self,
         y: &Buffer<T>,
-        rrms: &Buffer<f32>,
+        stats: Span,
         x: &Buffer<T>,
-        weight: &std::ops::Range<usize>,
+        ranges: &NormRanges,
+        rows: usize,
     ) -> Result<()> {
-        let (rows, hidden) = (rrms.len(), self.config.hidden);
-        rmsnorm::fwd(&self.device, y, rrms, x, &self.weight(weight), self.config.rms_norm_eps, rows, hidden)
+        let (hidden, eps) = (self.config.hidden, self.config.norm_eps);
+        let w = self.weight(&ranges.weight);
+        if self.config.norm == NormKind::Layer {
+            let (stats, b) = (self.part(stats, 2 * rows), self.weight(&ranges.bias));
+            return layernorm::fwd(&self.device, y, &stats, x, &w, &b, eps, rows, hidden);
+        }
+        rmsnorm::fwd(&self.device, y, &self.part(stats, rows), x, &w, &self.rms_norm(rows))
     }
 
-    fn attention_fwd(&self, batch: &Batch, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
-        let (device, config, tokens) = (&self.device, &self.config, batch.tokens);
-        let (hidden, q, wide) = (config.hidden, config.q_width(), config.qkv_width());
-        let x = self.part(layer.x, tokens * hidden);
-        let normed = self.part(self.plan.spans.normed, tokens * hidden);
-        self.norm(&normed, &self.part(layer.input_rrms, tokens), &x, &ranges.input_norm)?;
+    /// A norm of whole rows of the stream.
+    pub(super) fn rms_norm(&self, rows: usize) -> RmsNorm {
+        RmsNorm { offset: self.norm_offset(), ..RmsNorm::new(rows, self.config.hidden, self.config.norm_eps) }
+    }
 
-        let qkv = self.part::<T>(layer.qkv, tokens * wide);
-        gemm::run(device, &Gemm::nt(tokens, wide, hidden), &qkv, &normed, &self.weight(&ranges.qkv))?;
-        let [cos, sin] = self.rotary_table();
-        let (heads, kv_heads, head_dim) = (config.heads, config.kv_heads, config.head_dim);
-        rope::apply(device, &qkv, &batch.position, &cos, &sin, false, tokens, heads, kv_heads, head_dim)?;
+    fn norm_offset(&self) -> f32 {
+        if self.config.norm == NormKind::RmsPlusOne { 1.0 } else { 0.0 }
+    }
+
+    /// What a block reads: the normed stream in the scratch, or the stream itself.
+    pub(super) fn block_input(
+        &self,
+        x: &Buffer<T>,
+        stats: Span,
+        ranges: &Option<NormRanges>,
+        rows: usize,
+    ) -> Result<Buffer<T>> {
+        let Some(ranges) = ranges else { return Ok(x.clone()) };
+        let normed = self.part(self.plan.spans.normed, rows * self.config.hidden);
+        self.norm(&normed, stats, x, ranges, rows)?;
+        Ok(normed)
+    }
+
+    /// `y (tokens, rows) = x Wᵀ + b` for a matrix of `rows` rows.
+    fn project(
+        &self,
+        y: &Buffer<T>,
+        x: &Buffer<T>,
+        weight: &Range<usize>,
+        bias: &Option<Range<usize>>,
+        [tokens, rows, columns]: [usize; 3],
+    ) -> Result<()> {
+        gemm::run(&self.device, &Gemm::nt(tokens, rows, columns), y, x, &self.weight(weight))?;
+        match bias {
+            Some(range) => bias::add(&self.device, y, &self.weight(range), tokens, rows),
+            None => Ok(()),
+        }
+    }
+
+    fn attention_fwd(&self, batch: &Batch, index: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
+        let (device, config, tokens) = (&self.device, &self.config, batch.tokens);
+        let (hidden, q) = (config.hidden, config.q_width());
+        let x = self.part::<T>(layer.x, tokens * hidden);
+        let input = self.block_input(&x, layer.before_attention, &ranges.before_attention, tokens)?;
+        let qkv = self.part::<T>(layer.qkv, tokens * config.qkv_width());
+        self.qkv_fwd(&qkv, &input, ranges, layer, tokens)?;
+        self.rotate(&qkv, batch, index, false)?;
 
         let attended = self.part::<T>(layer.attended, tokens * q);
-        let lse = self.part(layer.lse, heads * tokens);
-        let (scale, dims) = (self.attention_scale(), self.attention_dims(tokens));
         attention::fwd(
             device,
             &attended,
-            &lse,
+            &self.part(layer.lse, config.heads * tokens),
             &qkv,
             &batch.subtree_end,
             &batch.tile_bounds,
             &batch.position,
-            scale,
-            &dims,
+            config.attention_scale as f32,
+            &self.attention_dims(index, tokens),
         )?;
+        let out = self.block_output(layer.attention_out, tokens);
+        self.project(&out, &attended, &ranges.o, &ranges.o_bias, [tokens, hidden, q])?;
+        let middle = self.part(layer.middle, tokens * hidden);
+        self.add_to_stream(&middle, &x, &out, layer.after_attention, &ranges.after_attention)
+    }
 
-        let projected = normed;
-        gemm::run(device, &Gemm::nt(tokens, hidden, q), &projected, &attended, &self.weight(&ranges.o))?;
-        residual::add(device, &self.part(layer.middle, tokens * hidden), &x, &projected, tokens * hidden)
+    /// Queries, keys and values, queries and keys normed where the model does so.
+    fn qkv_fwd(
+        &self,
+        qkv: &Buffer<T>,
+        input: &Buffer<T>,
+        ranges: &LayerRanges,
+        layer: &LayerSpans,
+        tokens: usize,
+    ) -> Result<()> {
+        let (hidden, wide) = (self.config.hidden, self.config.qkv_width());
+        let Some(norms) = &ranges.qk_norm else {
+            return self.project(qkv, input, &ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden]);
+        };
+        let kv = self.config.kv_width();
+        let qk_width = wide - kv;
+        let qk = self.part::<T>(layer.qk, tokens * qk_width);
+        let split = ranges.qkv.start + qk_width * hidden;
+        let (qk_weight, v_weight) = (ranges.qkv.start..split, split..ranges.qkv.end);
+        gemm::run(&self.device, &Gemm::nt(tokens, qk_width, hidden), &qk, input, &self.weight(&qk_weight))?;
+        let values = qkv.slice(qk_width..qkv.len());
+        let product = Gemm { ldd: wide, ..Gemm::nt(tokens, kv, hidden) };
+        gemm::run(&self.device, &product, &values, input, &self.weight(&v_weight))?;
+        for (part, weight) in self.qk_parts(tokens).iter().zip(norms) {
+            let (x, y) = (qk.slice(part.start..qk.len()), qkv.slice(part.start..qkv.len()));
+            let rrms = self.part::<f32>(layer.qk_rrms, part.stats.end).slice(part.stats.clone());
+            rmsnorm::fwd(&self.device, &y, &rrms, &x, &self.weight(weight), &part.norm)?;
+        }
+        Ok(())
+    }
+
+    /// How queries and keys are normed inside the rows of a token.
+    pub(super) fn qk_parts(&self, tokens: usize) -> [QkPart; 2] {
+        let config = &self.config;
+        let mut stats = 0;
+        [(config.heads, 0), (config.kv_heads, config.q_width())].map(|(heads, start)| {
+            let width = heads * config.head_dim;
+            let (group, hidden) = match config.qk_norm {
+                QkNorm::Width => (1, width),
+                _ => (heads, config.head_dim),
+            };
+            let rows = tokens * group;
+            let norm = RmsNorm {
+                offset: self.norm_offset(),
+                group,
+                x_pitch: config.q_width() + config.kv_width(),
+                y_pitch: config.qkv_width(),
+                ..RmsNorm::new(rows, hidden, config.norm_eps)
+            };
+            let part = QkPart { start, stats: stats..stats + rows, norm };
+            stats += rows;
+            part
+        })
+    }
+
+    /// Turns queries and keys by their positions, or back.
+    pub(super) fn rotate(&self, qkv: &Buffer<T>, batch: &Batch, index: usize, inverse: bool) -> Result<()> {
+        let Some(table) = self.config.layer_kinds[index].rope else { return Ok(()) };
+        let [cos, sin] = self.rotary_table(table);
+        let (heads, kv_heads, head_dim) = (self.config.heads, self.config.kv_heads, self.config.head_dim);
+        let (device, position) = (&self.device, &batch.position);
+        rope::apply(device, qkv, position, &cos, &sin, inverse, batch.tokens, heads, kv_heads, head_dim)
+    }
+
+    /// Where a block's result goes: kept if a norm follows it, else in the scratch.
+    fn block_output(&self, kept: Span, tokens: usize) -> Buffer<T> {
+        let span = if self.config.norm_after { kept } else { self.plan.spans.normed };
+        self.part(span, tokens * self.config.hidden)
+    }
+
+    /// `y = x + norm(out)`, or without the norm.
+    fn add_to_stream(
+        &self,
+        y: &Buffer<T>,
+        x: &Buffer<T>,
+        out: &Buffer<T>,
+        stats: Span,
+        ranges: &Option<NormRanges>,
+    ) -> Result<()> {
+        let Some(ranges) = ranges else { return residual::add(&self.device, y, x, out, x.len()) };
+        let normed = self.part(self.plan.spans.normed, x.len());
+        self.norm(&normed, stats, out, ranges, x.len() / self.config.hidden)?;
+        residual::add(&self.device, y, x, &normed, x.len())
     }
 
     fn mlp_fwd(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans, y: &Buffer<T>) -> Result<()> {
-        let (device, hidden, ffn) = (&self.device, self.config.hidden, self.config.ffn);
+        let (hidden, ffn, gate) = (self.config.hidden, self.config.ffn, self.config.gate_width());
         let x = self.part(layer.middle, tokens * hidden);
-        let normed = self.part(self.plan.spans.normed, tokens * hidden);
-        self.norm(&normed, &self.part(layer.post_rrms, tokens), &x, &ranges.post_norm)?;
-
-        let gate_up = self.part::<T>(layer.gate_up, tokens * 2 * ffn);
-        gemm::run(device, &Gemm::nt(tokens, 2 * ffn, hidden), &gate_up, &normed, &self.weight(&ranges.gate_up))?;
-        let inner = self.part(self.plan.spans.inner, tokens * ffn);
-        swiglu::fwd(device, &inner, &gate_up, tokens, ffn)?;
-
-        let projected = normed;
-        gemm::run(device, &Gemm::nt(tokens, hidden, ffn), &projected, &inner, &self.weight(&ranges.down))?;
-        residual::add(device, y, &x, &projected, tokens * hidden)
+        let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
+        let gate_up = self.part::<T>(layer.gate_up, tokens * gate);
+        self.project(&gate_up, &input, &ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden])?;
+        let inner = self.activate(&gate_up, tokens)?;
+        let out = self.block_output(layer.mlp_out, tokens);
+        self.project(&out, &inner, &ranges.down, &ranges.down_bias, [tokens, hidden, ffn])?;
+        self.add_to_stream(y, &x, &out, layer.after_mlp, &ranges.after_mlp)
     }
+
+    /// What the second matrix of the MLP reads.
+    pub(super) fn activate(&self, gate_up: &Buffer<T>, tokens: usize) -> Result<Buffer<T>> {
+        let ffn = self.config.ffn;
+        let inner = self.part(self.plan.spans.inner, tokens * ffn);
+        match self.config.activation {
+            Activation::SwiGlu => swiglu::fwd(&self.device, &inner, gate_up, tokens, ffn)?,
+            Activation::GeGlu => geglu::fwd(&self.device, &inner, gate_up, tokens, ffn)?,
+            Activation::Gelu => gelu::fwd(&self.device, &inner, gate_up, tokens * ffn)?,
+        }
+        Ok(inner)
+    }
+}
+
+/// Queries or keys inside a token's row.
+pub(super) struct QkPart {
+    /// First column.
+    pub start: usize,
+    /// Their place among the kept statistics.
+    pub stats: Range<usize>,
+    pub norm: RmsNorm,
 }

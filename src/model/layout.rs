@@ -1,17 +1,23 @@
 //! Where each named tensor lies in the flat arenas of parameters, gradients and optimizer state.
 //!
-//! Matrices come first and are decayed; norm weights follow. What one matrix product serves lies side by side: q, k
-//! and v of a layer, and gate and up.
+//! Matrices come first and are decayed; norm weights and biases follow. What one matrix product serves lies side by
+//! side: q, k and v of a layer, and gate and up. Names and orientation in a file are those of the family.
 
 use std::ops::Range;
 
-use super::ModelConfig;
+use super::{
+    ModelConfig,
+    config::{Activation, Family, NormKind, QkNorm},
+};
 
 /// One tensor under its Hugging Face name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
     pub name: String,
+    /// In the arena: (outputs, inputs) for a matrix.
     pub shape: Vec<usize>,
+    /// The file has it as (inputs, outputs), as GPT-2's.
+    pub transposed: bool,
     /// First element in the arena, a multiple of 8.
     pub offset: usize,
     /// Weight decay applies.
@@ -28,6 +34,24 @@ impl TensorSpec {
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.elements()
     }
+
+    /// The shape in a file.
+    pub fn file_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+/// A norm's parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NormRanges {
+    /// (width)
+    pub weight: Range<usize>,
+    /// (width) of a layer norm, else empty.
+    pub bias: Range<usize>,
 }
 
 /// Places of one layer's weights.
@@ -37,14 +61,22 @@ pub struct LayerRanges {
     pub qkv: Range<usize>,
     /// (hidden, heads * head_dim)
     pub o: Range<usize>,
-    /// (2 * ffn, hidden), gate first
+    /// (2 * ffn, hidden), gate first; (ffn, hidden) without a gate
     pub gate_up: Range<usize>,
     /// (hidden, ffn)
     pub down: Range<usize>,
-    /// (hidden)
-    pub input_norm: Range<usize>,
-    /// (hidden)
-    pub post_norm: Range<usize>,
+    /// (rows of the matrix) where the model has them.
+    pub qkv_bias: Option<Range<usize>>,
+    pub o_bias: Option<Range<usize>>,
+    pub gate_up_bias: Option<Range<usize>>,
+    pub down_bias: Option<Range<usize>>,
+    /// Of the stream that attention and MLP read, and of what they add to it.
+    pub before_attention: Option<NormRanges>,
+    pub after_attention: Option<NormRanges>,
+    pub before_mlp: Option<NormRanges>,
+    pub after_mlp: Option<NormRanges>,
+    /// Weights for queries and keys.
+    pub qk_norm: Option<[Range<usize>; 2]>,
 }
 
 /// All tensors of a model in arena order.
@@ -56,10 +88,11 @@ pub struct Layout {
     pub decay_elements: usize,
     /// (vocab, hidden)
     pub embedding: Range<usize>,
+    /// (positions, hidden) where positions are learned.
+    pub positions: Option<Range<usize>>,
     /// (vocab, hidden); the embedding again if the head is tied.
     pub head: Range<usize>,
-    /// (hidden)
-    pub final_norm: Range<usize>,
+    pub final_norm: NormRanges,
     pub layers: Vec<LayerRanges>,
 }
 
@@ -67,22 +100,23 @@ impl Layout {
     /// The layout of a model.
     pub fn new(config: &ModelConfig) -> Self {
         let mut layout = Self::default();
-        let ModelConfig { vocab, hidden, ffn, .. } = *config;
-        layout.embedding = layout.push("model.embed_tokens.weight", &[vocab, hidden]);
+        let ModelConfig { vocab, hidden, .. } = *config;
+        let names = Names { family: config.family };
+        layout.embedding = layout.push(names.embedding(), &[vocab, hidden]);
+        if config.learned_positions() {
+            layout.positions = Some(layout.push("transformer.wpe.weight", &[config.positions, hidden]));
+        }
         for index in 0..config.layers {
-            let ranges = layout.push_matrices(config, &format!("model.layers.{index}"), hidden, ffn);
+            let ranges = layout.push_matrices(config, &names.layer(index));
             layout.layers.push(ranges);
         }
         layout.head =
             if config.tied { layout.embedding.clone() } else { layout.push("lm_head.weight", &[vocab, hidden]) };
         layout.decay_elements = layout.elements;
         for index in 0..config.layers {
-            let prefix = format!("model.layers.{index}");
-            layout.layers[index].input_norm = layout.push(&format!("{prefix}.input_layernorm.weight"), &[hidden]);
-            layout.layers[index].post_norm =
-                layout.push(&format!("{prefix}.post_attention_layernorm.weight"), &[hidden]);
+            layout.push_vectors(config, &names, index);
         }
-        layout.final_norm = layout.push("model.norm.weight", &[hidden]);
+        layout.final_norm = layout.push_norm(config, names.final_norm());
         layout
     }
 
@@ -91,25 +125,123 @@ impl Layout {
         self.tensors.iter().find(|spec| spec.name == name)
     }
 
-    fn push_matrices(&mut self, config: &ModelConfig, prefix: &str, hidden: usize, ffn: usize) -> LayerRanges {
+    fn push_matrices(&mut self, config: &ModelConfig, prefix: &str) -> LayerRanges {
+        let (hidden, ffn) = (config.hidden, config.ffn);
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let mut ranges = LayerRanges::default();
+        if config.family == Family::Gpt2 {
+            let mut push = |name: &str, rows, columns| {
+                let range = self.push(&format!("{prefix}.{name}.weight"), &[rows, columns]);
+                self.tensors.last_mut().expect("pushed just now").transposed = true;
+                range
+            };
+            ranges.qkv = push("attn.c_attn", q + 2 * kv, hidden);
+            ranges.o = push("attn.c_proj", hidden, q);
+            ranges.gate_up = push("mlp.c_fc", ffn, hidden);
+            ranges.down = push("mlp.c_proj", hidden, ffn);
+            return ranges;
+        }
+        let is_fused = config.family == Family::Phi3;
         let mut push = |name: &str, rows, columns| self.push(&format!("{prefix}.{name}.weight"), &[rows, columns]);
-        let q = push("self_attn.q_proj", config.q_width(), hidden);
-        let _k = push("self_attn.k_proj", config.kv_width(), hidden);
-        let v = push("self_attn.v_proj", config.kv_width(), hidden);
-        let o = push("self_attn.o_proj", hidden, config.q_width());
-        let gate = push("mlp.gate_proj", ffn, hidden);
-        let up = push("mlp.up_proj", ffn, hidden);
-        let down = push("mlp.down_proj", hidden, ffn);
-        LayerRanges { qkv: q.start..v.end, o, gate_up: gate.start..up.end, down, ..LayerRanges::default() }
+        if is_fused {
+            ranges.qkv = push("self_attn.qkv_proj", q + 2 * kv, hidden);
+        } else {
+            let start = push("self_attn.q_proj", q, hidden).start;
+            push("self_attn.k_proj", kv, hidden);
+            ranges.qkv = start..push("self_attn.v_proj", kv, hidden).end;
+        }
+        ranges.o = push("self_attn.o_proj", hidden, q);
+        if is_fused {
+            ranges.gate_up = push("mlp.gate_up_proj", 2 * ffn, hidden);
+        } else {
+            let start = push("mlp.gate_proj", ffn, hidden).start;
+            ranges.gate_up = start..push("mlp.up_proj", ffn, hidden).end;
+        }
+        ranges.down = push("mlp.down_proj", hidden, ffn);
+        ranges
+    }
+
+    /// Norm weights and biases of a layer.
+    fn push_vectors(&mut self, config: &ModelConfig, names: &Names, index: usize) {
+        let prefix = names.layer(index);
+        let mut layer = std::mem::take(&mut self.layers[index]);
+        let [before_attention, after_attention, before_mlp, after_mlp] = names.norms(config);
+        let mut norm = |name: &str| self.push_norm(config, &format!("{prefix}.{name}"));
+        if config.norm_before {
+            layer.before_attention = Some(norm(before_attention));
+            layer.before_mlp = Some(norm(before_mlp));
+        }
+        if config.norm_after {
+            layer.after_attention = Some(norm(after_attention));
+            layer.after_mlp = Some(norm(after_mlp));
+        }
+        let (hidden, q, kv) = (config.hidden, config.q_width(), config.kv_width());
+        let mut push = |name: &str, width| self.push(&format!("{prefix}.{name}"), &[width]);
+        if config.qk_norm != QkNorm::None {
+            let [q, k] = if config.qk_norm == QkNorm::Head { [config.head_dim; 2] } else { [q, kv] };
+            layer.qk_norm = Some([push("self_attn.q_norm.weight", q), push("self_attn.k_norm.weight", k)]);
+        }
+        if config.family == Family::Gpt2 {
+            layer.qkv_bias = Some(push("attn.c_attn.bias", q + 2 * kv));
+            layer.o_bias = Some(push("attn.c_proj.bias", hidden));
+            layer.gate_up_bias = Some(push("mlp.c_fc.bias", config.gate_width()));
+            layer.down_bias = Some(push("mlp.c_proj.bias", hidden));
+        } else if config.qkv_bias {
+            let start = push("self_attn.q_proj.bias", q).start;
+            push("self_attn.k_proj.bias", kv);
+            layer.qkv_bias = Some(start..push("self_attn.v_proj.bias", kv).end);
+        }
+        debug_assert!(config.activation != Activation::Gelu || config.family == Family::Gpt2);
+        self.layers[index] = layer;
+    }
+
+    fn push_norm(&mut self, config: &ModelConfig, name: &str) -> NormRanges {
+        let weight = self.push(&format!("{name}.weight"), &[config.hidden]);
+        let has_bias = config.norm == NormKind::Layer;
+        let bias = if has_bias { self.push(&format!("{name}.bias"), &[config.hidden]) } else { 0..0 };
+        NormRanges { weight, bias }
     }
 
     /// The config's checks make every size a multiple of 8, so offsets need no padding.
     fn push(&mut self, name: &str, shape: &[usize]) -> Range<usize> {
-        let decay = shape.len() > 1;
-        let spec = TensorSpec { name: name.to_owned(), shape: shape.to_vec(), offset: self.elements, decay };
+        let spec = TensorSpec {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            transposed: false,
+            offset: self.elements,
+            decay: shape.len() > 1,
+        };
         let range = spec.range();
         self.elements = range.end;
         self.tensors.push(spec);
         range
+    }
+}
+
+/// What a family calls its tensors.
+struct Names {
+    family: Family,
+}
+
+impl Names {
+    fn embedding(&self) -> &'static str {
+        if self.family == Family::Gpt2 { "transformer.wte.weight" } else { "model.embed_tokens.weight" }
+    }
+
+    fn layer(&self, index: usize) -> String {
+        if self.family == Family::Gpt2 { format!("transformer.h.{index}") } else { format!("model.layers.{index}") }
+    }
+
+    fn final_norm(&self) -> &'static str {
+        if self.family == Family::Gpt2 { "transformer.ln_f" } else { "model.norm" }
+    }
+
+    /// Before and after attention, before and after the MLP. One name means another norm where a family has both kinds.
+    fn norms(&self, config: &ModelConfig) -> [&'static str; 4] {
+        if self.family == Family::Gpt2 {
+            return ["ln_1", "", "ln_2", ""];
+        }
+        let before_mlp = if config.norm_after { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        ["input_layernorm", "post_attention_layernorm", before_mlp, "post_feedforward_layernorm"]
     }
 }

@@ -7,11 +7,14 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use super::{Layout, ModelConfig};
+use super::{
+    Layout, ModelConfig,
+    config::{NormKind, QkNorm},
+};
 use crate::{
     device::DType,
     forest::TILE_TOKENS,
-    ops::{head::Head, rmsnorm},
+    ops::{bias, head::Head, layernorm, rmsnorm},
 };
 
 /// Where parts of the arena begin: what `Device::alloc` aligns to.
@@ -35,25 +38,35 @@ pub(super) struct Span {
     pub bytes: usize,
 }
 
-/// What one layer's backward pass needs of its forward pass; norm and SwiGLU outputs are recomputed.
+/// What one layer's backward pass needs of its forward pass; outputs of norms before a product and of the activation are
+/// recomputed. A part the model has no use for is empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LayerSpans {
     /// (tokens, hidden) the residual stream that enters the layer
     pub x: Span,
-    /// (tokens)
-    pub input_rrms: Span,
+    /// (tokens), or (tokens, 2) for a layer norm
+    pub before_attention: Span,
+    /// (tokens, heads + kv_heads, head_dim) queries and keys before their norm
+    pub qk: Span,
+    /// (tokens, heads), then (tokens, kv_heads); (tokens) each for norms over the width
+    pub qk_rrms: Span,
     /// (tokens, heads + 2 * kv_heads, head_dim) after the rotation
     pub qkv: Span,
     /// (tokens, heads, head_dim)
     pub attended: Span,
     /// (heads, tokens)
     pub lse: Span,
+    /// (tokens, hidden) what attention adds, before its norm
+    pub attention_out: Span,
+    pub after_attention: Span,
     /// (tokens, hidden) the residual stream between attention and MLP
     pub middle: Span,
-    /// (tokens)
-    pub post_rrms: Span,
-    /// (tokens, 2 * ffn)
+    pub before_mlp: Span,
+    /// (tokens, 2 * ffn), or (tokens, ffn) without a gate
     pub gate_up: Span,
+    /// (tokens, hidden) what the MLP adds, before its norm
+    pub mlp_out: Span,
+    pub after_mlp: Span,
 }
 
 /// Places of everything in the arena.
@@ -62,8 +75,8 @@ pub(super) struct Spans {
     pub layers: Vec<LayerSpans>,
     /// (tokens, hidden) the residual stream that leaves the last layer
     pub x_final: Span,
-    /// (tokens)
-    pub final_rrms: Span,
+    /// (tokens), or (tokens, 2) for a layer norm
+    pub final_stats: Span,
     /// (tokens, hidden) what the head reads
     pub hidden: Span,
     /// (tokens, hidden) norm outputs, projections, and gradients of norm outputs
@@ -76,9 +89,9 @@ pub(super) struct Spans {
     pub dx: Span,
     /// (heads, tokens)
     pub delta: Span,
-    /// Slices of the norm weights' gradients.
+    /// Slices of the gradients of norm weights and biases.
     pub partials: Span,
-    /// (positions, head_dim / 2) each
+    /// (tables, positions, head_dim / 2) each
     pub cos: Span,
     pub sin: Span,
     /// (rows) each
@@ -145,7 +158,7 @@ impl MemoryPlan {
             saved,
             scratch,
             head: arena.end - saved - scratch,
-            tables: table_bytes(capacity),
+            tables: table_bytes(capacity, config.learned_positions()),
             arena: arena.end,
             spans,
         })
@@ -212,8 +225,8 @@ fn human(bytes: usize) -> String {
 }
 
 /// Index tables of a forest: seven per token (two of them one longer), sequences and pairs at most one per token,
-/// three per row and two per tile, each table aligned.
-fn table_bytes(capacity: Capacity) -> usize {
+/// three per row and two per tile, each table aligned; three more per token (one of them one longer) by position.
+fn table_bytes(capacity: Capacity, by_position: bool) -> usize {
     let Capacity { tokens, rows, .. } = capacity;
     let aligned = |len: usize| (len * 4).next_multiple_of(ALIGNMENT);
     5 * aligned(tokens)
@@ -221,6 +234,26 @@ fn table_bytes(capacity: Capacity) -> usize {
         + aligned(2 * tokens)
         + 3 * aligned(rows)
         + aligned(2 * tokens.div_ceil(TILE_TOKENS))
+        + if by_position { 2 * aligned(tokens) + aligned(tokens + 1) } else { 0 }
+}
+
+/// Elements that the largest of the gradients of norm weights and biases needs.
+fn partials(config: &ModelConfig, tokens: usize) -> usize {
+    let stream = match config.norm {
+        NormKind::Layer => layernorm::bwd_partials(tokens, config.hidden),
+        _ => rmsnorm::bwd_partials(tokens, config.hidden),
+    };
+    let heads = match config.qk_norm {
+        QkNorm::None => 0,
+        QkNorm::Head => rmsnorm::bwd_partials(tokens * config.heads, config.head_dim),
+        QkNorm::Width => rmsnorm::bwd_partials(tokens, config.q_width()),
+    };
+    let widest = match (config.qkv_bias, config.bias) {
+        (_, true) => config.qkv_width().max(config.gate_width()).max(config.hidden),
+        (true, false) => config.qkv_width(),
+        (false, false) => 0,
+    };
+    stream.max(heads).max(bias::bwd_partials(tokens, widest))
 }
 
 /// Hands out the arena from its start.
@@ -248,20 +281,34 @@ impl Arena {
     }
 
     fn place_saved(&mut self, spans: &mut Spans, config: &ModelConfig, tokens: usize) {
+        let stats = if config.norm == NormKind::Layer { 2 * tokens } else { tokens };
+        let [before, after] = [config.norm_before, config.norm_after].map(usize::from);
+        let qk_norms = match config.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head => config.heads + config.kv_heads,
+            QkNorm::Width => 2,
+        };
+        let qk = if qk_norms == 0 { 0 } else { config.q_width() + config.kv_width() };
         for _ in 0..config.layers {
             spans.layers.push(LayerSpans {
                 x: self.wide(tokens * config.hidden),
-                input_rrms: self.exact(tokens),
+                before_attention: self.exact(before * stats),
+                qk: self.wide(tokens * qk),
+                qk_rrms: self.exact(tokens * qk_norms),
                 qkv: self.wide(tokens * config.qkv_width()),
                 attended: self.wide(tokens * config.q_width()),
                 lse: self.exact(config.heads * tokens),
+                attention_out: self.wide(after * tokens * config.hidden),
+                after_attention: self.exact(after * stats),
                 middle: self.wide(tokens * config.hidden),
-                post_rrms: self.exact(tokens),
-                gate_up: self.wide(tokens * 2 * config.ffn),
+                before_mlp: self.exact(before * stats),
+                gate_up: self.wide(tokens * config.gate_width()),
+                mlp_out: self.wide(after * tokens * config.hidden),
+                after_mlp: self.exact(after * stats),
             });
         }
         spans.x_final = self.wide(tokens * config.hidden);
-        spans.final_rrms = self.exact(tokens);
+        spans.final_stats = self.exact(stats);
         spans.hidden = self.wide(tokens * config.hidden);
     }
 
@@ -269,12 +316,13 @@ impl Arena {
         let Capacity { tokens, rows, .. } = capacity;
         spans.normed = self.wide(tokens * config.hidden);
         spans.inner = self.wide(tokens * config.ffn.max(config.q_width()));
-        spans.wide = self.wide(tokens * (2 * config.ffn).max(config.qkv_width()));
+        spans.wide = self.wide(tokens * config.gate_width().max(config.qkv_width()));
         spans.dx = self.wide(tokens.max(rows) * config.hidden);
         spans.delta = self.exact(config.heads * tokens);
-        spans.partials = self.exact(rmsnorm::bwd_partials(tokens, config.hidden));
-        spans.cos = self.exact(positions * config.head_dim / 2);
-        spans.sin = self.exact(positions * config.head_dim / 2);
+        spans.partials = self.exact(partials(config, tokens));
+        let table = config.ropes.len() * positions * config.head_dim / 2;
+        spans.cos = self.exact(table);
+        spans.sin = self.exact(table);
     }
 
     fn place_head(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity) {

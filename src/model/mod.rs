@@ -1,4 +1,4 @@
-//! Llama-style decoders: what they are, where their weights lie, and their passes.
+//! Decoders: what they are, where their weights lie, and their passes.
 //!
 //! Owns parameters, gradients and activations of one model. Knows nothing about losses, data or optimizers.
 
@@ -8,6 +8,7 @@ mod config;
 mod forward;
 mod layout;
 mod memory;
+mod rope;
 pub mod weights;
 
 use std::path::Path;
@@ -15,9 +16,10 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 pub use batch::Batch;
-pub use config::{CONFIG_FILE, ModelConfig};
-pub use layout::{LayerRanges, Layout, TensorSpec};
+pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
+pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
 pub use memory::{Capacity, MemoryPlan};
+pub use rope::{Rope, Scaling};
 
 use crate::{
     device::{Buffer, Device, Element, Float},
@@ -64,7 +66,7 @@ impl<T: Float> Model<T> {
             layout,
             plan,
         };
-        model.fill_rotary_table()?;
+        model.fill_rotary_tables()?;
         Ok(model)
     }
 
@@ -132,7 +134,7 @@ impl<T: Float> Model<T> {
     /// The forest is empty, larger than the plan, or holds an id or a position the model does not have.
     pub fn upload(&self, forest: &Forest) -> Result<Batch> {
         batch::check(forest, &self.config, &self.plan)?;
-        Batch::upload(&self.device, forest)
+        Batch::upload(&self.device, forest, self.config.learned_positions())
     }
 
     /// The first `len` elements of a part of the arena.
@@ -150,18 +152,16 @@ impl<T: Float> Model<T> {
         self.grads.slice(range.clone())
     }
 
-    fn attention_dims(&self, tokens: usize) -> attention::Dims {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
-        attention::Dims { tokens, heads, kv_heads, head_dim, window: None, softcap: None }
-    }
-
-    fn attention_scale(&self) -> f32 {
-        (1.0 / (self.config.head_dim as f64).sqrt()) as f32
+    fn attention_dims(&self, layer: usize, tokens: usize) -> attention::Dims {
+        let ModelConfig { heads, kv_heads, head_dim, attention_softcap: softcap, .. } = self.config;
+        // A window that no path is longer than hides nothing.
+        let window = self.config.layer_kinds[layer].window.filter(|&window| window < self.plan.positions);
+        attention::Dims { tokens, heads, kv_heads, head_dim, window, softcap }
     }
 
     fn head(&self) -> head::Head {
         let ModelConfig { vocab, hidden, .. } = self.config;
-        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows, softcap: None }
+        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows, softcap: self.config.final_softcap }
     }
 
     fn head_scratch(&self, rows: usize) -> head::Scratch<T> {
@@ -176,22 +176,28 @@ impl<T: Float> Model<T> {
         }
     }
 
-    fn rotary_table(&self) -> [Buffer<f32>; 2] {
+    /// Cosines and sines of one rotary table.
+    fn rotary_table(&self, table: usize) -> [Buffer<f32>; 2] {
         let len = self.plan.positions * self.config.head_dim / 2;
         let spans = &self.plan.spans;
-        [spans.cos, spans.sin].map(|span| self.part(span, len))
+        [spans.cos, spans.sin]
+            .map(|span| self.part::<f32>(span, (table + 1) * len).slice(table * len..(table + 1) * len))
     }
 
     /// Angles in f64: in f32, as transformers computes them, they are off by 1e-4 at position 2000.
-    fn fill_rotary_table(&self) -> Result<()> {
-        let half = self.config.head_dim / 2;
-        let angle = |i: usize| {
-            let frequency = self.config.rope_theta.powf(-((i % half) as f64) / half as f64);
-            (i / half) as f64 * frequency
-        };
-        let angles: Vec<f64> = (0..self.plan.positions * half).map(angle).collect();
-        let [cos, sin] = self.rotary_table();
-        self.device.copy_in(&cos, &angles.iter().map(|a| a.cos() as f32).collect::<Vec<_>>())?;
-        self.device.copy_in(&sin, &angles.iter().map(|a| a.sin() as f32).collect::<Vec<_>>())
+    fn fill_rotary_tables(&self) -> Result<()> {
+        for (i, rope) in self.config.ropes.iter().enumerate() {
+            let frequencies = rope.frequencies(self.config.head_dim);
+            let angles: Vec<f64> = (0..self.plan.positions)
+                .flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency))
+                .collect();
+            let table = |f: fn(f64) -> f64| -> Vec<f32> {
+                angles.iter().map(|&angle| (rope.amplitude() * f(angle)) as f32).collect()
+            };
+            let [cos, sin] = self.rotary_table(i);
+            self.device.copy_in(&cos, &table(f64::cos))?;
+            self.device.copy_in(&sin, &table(f64::sin))?;
+        }
+        Ok(())
     }
 }

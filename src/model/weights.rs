@@ -18,7 +18,7 @@ use safetensors::{
 };
 use serde::Deserialize;
 
-use super::{CONFIG_FILE, Layout, ModelConfig, TensorSpec};
+use super::{CONFIG_FILE, Family, Layout, ModelConfig, NormKind, TensorSpec};
 use crate::{
     device::{Buffer, DType, Device, Float},
     files::write_whole,
@@ -28,7 +28,8 @@ use crate::{
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const TIED_HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
+/// What GPT-2's released files leave out of their tensors' names.
+const GPT2_PREFIX: &str = "transformer.";
 
 /// What a saved folder takes over from the folder the run started from.
 const COMPANIONS: [&str; 10] = [
@@ -65,25 +66,29 @@ pub fn load<T: Float>(
     folder: &Path,
 ) -> Result<()> {
     let mut checkpoint = Checkpoint::open(folder)?;
+    checkpoint.add_prefix(config);
     checkpoint.check_names(layout, config)?;
     for spec in &layout.tensors {
         checkpoint.check_shape(spec)?;
     }
     for spec in &layout.tensors {
-        let (values, path) = checkpoint.read(&spec.name)?;
+        let (mut values, path) = checkpoint.read(&spec.name)?;
+        if spec.transposed {
+            values = transpose(&values, spec.shape[0]);
+        }
         let cast: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
         if let Some(at) = cast.iter().position(|value| !value.to_f32().is_finite()) {
             bail!("{}: tensor `{}`: element {at} is {}", path.display(), spec.name, values[at]);
         }
-        if spec.name == EMBEDDING {
-            checkpoint.check_tied_head(&values, config)?;
+        if spec.offset == layout.embedding.start {
+            checkpoint.check_tied_head(&spec.name, &values, config)?;
         }
         device.copy_in(&params.slice(spec.range()), &cast)?;
     }
     Ok(())
 }
 
-/// Fills `params` with a random start: norm weights 1, everything else normal with the config's deviation.
+/// Fills `params` with a random start: norms that change nothing, biases 0, matrices normal with the config's deviation.
 ///
 /// A matrix's values depend on the seed and on its place in the layout, which a tied head does not change.
 ///
@@ -97,7 +102,8 @@ pub fn random<T: Float>(
     seed: u64,
 ) -> Result<()> {
     for (number, spec) in layout.tensors.iter().enumerate() {
-        let mut values = vec![1.0; spec.elements()];
+        let is_norm = spec.name.ends_with(".weight") && config.norm != NormKind::RmsPlusOne;
+        let mut values = vec![if is_norm { 1.0 } else { 0.0 }; spec.elements()];
         if spec.decay {
             Philox::new(seed, Purpose::Init, number as u32).fill_normal(&mut values, config.initializer_range);
         }
@@ -124,7 +130,10 @@ pub fn save<T: Float>(
     write_whole(&folder.join(WEIGHTS_FILE), |out| {
         out.write_all(&header(layout, T::DTYPE)?)?;
         for spec in &layout.tensors {
-            let values = device.download(&params.slice(spec.range()))?;
+            let mut values = device.download(&params.slice(spec.range()))?;
+            if spec.transposed {
+                values = transpose(&values, spec.shape[1]);
+            }
             out.write_all(bytemuck::cast_slice(&values))?;
         }
         Ok(())
@@ -142,13 +151,19 @@ pub fn save<T: Float>(
     Ok(())
 }
 
+/// The transpose of a matrix with `rows` columns: what comes out has `rows` rows.
+fn transpose<E: Copy>(values: &[E], rows: usize) -> Vec<E> {
+    let columns = values.len() / rows;
+    (0..rows).flat_map(|row| (0..columns).map(move |column| values[column * rows + row])).collect()
+}
+
 /// Length and JSON of the file's head, padded so that the data is aligned.
 fn header(layout: &Layout, dtype: DType) -> Result<Vec<u8>> {
     let (dtype, width) = if dtype == DType::Bf16 { (Dtype::BF16, 2) } else { (Dtype::F32, 4) };
     let info = |spec: &TensorSpec| {
         let range = spec.range();
         let data_offsets = (range.start * width, range.end * width);
-        (spec.name.clone(), TensorInfo { dtype, shape: spec.shape.clone(), data_offsets })
+        (spec.name.clone(), TensorInfo { dtype, shape: spec.file_shape(), data_offsets })
     };
     // transformers refuses a file that does not say which framework's layout it has.
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -225,6 +240,8 @@ struct Checkpoint {
     shards: Vec<Shard>,
     /// Tensor name to shard.
     places: BTreeMap<String, usize>,
+    /// What the names in `places` have in front of those in the files.
+    prefix: &'static str,
 }
 
 impl Checkpoint {
@@ -233,7 +250,7 @@ impl Checkpoint {
         if single.exists() {
             let shard = Shard::open(single.clone())?;
             let places = shard.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
-            return Ok(Self { path: single, shards: vec![shard], places });
+            return Ok(Self { path: single, shards: vec![shard], places, prefix: "" });
         }
         let index = folder.join(INDEX_FILE);
         ensure!(
@@ -248,7 +265,7 @@ impl Checkpoint {
         let name = index.display().to_string();
         let text = fs::read_to_string(&index).with_context(|| name.clone())?;
         let Index { weight_map } = serde_json::from_str(&text).with_context(|| format!("{name}: broken index"))?;
-        let mut checkpoint = Self { path: index, shards: Vec::new(), places: BTreeMap::new() };
+        let mut checkpoint = Self { path: index, shards: Vec::new(), places: BTreeMap::new(), prefix: "" };
         let mut opened = BTreeMap::new();
         for (tensor, file) in weight_map {
             // A shard lies beside its index: a path elsewhere is not followed.
@@ -270,12 +287,28 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Released GPT-2 files name their tensors without the prefix that transformers gives them when it saves.
+    fn add_prefix(&mut self, config: &ModelConfig) {
+        if config.family != Family::Gpt2 || self.places.keys().any(|name| name.starts_with(GPT2_PREFIX)) {
+            return;
+        }
+        let stripped = std::mem::take(&mut self.places);
+        let full = |name: String| if name == TIED_HEAD { name } else { format!("{GPT2_PREFIX}{name}") };
+        self.places = stripped.into_iter().map(|(name, shard)| (full(name), shard)).collect();
+        self.prefix = GPT2_PREFIX;
+    }
+
     fn check_names(&self, layout: &Layout, config: &ModelConfig) -> Result<()> {
         let wanted: BTreeMap<&str, ()> = layout.tensors.iter().map(|spec| (spec.name.as_str(), ())).collect();
         let missing: Vec<&str> = wanted.keys().copied().filter(|&name| !self.places.contains_key(name)).collect();
         ensure!(missing.is_empty(), "{}: missing {}: {MATCH}", self.path.display(), list(&missing));
-        // Old files carry the rotary frequencies, which the config determines.
-        let is_buffer = |name: &str| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == TIED_HEAD);
+        // Old files carry the rotary frequencies, which the config determines, and GPT-2's its causal masks.
+        let is_mask = |name: &str| name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
+        let is_buffer = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq")
+                || (config.tied && name == TIED_HEAD)
+                || (config.family == Family::Gpt2 && is_mask(name))
+        };
         let extra = self.places.keys().map(String::as_str).filter(|name| !wanted.contains_key(name));
         let extra: Vec<&str> = extra.filter(|name| !is_buffer(name)).collect();
         ensure!(extra.is_empty(), "{}: not part of this model: {}: {MATCH}", self.path.display(), list(&extra));
@@ -284,18 +317,18 @@ impl Checkpoint {
 
     fn check_shape(&self, spec: &TensorSpec) -> Result<()> {
         let shard = &self.shards[self.places[&spec.name]];
-        let found = &shard.info(&spec.name).shape;
+        let found = &shard.info(self.in_file(&spec.name)).shape;
         let place = shard.path.display();
         ensure!(
-            *found == spec.shape,
+            *found == spec.file_shape(),
             "{place}: tensor `{}`: expected {:?}, found {found:?}: {MATCH}",
             spec.name,
-            spec.shape
+            spec.file_shape()
         );
         Ok(())
     }
 
-    fn check_tied_head(&mut self, embedding: &[f32], config: &ModelConfig) -> Result<()> {
+    fn check_tied_head(&mut self, name: &str, embedding: &[f32], config: &ModelConfig) -> Result<()> {
         if !config.tied || !self.places.contains_key(TIED_HEAD) {
             return Ok(());
         }
@@ -303,7 +336,7 @@ impl Checkpoint {
         let differs = head.len() != embedding.len() || head.iter().zip(embedding).any(|(h, e)| h != e);
         ensure!(
             !differs,
-            "{}: tensor `{TIED_HEAD}` differs from `{EMBEDDING}` though tie_word_embeddings is true: set it to false \
+            "{}: tensor `{TIED_HEAD}` differs from `{name}` though tie_word_embeddings is true: set it to false \
              in {CONFIG_FILE} or remove the tensor",
             path.display()
         );
@@ -312,8 +345,14 @@ impl Checkpoint {
 
     /// A tensor's values and the file they came from.
     fn read(&mut self, name: &str) -> Result<(Vec<f32>, PathBuf)> {
+        let own = self.in_file(name).to_owned();
         let shard = &mut self.shards[self.places[name]];
-        Ok((shard.read(name)?, shard.path.clone()))
+        Ok((shard.read(&own)?, shard.path.clone()))
+    }
+
+    /// The name a tensor has in its file.
+    fn in_file<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
     }
 }
 

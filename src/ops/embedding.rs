@@ -7,7 +7,7 @@ use crate::device::{Buffer, Device, Float, Launch, kernels::embedding as kernel}
 
 const SUM_THREADS: usize = 64;
 
-/// `y[t] = table[ids[t]]`. The ids must lie in `0..vocab`: they are on the device and are not checked here.
+/// `y[t] = scale * table[ids[t]]`. The ids must lie in `0..vocab`: they are on the device and are not checked here.
 ///
 /// Shapes: `y` (tokens, hidden); `ids` (tokens); `table` (vocab, hidden).
 ///
@@ -19,6 +19,7 @@ pub fn fwd<T: Float>(
     y: &Buffer<T>,
     ids: &Buffer<i32>,
     table: &Buffer<T>,
+    scale: f32,
     tokens: usize,
     hidden: usize,
     vocab: usize,
@@ -28,10 +29,10 @@ pub fn fwd<T: Float>(
     expect_len("embedding table", table, &[vocab, hidden])?;
     let launch = chunk_launch("embedding", tokens, hidden)?;
     // SAFETY: all lengths were checked above; ids are in range by this function's contract.
-    unsafe { kernel::embedding_fwd(device, launch, y, ids, table, tokens as i32, hidden as i32) }
+    unsafe { kernel::embedding_fwd(device, launch, y, ids, table, scale, tokens as i32, hidden as i32) }
 }
 
-/// Adds to each row of `dtable` the sum of `dy` over the tokens that carry its id; other rows are not touched.
+/// Adds to each row of `dtable` `scale` times the sum of `dy` over the tokens that carry its id; other rows are not touched.
 ///
 /// Shapes: `dtable` (vocab, hidden); `dy` (tokens, hidden); `distinct_ids` (distinct), `distinct_offsets`
 /// (distinct + 1), `distinct_tokens` (tokens) as in [`crate::forest::Forest`].
@@ -46,6 +47,7 @@ pub fn bwd<T: Float>(
     distinct_ids: &Buffer<i32>,
     distinct_offsets: &Buffer<i32>,
     distinct_tokens: &Buffer<i32>,
+    scale: f32,
     tokens: usize,
     hidden: usize,
     vocab: usize,
@@ -68,6 +70,7 @@ pub fn bwd<T: Float>(
             distinct_ids,
             distinct_offsets,
             distinct_tokens,
+            scale,
             hidden as i32,
         )
     }

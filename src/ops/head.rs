@@ -199,7 +199,7 @@ pub fn gather<T: Float>(
     tokens: usize,
     hidden: usize,
 ) -> Result<()> {
-    embedding::fwd(device, x_rows, row_source, hidden_states, rows, hidden, tokens)
+    embedding::fwd(device, x_rows, row_source, hidden_states, 1.0, rows, hidden, tokens)
 }
 
 /// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row, of logits under `softcap`.

@@ -1,9 +1,9 @@
 //! Root-mean-square normalisation.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{CHUNK, expect_len};
-use crate::device::{Buffer, Device, Float, Launch, kernels::rmsnorm as kernel};
+use crate::device::{Buffer, Device, Element, Float, Launch, kernels::rmsnorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
 /// Rows one warp takes at most: `kMaxRows` in the kernel.
@@ -14,30 +14,64 @@ const COLUMN_THREADS: usize = 64;
 /// Rows one CTA of the weight gradient sums: fixed, so that the order of additions never depends on the device.
 const SLICE_ROWS: usize = 64;
 
-/// `y = x * rrms * w` with `rrms = 1 / sqrt(mean(x²) + eps)` per row.
+/// One normalisation. Rows may stand in groups inside wider rows, as a token's heads do inside its queries, keys and
+/// values: row `r` begins at `(r / group) * pitch + (r % group) * hidden`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsNorm {
+    pub eps: f32,
+    /// Added to every weight: 0, or 1 for Gemma.
+    pub offset: f32,
+    pub rows: usize,
+    pub hidden: usize,
+    pub group: usize,
+    /// Elements from one group of `x` to the next.
+    pub x_pitch: usize,
+    /// The same for `y`, and for `dy` and `dx`.
+    pub y_pitch: usize,
+}
+
+impl RmsNorm {
+    /// Rows of a plain matrix.
+    pub fn new(rows: usize, hidden: usize, eps: f32) -> Self {
+        Self { eps, offset: 0.0, rows, hidden, group: 1, x_pitch: hidden, y_pitch: hidden }
+    }
+
+    fn check<T: Element>(&self, what: &str, buffer: &Buffer<T>, pitch: usize) -> Result<()> {
+        let Self { rows, hidden, group, .. } = *self;
+        ensure!(group > 0 && rows.is_multiple_of(group), "rmsnorm: {rows} rows in groups of {group}");
+        ensure!(pitch >= group * hidden, "rmsnorm {what}: groups of {group} rows of {hidden} are {pitch} apart");
+        ensure!(pitch <= i32::MAX as usize, "rmsnorm {what}: a pitch of {pitch} does not fit 32 bits");
+        let len = (rows / group).saturating_sub(1) * pitch + group.min(rows) * hidden;
+        ensure!(buffer.len() >= len, "rmsnorm {what}: expected at least {len} elements, found {}", buffer.len());
+        Ok(())
+    }
+}
+
+/// `y = x * rrms * (w + offset)` with `rrms = 1 / sqrt(mean(x²) + eps)` per row.
 ///
-/// Shapes: `y`, `x` (rows, hidden); `rrms` (rows); `w` (hidden).
+/// Shapes: `y`, `x` (rows, hidden) placed as `norm` says; `rrms` (rows); `w` (hidden).
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-#[allow(clippy::too_many_arguments)]
 pub fn fwd<T: Float>(
     device: &Device,
     y: &Buffer<T>,
     rrms: &Buffer<f32>,
     x: &Buffer<T>,
     w: &Buffer<T>,
-    eps: f32,
-    rows: usize,
-    hidden: usize,
+    norm: &RmsNorm,
 ) -> Result<()> {
-    expect_len("rmsnorm y", y, &[rows, hidden])?;
+    let RmsNorm { eps, offset, rows, hidden, group, x_pitch, y_pitch } = *norm;
+    norm.check("y", y, y_pitch)?;
+    norm.check("x", x, x_pitch)?;
     expect_len("rmsnorm rrms", rrms, &[rows])?;
-    expect_len("rmsnorm x", x, &[rows, hidden])?;
     expect_len("rmsnorm w", w, &[hidden])?;
-    let (launch, rows_per_warp) = by_row(rows, hidden);
+    let (launch, per_warp) = by_row(rows, hidden);
+    let [group, x_pitch, y_pitch, rows, hidden] = [group, x_pitch, y_pitch, rows, hidden].map(|n| n as i32);
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::rmsnorm_fwd(device, launch, y, rrms, x, w, eps, rows_per_warp, rows as i32, hidden as i32) }
+    unsafe {
+        kernel::rmsnorm_fwd(device, launch, y, rrms, x, w, eps, offset, group, x_pitch, y_pitch, per_warp, rows, hidden)
+    }
 }
 
 /// One warp per `rows_per_warp` rows.
@@ -51,9 +85,10 @@ pub fn bwd_partials(rows: usize, hidden: usize) -> usize {
     rows.div_ceil(SLICE_ROWS) * hidden
 }
 
-/// Gradients of [`fwd`]: writes `dx` (adds to it if `accumulate`), adds to `dw`.
+/// Gradients of [`fwd`]: writes `dx` (adds to it if `accumulate`), adds to `dw`. `dx` may be `dy`.
 ///
-/// Shapes: `dx`, `dy`, `x` (rows, hidden); `dw`, `w` (hidden); `rrms` (rows); `partials` at least [`bwd_partials`].
+/// Shapes: `dx`, `dy`, `x` (rows, hidden) placed as `norm` says; `dw`, `w` (hidden); `rrms` (rows); `partials` at least
+/// [`bwd_partials`].
 ///
 /// # Errors
 /// A buffer does not have its shape, or a launch fails.
@@ -67,12 +102,12 @@ pub fn bwd<T: Float>(
     x: &Buffer<T>,
     w: &Buffer<T>,
     rrms: &Buffer<f32>,
+    norm: &RmsNorm,
     accumulate: bool,
-    rows: usize,
-    hidden: usize,
 ) -> Result<()> {
-    for (what, buffer) in [("rmsnorm dx", dx), ("rmsnorm dy", dy), ("rmsnorm x", x)] {
-        expect_len(what, buffer, &[rows, hidden])?;
+    let RmsNorm { offset, rows, hidden, group, x_pitch, y_pitch, .. } = *norm;
+    for (what, buffer, pitch) in [("dx", dx, y_pitch), ("dy", dy, y_pitch), ("x", x, x_pitch)] {
+        norm.check(what, buffer, pitch)?;
     }
     expect_len("rmsnorm dw", dw, &[hidden])?;
     expect_len("rmsnorm w", w, &[hidden])?;
@@ -81,15 +116,16 @@ pub fn bwd<T: Float>(
     let slices = rows.div_ceil(SLICE_ROWS);
     let columns = hidden.div_ceil(COLUMN_THREADS * CHUNK);
     let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
-    let (by_row, rows_per_warp) = by_row(rows, hidden);
-    let (rows, hidden) = (rows as i32, hidden as i32);
+    let (by_row, per_warp) = by_row(rows, hidden);
+    let [group, xp, yp, rows, hidden] = [group, x_pitch, y_pitch, rows, hidden].map(|n| n as i32);
     // SAFETY: all lengths were checked above; the weight gradient is launched first because it reads dy, which may be
     // the buffer that dx overwrites.
     unsafe {
-        kernel::rmsnorm_bwd_weight(device, by_slice, &partials, dy, x, rrms, SLICE_ROWS as i32, rows, hidden)?;
+        let slice_rows = SLICE_ROWS as i32;
+        kernel::rmsnorm_bwd_weight(device, by_slice, &partials, dy, x, rrms, group, xp, yp, slice_rows, rows, hidden)?;
         let finish = Launch::linear(columns, COLUMN_THREADS);
         kernel::rmsnorm_bwd_weight_finish(device, finish, dw, &partials, slices as i32, hidden)?;
-        let accumulate = i32::from(accumulate);
-        kernel::rmsnorm_bwd(device, by_row, dx, dy, x, w, rrms, accumulate, rows_per_warp, rows, hidden)
+        let add = i32::from(accumulate);
+        kernel::rmsnorm_bwd(device, by_row, dx, dy, x, w, rrms, offset, add, group, xp, yp, per_warp, rows, hidden)
     }
 }

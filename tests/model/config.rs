@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use warpo::{
     device::DType,
-    model::{Layout, ModelConfig},
+    model::{Layout, ModelConfig, Rope, Scaling},
 };
 
 use super::{tiny_config, tiny_json};
@@ -23,7 +23,7 @@ fn defaults_are_those_of_transformers() {
     )
     .unwrap();
     assert_eq!((config.kv_heads, config.head_dim, config.positions), (2, 64, 2048));
-    assert_eq!((config.rms_norm_eps, config.rope_theta, config.initializer_range), (1e-6, 1e4, 0.02));
+    assert_eq!((config.norm_eps, config.ropes[0].theta, config.initializer_range), (1e-6, 1e4, 0.02));
     assert!(!config.tied);
 }
 
@@ -31,29 +31,33 @@ fn defaults_are_those_of_transformers() {
 fn transformers_5_rope_parameters() {
     let config = |parameters| ModelConfig::parse(&with(json!({"rope_parameters": parameters, "rope_theta": null})));
     let read = config(json!({"rope_type": "default", "rope_theta": 5e5})).unwrap();
-    assert_eq!(read.rope_theta, 5e5);
-    let refused = config(json!({"rope_type": "llama3", "rope_theta": 5e5})).unwrap_err();
-    assert!(refused.to_string().contains("llama3"), "{refused}");
+    assert_eq!(read.ropes, [Rope { theta: 5e5, scaling: Scaling::None }]);
+    let refused = config(json!({"rope_type": "longrope", "rope_theta": 5e5})).unwrap_err();
+    assert!(refused.to_string().contains("longrope"), "{refused}");
 }
 
 #[test]
 fn what_does_not_run_is_named() {
     let cases = [
-        (json!({"model_type": "gpt2"}), &["model_type \"gpt2\"", "LlamaForCausalLM"][..]),
+        (json!({"model_type": "mamba"}), &["model_type \"mamba\"", "\"llama\"", "\"qwen3\"", "\"gpt2\""][..]),
         (json!({"architectures": ["MistralForCausalLM"]}), &["architecture \"MistralForCausalLM\"", "\"llama\""]),
+        (json!({"model_type": null, "architectures": ["MambaForCausalLM"]}), &["\"MambaForCausalLM\"", "\"gemma2\""]),
+        (json!({"model_type": "gemma3", "architectures": null}), &["model_type \"gemma3\"", "\"gemma3_text\""]),
         (json!({"model_type": null, "architectures": null}), &["neither model_type nor architectures"]),
         (json!({"hidden_act": "gelu"}), &["hidden_act \"gelu\"", "\"silu\""]),
         (json!({"attention_bias": true}), &["attention_bias true", "false"]),
         (json!({"mlp_bias": true}), &["mlp_bias true", "false"]),
         (json!({"attention_dropout": 0.1}), &["attention_dropout 0.1"]),
-        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}}), &["rope_scaling", "yarn", "default"]),
+        (json!({"rope_scaling": {"rope_type": "dynamic", "factor": 4}}), &["rope_scaling", "dynamic", "yarn"]),
+        (json!({"rope_scaling": {"rope_type": "llama3", "factor": 4}}), &["rope_scaling.low_freq_factor is missing"]),
         (json!({"quantization_config": {"bits": 4}}), &["quantization_config", "bf16"]),
-        (json!({"head_dim": 80}), &["head_dim 80", "32, 64, 96 and 128"]),
+        (json!({"head_dim": 80}), &["head_dim 80", "32, 64, 96, 128 and 256"]),
         (json!({"hidden_size": 44}), &["hidden_size 44", "multiple of 8"]),
         (json!({"intermediate_size": 100}), &["intermediate_size 100", "multiple of 8"]),
         (json!({"num_key_value_heads": 3}), &["num_attention_heads 4", "num_key_value_heads 3"]),
         (json!({"num_hidden_layers": 0}), &["num_hidden_layers 0", "whole number"]),
-        (json!({"num_hidden_layers": 1_000_000_000}), &["parameters"]),
+        (json!({"num_hidden_layers": 1_000_000_000}), &["num_hidden_layers 1000000000", "10000"]),
+        (json!({"num_hidden_layers": 9_999, "hidden_size": 1 << 24}), &["parameters"]),
         (json!({"vocab_size": -3}), &["vocab_size -3", "whole number"]),
         (json!({"vocab_size": null}), &["vocab_size is missing"]),
         (json!({"rms_norm_eps": "small"}), &["rms_norm_eps \"small\"", "number"]),
@@ -103,7 +107,8 @@ fn layout_is_aligned_and_adjacent() {
         assert_eq!(layer.qkv, range("self_attn.q_proj").start..range("self_attn.v_proj").end);
         assert_eq!(layer.gate_up, range("mlp.gate_proj").start..range("mlp.up_proj").end);
         assert_eq!(range("mlp.gate_proj").end, range("mlp.up_proj").start);
-        assert_eq!(layer.post_norm, range("post_attention_layernorm"));
+        assert_eq!(layer.before_mlp.as_ref().unwrap().weight, range("post_attention_layernorm"));
+        assert!(layer.after_mlp.is_none() && layer.qkv_bias.is_none() && layer.qk_norm.is_none());
         assert_eq!(layout.head == layout.embedding, tied);
         assert_eq!(layout.get("lm_head.weight").is_none(), tied);
     }

@@ -1,6 +1,7 @@
 //! Models of a few thousand parameters: gradients, packing, weights and what is refused.
 
 mod config;
+mod families;
 mod forest;
 mod golden;
 mod gradients;

@@ -49,7 +49,7 @@ fn fwd<T: Float>(device: &Device, on: &str) {
         let want: Vec<f64> = oracles::embedding::fwd(&ids, &widen(&table), hidden);
         let y = device.alloc::<T>(tokens * hidden).unwrap();
         let (ids, table) = (device.upload(&ids).unwrap(), device.upload(&table).unwrap());
-        embedding::fwd(device, &y, &ids, &table, tokens, hidden, vocab).unwrap();
+        embedding::fwd(device, &y, &ids, &table, 1.0, tokens, hidden, vocab).unwrap();
 
         let what = format!("embedding fwd {} {tokens}x{hidden} on {on}", type_name::<T>());
         assert_same_bits(&what, &widen(&device.download(&y).unwrap()), &want);
@@ -68,7 +68,7 @@ fn bwd<T: Float>(device: &Device, on: &str) {
         let table = |data: &[i32]| device.upload(data).unwrap();
         let (ids, offsets) = (table(&forest.distinct_ids), table(&forest.distinct_offsets));
         let (by_id, dy_device) = (table(&forest.distinct_tokens), device.upload(&dy).unwrap());
-        embedding::bwd(device, &dtable, &dy_device, &ids, &offsets, &by_id, tokens, hidden, vocab).unwrap();
+        embedding::bwd(device, &dtable, &dy_device, &ids, &offsets, &by_id, 1.0, tokens, hidden, vocab).unwrap();
 
         let got = device.download(&dtable).unwrap();
         let what = format!("embedding bwd {} {tokens}x{hidden} on {on}", type_name::<T>());
@@ -89,4 +89,29 @@ fn in_order<T: Float>(before: &[f32], dy: &[T], ids: &[i32], hidden: usize) -> V
     }
     let occurs = |i: usize| ids.contains(&((i / hidden) as i32));
     (0..before.len()).map(|i| if occurs(i) { before[i] + sums[i] } else { before[i] }).collect()
+}
+
+/// A power of two scales without rounding: both directions give the scaled bits.
+#[test]
+fn a_scale() {
+    let (tokens, hidden, vocab) = (40, 128, 7);
+    let forest = forest(tokens, vocab);
+    let (table, dy) = (normal(1, vocab * hidden), normal(3, tokens * hidden));
+    for_each_device(|device, on| {
+        let run = |scale: f32| {
+            let y = device.alloc::<f32>(tokens * hidden).unwrap();
+            let dtable = device.zeros::<f32>(vocab * hidden).unwrap();
+            let up = |data: &[i32]| device.upload(data).unwrap();
+            let (values, d) = (device.upload(&table).unwrap(), device.upload(&dy).unwrap());
+            embedding::fwd(device, &y, &up(&forest.tokens), &values, scale, tokens, hidden, vocab).unwrap();
+            let (ids, offsets, order) =
+                (up(&forest.distinct_ids), up(&forest.distinct_offsets), up(&forest.distinct_tokens));
+            embedding::bwd(device, &dtable, &d, &ids, &offsets, &order, scale, tokens, hidden, vocab).unwrap();
+            (device.download(&y).unwrap(), device.download(&dtable).unwrap())
+        };
+        let (once, scaled) = (run(1.0), run(8.0));
+        let times = |values: &[f32]| values.iter().map(|v| 8.0 * v).collect::<Vec<f32>>();
+        assert_same_bits(&format!("y on {on}"), &scaled.0, &times(&once.0));
+        assert_same_bits(&format!("dtable on {on}"), &scaled.1, &times(&once.1));
+    });
 }

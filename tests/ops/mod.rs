@@ -2,10 +2,14 @@
 
 mod adamw;
 mod attention;
+mod bias;
 mod embedding;
+mod geglu;
+mod gelu;
 mod gemm;
 mod grad_norm;
 mod head;
+mod layernorm;
 mod preference_loss;
 mod residual;
 mod rmsnorm;

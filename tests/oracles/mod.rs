@@ -2,10 +2,14 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bias;
 pub mod embedding;
+pub mod geglu;
+pub mod gelu;
 pub mod gemm;
 pub mod grad_norm;
 pub mod head;
+pub mod layernorm;
 pub mod model;
 pub mod preference_loss;
 pub mod residual;

@@ -175,7 +175,7 @@ impl Model<'_> {
     }
 
     fn norm(&self, weight: &str, x: &[f64]) -> Vec<f64> {
-        self.stored(rmsnorm::fwd(x, &self.params[weight], f64::from(self.config.rms_norm_eps)).0)
+        self.stored(rmsnorm::fwd(x, &self.params[weight], f64::from(self.config.norm_eps)).0)
     }
 
     /// Weights that read the same input, one below the other.
@@ -187,7 +187,7 @@ impl Model<'_> {
         let half = self.config.head_dim / 2;
         let positions = *position.iter().max().unwrap() as usize + 1;
         let angle = |i: usize| {
-            (i / half) as f64 / self.config.rope_theta.powf((2 * (i % half)) as f64 / self.config.head_dim as f64)
+            (i / half) as f64 / self.config.ropes[0].theta.powf((2 * (i % half)) as f64 / self.config.head_dim as f64)
         };
         let cos: Vec<f64> = (0..positions * half).map(|i| angle(i).cos()).collect();
         let sin: Vec<f64> = (0..positions * half).map(|i| angle(i).sin()).collect();
@@ -250,7 +250,7 @@ impl Model<'_> {
     }
 
     fn norm_bwd(&self, grads: &mut Params, weight: &str, dy: &[f64], x: &[f64]) -> Vec<f64> {
-        let (dx, dw) = rmsnorm::bwd(dy, x, &self.params[weight], f64::from(self.config.rms_norm_eps));
+        let (dx, dw) = rmsnorm::bwd(dy, x, &self.params[weight], f64::from(self.config.norm_eps));
         add(grads.get_mut(weight).unwrap(), &dw);
         dx
     }

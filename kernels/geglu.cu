@@ -1,0 +1,79 @@
+// y = gelu(g) * u,  with g = gate_up[:, :ffn], u = gate_up[:, ffn:] and gelu in its tanh form (lib/gelu.cuh).
+// Backward:  dg = dy * u * gelu'(g),  du = dy * gelu(g).
+// Every tensor is read or written once; one thread per eight columns; arithmetic in f32. Roof: memory.
+
+#include <chunk.cuh>
+#include <gelu.cuh>
+#include <types.cuh>
+
+// ---- device code
+
+constexpr int kThreads = 128;
+
+template <class T>
+__device__ void geglu_fwd(T* y, const T* gate_up, int rows, int ffn) {
+    const int chunks = (ffn + kChunk - 1) / kChunk;
+    const int item = blockIdx.x * kThreads + threadIdx.x;
+    const int row = item / chunks, c = item % chunks * kChunk;
+    if (row >= rows) return;
+    const T* from = gate_up + 2 * (long long)row * ffn + c;
+    float gate[kChunk], up[kChunk];
+    load_chunk(gate, from, ffn - c);
+    load_chunk(up, from + ffn, ffn - c);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) up[i] *= gelu(gate[i]);
+    store_chunk(y + (long long)row * ffn + c, up, ffn - c);
+}
+
+template <class T>
+__device__ void geglu_bwd(T* dgate_up, const T* dy, const T* gate_up, int rows, int ffn) {
+    const int chunks = (ffn + kChunk - 1) / kChunk;
+    const int item = blockIdx.x * kThreads + threadIdx.x;
+    const int row = item / chunks, c = item % chunks * kChunk;
+    if (row >= rows) return;
+    const long long at = 2 * (long long)row * ffn + c;
+    float gate[kChunk], up[kChunk], d[kChunk];
+    load_chunk(gate, gate_up + at, ffn - c);
+    load_chunk(up, gate_up + at + ffn, ffn - c);
+    load_chunk(d, dy + (long long)row * ffn + c, ffn - c);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+        const float g = gate[i], s = gelu_gate(g);
+        gate[i] = d[i] * up[i] * gelu_slope(g, s);
+        up[i] = d[i] * g * s;
+    }
+    store_chunk(dgate_up + at, gate, ffn - c);
+    store_chunk(dgate_up + at + ffn, up, ffn - c);
+}
+
+// ---- entry points
+
+extern "C" __global__ void __launch_bounds__(kThreads) geglu_fwd_f32(
+    float* y,              // (rows, ffn)
+    const float* gate_up,  // (rows, 2 * ffn)
+    int rows, int ffn) {
+    geglu_fwd<float>(y, gate_up, rows, ffn);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) geglu_fwd_bf16(
+    bf16* y,              // (rows, ffn)
+    const bf16* gate_up,  // (rows, 2 * ffn)
+    int rows, int ffn) {
+    geglu_fwd<bf16>(y, gate_up, rows, ffn);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) geglu_bwd_f32(
+    float* dgate_up,       // (rows, 2 * ffn), may be gate_up
+    const float* dy,       // (rows, ffn)
+    const float* gate_up,  // (rows, 2 * ffn)
+    int rows, int ffn) {
+    geglu_bwd<float>(dgate_up, dy, gate_up, rows, ffn);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) geglu_bwd_bf16(
+    bf16* dgate_up,       // (rows, 2 * ffn), may be gate_up
+    const bf16* dy,       // (rows, ffn)
+    const bf16* gate_up,  // (rows, 2 * ffn)
+    int rows, int ffn) {
+    geglu_bwd<bf16>(dgate_up, dy, gate_up, rows, ffn);
+}

@@ -1,0 +1,97 @@
+//! Layer normalisation with weight and bias.
+
+use anyhow::{Result, ensure};
+
+use super::{CHUNK, expect_len};
+use crate::device::{Buffer, Device, Float, Launch, kernels::layernorm as kernel};
+
+const WARPS_PER_CTA: usize = 4;
+const COLUMN_THREADS: usize = 64;
+/// Rows one CTA of the weight gradients sums: fixed, so that the order of additions never depends on the device.
+const SLICE_ROWS: usize = 64;
+
+/// `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(mean((x - mean)²) + eps)` per row.
+///
+/// Shapes: `y`, `x` (rows, hidden); `stats` (rows, 2) mean and rstd; `w`, `b` (hidden).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn fwd<T: Float>(
+    device: &Device,
+    y: &Buffer<T>,
+    stats: &Buffer<f32>,
+    x: &Buffer<T>,
+    w: &Buffer<T>,
+    b: &Buffer<T>,
+    eps: f32,
+    rows: usize,
+    hidden: usize,
+) -> Result<()> {
+    for (what, buffer) in [("layernorm y", y), ("layernorm x", x)] {
+        expect_len(what, buffer, &[rows, hidden])?;
+    }
+    for (what, buffer) in [("layernorm w", w), ("layernorm b", b)] {
+        expect_len(what, buffer, &[hidden])?;
+    }
+    expect_len("layernorm stats", stats, &[rows, 2])?;
+    // SAFETY: all lengths were checked above.
+    unsafe { kernel::layernorm_fwd(device, by_row(rows), y, stats, x, w, b, eps, rows as i32, hidden as i32) }
+}
+
+/// One warp per row.
+fn by_row(rows: usize) -> Launch {
+    Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32)
+}
+
+/// Elements of `partials` that [`bwd`] needs.
+pub fn bwd_partials(rows: usize, hidden: usize) -> usize {
+    2 * rows.div_ceil(SLICE_ROWS) * hidden
+}
+
+/// Gradients of [`fwd`]: writes `dx` (adds to it if `accumulate`), adds to `dw` and `db`. `dx` may be `dy`.
+///
+/// Shapes: `dx`, `dy`, `x` (rows, hidden); `dw`, `db`, `w` (hidden); `stats` (rows, 2); `partials` at least
+/// [`bwd_partials`].
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+#[allow(clippy::too_many_arguments)]
+pub fn bwd<T: Float>(
+    device: &Device,
+    dx: &Buffer<T>,
+    dw: &Buffer<f32>,
+    db: &Buffer<f32>,
+    partials: &Buffer<f32>,
+    dy: &Buffer<T>,
+    x: &Buffer<T>,
+    w: &Buffer<T>,
+    stats: &Buffer<f32>,
+    accumulate: bool,
+    rows: usize,
+    hidden: usize,
+) -> Result<()> {
+    for (what, buffer) in [("layernorm dx", dx), ("layernorm dy", dy), ("layernorm x", x)] {
+        expect_len(what, buffer, &[rows, hidden])?;
+    }
+    for (what, buffer) in [("layernorm dw", dw), ("layernorm db", db)] {
+        expect_len(what, buffer, &[hidden])?;
+    }
+    expect_len("layernorm w", w, &[hidden])?;
+    expect_len("layernorm stats", stats, &[rows, 2])?;
+    let needed = bwd_partials(rows, hidden);
+    ensure!(partials.len() >= needed, "layernorm partials: expected {needed} elements, found {}", partials.len());
+    let partials = partials.slice(0..needed);
+    let (columns, slices) = (hidden.div_ceil(COLUMN_THREADS * CHUNK), rows.div_ceil(SLICE_ROWS));
+    let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
+    let finish = Launch::linear(columns, COLUMN_THREADS);
+    let (by_row, add) = (by_row(rows), i32::from(accumulate));
+    let (rows, hidden, slices) = (rows as i32, hidden as i32, slices as i32);
+    // SAFETY: all lengths were checked above; the weight gradients are launched first because they read dy, which may
+    // be the buffer that dx overwrites.
+    unsafe {
+        kernel::layernorm_bwd_weight(device, by_slice, &partials, dy, x, stats, SLICE_ROWS as i32, rows, hidden)?;
+        kernel::layernorm_bwd_weight_finish(device, finish, dw, db, &partials, slices, hidden)?;
+        kernel::layernorm_bwd(device, by_row, dx, dy, x, w, stats, add, rows, hidden)
+    }
+}
