@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::OnError;
+use crate::data::template::RESERVED;
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -47,7 +48,7 @@ pub enum Init {
 }
 
 /// `[data]`: preference pairs, one JSON object `{"prompt", "chosen", "rejected"}` a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// JSONL file to train on. Required.
@@ -55,12 +56,50 @@ pub struct Data {
     /// JSONL file to evaluate on; without it nothing is evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval: Option<PathBuf>,
-    /// Longest prompt, in tokens, a BOS counted in; at least 1. A longer prompt is a bad row.
+    /// Longest prompt, in tokens, a BOS counted in; at least 1.
     pub max_prompt_tokens: usize,
-    /// Longest response, in tokens, the EOS counted in; at least 1. A longer response is a bad row.
+    /// Longest response, in tokens, the EOS counted in; at least 1.
     pub max_response_tokens: usize,
+    /// What is done with a prompt that is longer.
+    pub long_prompt: LongPrompt,
+    /// What is done with a response that is longer.
+    pub long_response: LongResponse,
+    /// Jinja file with the chat template for conversational rows, instead of the model folder's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
     /// What a bad row does.
     pub on_error: OnError,
+    /// Further variables for the chat template, such as `enable_thinking = false`; those of a row win.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub template_kwargs: toml::Table,
+}
+
+/// What is done with a prompt longer than `max_prompt_tokens`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongPrompt {
+    /// The row is bad.
+    #[default]
+    Error,
+    /// The row is left out and counted.
+    Drop,
+    /// The end is cut off.
+    KeepStart,
+    /// The start is cut off, behind a BOS.
+    KeepEnd,
+}
+
+/// What is done with a response longer than `max_response_tokens`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongResponse {
+    /// The row is bad.
+    #[default]
+    Error,
+    /// The row is left out and counted.
+    Drop,
+    /// The end is cut off, the EOS with it.
+    KeepStart,
 }
 
 /// `[loss]`: what is minimised.
@@ -202,7 +241,11 @@ impl Default for Data {
             eval: None,
             max_prompt_tokens: 512,
             max_response_tokens: 512,
+            long_prompt: LongPrompt::Error,
+            long_response: LongResponse::Error,
+            template: None,
             on_error: OnError::Stop,
+            template_kwargs: toml::Table::new(),
         }
     }
 }
@@ -285,6 +328,10 @@ impl Config {
         at.path("data.train", &self.data.train, "name a JSONL file of preference pairs")?;
         at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
         at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
+        if let Some(name) = RESERVED.into_iter().find(|&name| self.data.template_kwargs.contains_key(name)) {
+            let key = format!("data.template_kwargs.{name}");
+            bail!("{}: `{key}`: `{name}` comes from the rows: remove it", at.of(&key));
+        }
         self.loss.check(at)?;
         self.batch.check(at)?;
         self.optim.check(at)?;

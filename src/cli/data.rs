@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<String> {
     let mut text = String::new();
     for tree in sets.train.trees.iter().take(show) {
-        text += &row(tree, &sets.tokenizer, color)?;
+        text += &row(tree, sets.encoder.tokenizer(), color)?;
     }
     for origin in &sets.origins {
         let _ = writeln!(text, "{origin}");

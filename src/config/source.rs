@@ -153,7 +153,8 @@ impl Config {
 
 /// Joins relative paths to `folder`. Paths made absolute earlier stay as they are.
 fn make_absolute(table: &mut toml::Table, folder: &Path) {
-    for (section, key) in [("model", "path"), ("data", "train"), ("data", "eval"), ("cache", "dir")] {
+    let paths = [("model", "path"), ("data", "train"), ("data", "eval"), ("data", "template"), ("cache", "dir")];
+    for (section, key) in paths {
         if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
             && !path.is_empty()
             && !(section == "cache" && path == "off")

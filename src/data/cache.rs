@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::Dataset;
+use super::{Dataset, Report};
 use crate::{
     cache::{Cache, Found, Key, KeyBuilder},
     forest::{Segment, Tree},
@@ -21,7 +21,7 @@ use crate::{
 
 const KIND: &str = "tokens";
 /// Changes with the format below.
-const FORMAT: &str = "tokens 1";
+const FORMAT: &str = "tokens 2";
 const BLOCK_TREES: usize = 8192;
 /// The files of a model folder that say how text becomes tokens.
 const MODEL_FILES: [&str; 8] = [
@@ -35,10 +35,12 @@ const MODEL_FILES: [&str; 8] = [
     "generation_config.json",
 ];
 /// Another way to read a row is another key, without a number to remember.
-const CODE: [&str; 5] = [
+const CODE: [&str; 7] = [
     include_str!("mod.rs"),
     include_str!("records.rs"),
     include_str!("encode.rs"),
+    include_str!("encode/chat.rs"),
+    include_str!("template.rs"),
     include_str!("tokenize.rs"),
     include_str!("../forest.rs"),
 ];
@@ -118,6 +120,9 @@ impl TokenCache {
         };
         let mut index = Reader(&bytes);
         let (trees, blocks) = (index.number()?, index.number()?);
+        data.report.prompts_cut = index.number()?;
+        data.report.responses_cut = index.number()?;
+        data.report.rows_dropped = index.number()?;
         for _ in 0..index.number()? {
             data.skipped.push(index.text(name)?);
         }
@@ -138,6 +143,8 @@ impl TokenCache {
         let mut index = Writer::default();
         index.number(data.trees.len());
         index.number(blocks.len());
+        let Report { prompts_cut, responses_cut, rows_dropped } = data.report;
+        [prompts_cut, responses_cut, rows_dropped].into_iter().for_each(|count| index.number(count));
         index.number(data.skipped.len());
         data.skipped.iter().for_each(|why| index.text(why, name));
         for (block, trees) in blocks.enumerate() {

@@ -7,6 +7,7 @@ pub mod encode;
 pub mod loader;
 pub mod pack;
 pub mod records;
+pub mod template;
 pub mod tokenize;
 
 use std::fs;
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::forest::Tree;
-use tokenize::Tokenizer;
+use encode::{Encoded, Encoder};
 
 /// What a bad row does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,15 @@ pub struct Dataset {
     pub trees: Vec<Tree>,
     /// The error of every row left out.
     pub skipped: Vec<String>,
+    pub report: Report,
+}
+
+/// What the policies for long prompts and responses did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub prompts_cut: usize,
+    pub responses_cut: usize,
+    pub rows_dropped: usize,
 }
 
 impl Dataset {
@@ -54,23 +64,28 @@ impl Dataset {
     ///
     /// # Errors
     /// An unreadable file, a file without a good row and, with `OnError::Stop`, the first bad row.
-    pub fn load(file: &Path, tokenizer: &Tokenizer, limits: &Limits, on_error: OnError) -> Result<Self> {
+    pub fn load(file: &Path, encoder: &Encoder, on_error: OnError) -> Result<Self> {
         let name = file.display().to_string();
         let bytes = fs::read(file)
             .with_context(|| format!("data file `{name}` cannot be read: name an existing JSONL file"))?;
         let lines = records::lines(&bytes);
         let row = |&(line, bytes): &(usize, &[u8])| {
             let at = format!("{name}:{line}");
-            let tree = records::parse(bytes).and_then(|record| encode::tree(&at, &record, tokenizer, limits));
-            tree.map_err(|error| anyhow!("{at}: {error:#}"))
+            let encoded = records::parse(bytes).and_then(|record| encoder.encode(&at, &record));
+            encoded.map_err(|error| anyhow!("{at}: {error:#}"))
         };
-        let rows: Vec<Result<Tree>> = lines.par_iter().map(row).collect();
+        let rows: Vec<Result<Encoded>> = lines.par_iter().map(row).collect();
 
         let bad = rows.iter().filter(|row| row.is_err()).count();
         let mut data = Self::default();
         for row in rows {
             match row {
-                Ok(tree) => data.trees.push(tree),
+                Ok(Encoded::Tree { tree, prompt_cut, responses_cut }) => {
+                    data.trees.push(tree);
+                    data.report.prompts_cut += usize::from(prompt_cut);
+                    data.report.responses_cut += responses_cut;
+                }
+                Ok(Encoded::Dropped(_)) => data.report.rows_dropped += 1,
                 Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
                 Err(error) if bad > 1 => {
                     bail!("{error} ({bad} of {} rows are bad; data.on_error = \"skip\" leaves them out)", lines.len())

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
 use super::records::excerpt;
+use crate::cache::KeyBuilder;
 
 /// A tokenizer with the special tokens of its model folder.
 pub struct Tokenizer {
@@ -23,14 +24,7 @@ pub struct Tokenizer {
     /// Appended to a response that does not end in one of `ends`.
     eos: u32,
     ends: Vec<u32>,
-}
-
-/// A row in token ids. `prompt` is a true common prefix of both sequences.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
-    pub prompt: Vec<u32>,
-    pub chosen: Vec<u32>,
-    pub rejected: Vec<u32>,
+    fingerprint: Vec<u8>,
 }
 
 impl Tokenizer {
@@ -44,7 +38,7 @@ impl Tokenizer {
         let name = file.display();
         let remedy = "the model folder needs the tokenizer.json of its model";
         let bytes = fs::read(&file).with_context(|| format!("tokenizer `{name}` cannot be read: {remedy}"))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| Error::msg(one_line(&error.to_string())))
             .with_context(|| format!("tokenizer `{name}` is not a Hugging Face tokenizer: {remedy}"))?;
         // Files saved after some training or inference runs carry these; each would change the ids of a row.
@@ -70,7 +64,10 @@ impl Tokenizer {
              tokenizer.json and config.json do not belong together",
             folder.display()
         );
-        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends })
+        let mut key = KeyBuilder::new("tokenizer 1");
+        key.part("file", &bytes).part("special", format!("{vocab} {leading:?} {bos:?} {:?}", special.ends).as_bytes());
+        let fingerprint = key.finish().0.to_vec();
+        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends, fingerprint })
     }
 
     /// The token that ends a response.
@@ -105,52 +102,50 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes a prompt alone and joined to each response. The responses are what follows the prompt; where a merge
-    /// across the border changes the prompt's last tokens, the border moves back for both responses.
-    ///
-    /// # Errors
-    /// A part without tokens, responses with the same ids, a doubled BOS or EOS, an id outside the vocabulary.
-    pub fn encode_pair(&self, prompt: &str, chosen: &str, rejected: &str) -> Result<Pair> {
-        let alone = self.encode(prompt)?;
-        let joint_chosen = self.encode(&format!("{prompt}{chosen}"))?;
-        let joint_rejected = self.encode(&format!("{prompt}{rejected}"))?;
-        let border = common_prefix(&alone, &joint_chosen).min(common_prefix(&alone, &joint_rejected));
-        ensure!(
-            border > 0,
-            "`prompt` ({}) gives no token of its own: give a prompt that is not empty and does not merge with the response",
-            excerpt(prompt)
-        );
-        let pair = Pair {
-            prompt: alone[..border].to_vec(),
-            chosen: self.response("chosen", &joint_chosen[border..])?,
-            rejected: self.response("rejected", &joint_rejected[border..])?,
-        };
-        ensure!(pair.chosen != pair.rejected, "`chosen` and `rejected` have the same token ids: remove the row");
-        if let (Some(bos), [first, second, ..]) = (self.bos, &pair.prompt[..]) {
-            let doubled = *first == bos && *second == bos;
-            ensure!(!doubled, "`prompt` begins with BOS (token {bos}) twice: remove one from the text");
-        }
-        for (part, ids) in [("prompt", &pair.prompt), ("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
-            self.check_ids(part, ids)?;
-        }
-        Ok(pair)
+    /// Ids of what a chat template has rendered: the template writes every special token, none is added.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
+        encode_plain(&self.inner, text)
     }
 
-    fn response(&self, part: &str, tail: &[u32]) -> Result<Vec<u32>> {
-        ensure!(!tail.is_empty(), "`{part}` gives no tokens: give the response or remove the row");
-        let is_end = |id: &u32| self.ends.contains(id);
-        let mut ids = tail.to_vec();
-        if !ids.last().is_some_and(is_end) {
+    /// Where in the text each token of `encode_rendered` lies, in bytes.
+    pub fn offsets(&self, text: &str) -> Result<Vec<(usize, usize)>> {
+        let encoding = self.inner.encode(text, false).map_err(Error::from_boxed).context("the tokenizer failed")?;
+        Ok(encoding.get_offsets().to_vec())
+    }
+
+    /// The token that begins a text, where the model folder names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether the token ends a generation.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// Ends a response with EOS if it does not end by itself.
+    pub fn end(&self, ids: &mut Vec<u32>) {
+        if !ids.last().is_some_and(|&id| self.is_end(id)) {
             ids.push(self.eos);
         }
-        if let [.., before, last] = ids[..] {
-            let doubled = before == last && is_end(&last);
-            ensure!(!doubled, "`{part}` ends with EOS (token {last}) twice: remove it from the text, it is added");
-        }
-        Ok(ids)
     }
 
-    fn check_ids(&self, part: &str, ids: &[u32]) -> Result<()> {
+    /// The last end token, if it stands twice.
+    pub fn doubled_end(&self, ids: &[u32]) -> Option<u32> {
+        let last = ids.iter().rposition(|&id| self.is_end(id))?;
+        (last > 0 && ids[last - 1] == ids[last]).then_some(ids[last])
+    }
+
+    /// Everything that determines the ids of a text, hashed.
+    pub fn fingerprint(&self) -> &[u8] {
+        &self.fingerprint
+    }
+
+    /// Refuses ids that the model has no embedding for.
+    ///
+    /// # Errors
+    /// The first such id of `part`.
+    pub fn check_ids(&self, part: &str, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             None => Ok(()),
             Some(&id) => bail!(
@@ -217,7 +212,8 @@ fn leading(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
     Ok(framed[..start.unwrap_or(0)].to_vec())
 }
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+/// Tokens at the start that are the same in both.
+pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

@@ -17,9 +17,9 @@ use super::{
 use crate::{
     config::{Config, Precision},
     data::{
-        Dataset, Limits,
+        Dataset,
         cache::{Origin, TokenCache},
-        tokenize::Tokenizer,
+        encode::Encoder,
     },
     device::{DType, Device},
     files,
@@ -94,7 +94,7 @@ pub struct Inputs {
 
 /// The tokenized data files of a run.
 pub struct Sets {
-    pub tokenizer: Tokenizer,
+    pub encoder: Encoder,
     pub train: Dataset,
     pub eval: Option<Dataset>,
     /// Where the tokens came from, a line a file; and what was wrong with the cache.
@@ -107,19 +107,14 @@ impl Sets {
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
     pub fn read(config: &Config, model: &ModelConfig) -> Result<Self> {
-        let tokenizer = Tokenizer::load(&config.model.path, model.vocab)?;
-        let limits = Limits {
-            prompt: config.data.max_prompt_tokens,
-            response: config.data.max_response_tokens,
-            tree: config.batch.tokens,
-        };
-        let options = format!("vocab {} {limits:?}\n{}", model.vocab, encoding_options(config)?);
+        let encoder = Encoder::from_config(config, model.vocab)?;
+        let options = format!("{}\n{}", encoder.key().hex(), encoding_options(config)?);
         let open = |folder| TokenCache::new(folder, &config.model.path, &options);
         let cache = config.cache.folder().map(open).transpose()?;
         let mut origins = Vec::new();
         let mut load = |file: &PathBuf| {
             let started = Instant::now();
-            let encode = || Dataset::load(file, &tokenizer, &limits, config.data.on_error);
+            let encode = || Dataset::load(file, &encoder, config.data.on_error);
             let (data, origin) = match &cache {
                 Some(cache) => cache.load(file, encode)?,
                 None => {
@@ -141,7 +136,7 @@ impl Sets {
         };
         let train = load(&config.data.train)?;
         let eval = config.data.eval.as_ref().map(load).transpose()?;
-        Ok(Self { tokenizer, train, eval, origins })
+        Ok(Self { encoder, train, eval, origins })
     }
 }
 
@@ -161,6 +156,11 @@ impl Inputs {
         let model = ModelConfig::load(&config.model.path)?;
         let Sets { train, eval, origins, .. } = Sets::read(config, &model)?;
         for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
+            ensure!(
+                !tree.pairs.is_empty(),
+                "{}: the row is not a pair, and the loss learns from pairs: give `chosen` and `rejected`",
+                tree.name
+            );
             let longest = longest_path(tree);
             ensure!(
                 longest <= model.positions,

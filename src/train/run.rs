@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{Config, Init, Precision},
-    data::loader::Loader,
+    data::{Report, loader::Loader},
     device::{Device, Float, HostOptions},
     forest::Tree,
     loss::Dpo,
@@ -66,6 +66,15 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
         say(&format!("left out: {skipped}"));
     }
     inputs.origins.iter().for_each(|origin| say(origin));
+    for (what, data) in [("training", Some(&inputs.train)), ("held-out", inputs.eval.as_ref())] {
+        let report = data.map(|data| data.report).unwrap_or_default();
+        if report != Report::default() {
+            let Report { prompts_cut, responses_cut, rows_dropped } = report;
+            say(&format!(
+                "long {what} rows: {prompts_cut} prompts cut, {responses_cut} responses cut, {rows_dropped} rows dropped"
+            ));
+        }
+    }
     let packing = batches::packing(&inputs.train, config)?;
     say(&packing.describe(&config.batch));
     Ok(())

@@ -4,7 +4,10 @@ use std::fs;
 
 use proptest::prelude::*;
 use warpo::data::records::{Body, Text, lines, parse};
-use warpo::data::{Dataset, Limits, OnError};
+use warpo::data::{
+    Dataset, Limits, OnError,
+    encode::{Encoder, Options},
+};
 
 use super::quickstart;
 
@@ -82,24 +85,24 @@ fn skip_counts_and_lists_stop_names_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.jsonl");
     fs::write(&file, FILE).unwrap();
-    let tokenizer = quickstart::tokenizer();
+    let encoder = |limits| Encoder::new(quickstart::tokenizer(), None, Options::new(limits));
     let short = |text: &str| text[text.find("rows.jsonl").expect("the file is named")..].to_owned();
 
-    let data = Dataset::load(&file, &tokenizer, &LIMITS, OnError::Skip).unwrap();
+    let data = Dataset::load(&file, &encoder(LIMITS), OnError::Skip).unwrap();
     let names: Vec<String> = data.trees.iter().map(|tree| short(&tree.name)).collect();
     assert_eq!(names, ["rows.jsonl:1", "rows.jsonl:6"]);
     let mut messages: Vec<String> = data.skipped.iter().map(|message| short(message)).collect();
 
-    let stop = Dataset::load(&file, &tokenizer, &LIMITS, OnError::Stop).unwrap_err();
+    let stop = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{stop:#}")));
     let tight = Limits { tree: 6, ..LIMITS };
-    let budget = Dataset::load(&file, &tokenizer, &tight, OnError::Skip).unwrap_err();
+    let budget = Dataset::load(&file, &encoder(tight), OnError::Skip).unwrap_err();
     messages.push(short(&format!("{budget:#}")).replace(&folder.path().display().to_string(), ""));
     fs::write(&file, "\n\n").unwrap();
-    let empty = Dataset::load(&file, &tokenizer, &LIMITS, OnError::Stop).unwrap_err();
+    let empty = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{empty:#}")));
     fs::remove_file(&file).unwrap();
-    let missing = Dataset::load(&file, &tokenizer, &LIMITS, OnError::Stop).unwrap_err();
+    let missing = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{missing:#}")));
     insta::assert_snapshot!(messages.join("\n"));
 }

@@ -35,6 +35,7 @@ impl Case {
         let name = self.path(file).display().to_string();
         let mut data = Dataset::default();
         data.trees.extend((0..BLOCK_TREES as u32 + 3).map(|seed| tree(&format!("{name}:{seed}"), seed)));
+        data.report = crate::data::Report { prompts_cut: 1, responses_cut: 200, rows_dropped: 3 };
         data.skipped.extend([format!("{name}:7: nothing to learn"), "elsewhere".into()]);
         data
     }
@@ -53,7 +54,7 @@ impl Case {
         let before = self.encoded.get();
         let (data, origin) = self.load(file, options);
         let want = self.data(file);
-        assert!(data.trees == want.trees && data.skipped == want.skipped);
+        assert!(data.trees == want.trees && data.skipped == want.skipped && data.report == want.report);
         assert_eq!((origin == Origin::Cache, self.encoded.get() == before), (from_cache, from_cache));
         match origin {
             Origin::Cache => None,
