@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::OnError;
+use crate::data::records::Columns;
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -61,6 +62,9 @@ pub struct Data {
     pub max_response_tokens: usize,
     /// What a bad row does.
     pub on_error: OnError,
+    /// `[data.columns]`: the file's names of fields, as in `prompt = "question"`.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
 }
 
 /// `[loss]`: what is minimised.
@@ -203,6 +207,7 @@ impl Default for Data {
             max_prompt_tokens: 512,
             max_response_tokens: 512,
             on_error: OnError::Stop,
+            columns: Columns::new(),
         }
     }
 }

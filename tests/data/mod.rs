@@ -3,4 +3,5 @@
 mod pack;
 mod quickstart;
 mod records;
+mod source;
 mod tokenize;

@@ -10,7 +10,7 @@ use warpo::config::Config;
 use warpo::data::tokenize::Tokenizer;
 use warpo::data::{
     Dataset, Limits, OnError,
-    records::{self, Body, Text},
+    records::{self, Body, Columns, Text},
 };
 
 const VOCAB: usize = 1024;
@@ -80,7 +80,7 @@ fn every_row_fits_the_configuration() {
         response: config.data.max_response_tokens,
         tree: config.batch.tokens,
     };
-    let load = |file: &Path| Dataset::load(file, &tokenizer(), &limits, OnError::Stop).unwrap();
+    let load = |file: &Path| Dataset::load(file, &Columns::new(), &tokenizer(), &limits, OnError::Stop).unwrap();
     let (train, eval) = (load(&config.data.train), load(config.data.eval.as_deref().unwrap()));
     assert_eq!((train.trees.len(), eval.trees.len()), (895, 105));
     let yes_no_and_eos = train.trees.iter().all(|tree| tree.segments[1..].iter().all(|s| s.tokens.len() == 2));

@@ -5,7 +5,7 @@ use std::f64::consts::LN_2;
 use half::bf16;
 use warpo::{
     config::Config,
-    data::{Dataset, Limits, tokenize::Tokenizer},
+    data::{Dataset, Limits, records::Columns, tokenize::Tokenizer},
     device::{DType, Device, Float, HostOptions},
     forest::Tree,
     loss::Dpo,
@@ -26,7 +26,7 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64
     let shape = ModelConfig::load(&config.model.path).unwrap();
     let tokenizer = Tokenizer::load(&config.model.path, shape.vocab).unwrap();
     let limits = Limits { prompt: 128, response: 16, tree: 160 };
-    let data = Dataset::load(&config.data.train, &tokenizer, &limits, config.data.on_error).unwrap();
+    let data = Dataset::load(&config.data.train, &Columns::new(), &tokenizer, &limits, config.data.on_error).unwrap();
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 7 };
     let plan = MemoryPlan::new(&shape, DType::F32, capacity).unwrap();
     let model = Model::<f32>::new(&device, &shape, plan).unwrap();
