@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::OnError;
+use crate::data::records::Columns;
 use crate::data::template::RESERVED;
 use source::Origins;
 
@@ -69,6 +70,9 @@ pub struct Data {
     pub template: Option<PathBuf>,
     /// What a bad row does.
     pub on_error: OnError,
+    /// `[data.columns]`: the file's names of fields, as in `prompt = "question"`.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
     /// Further variables for the chat template, such as `enable_thinking = false`; those of a row win.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub template_kwargs: toml::Table,
@@ -246,6 +250,7 @@ impl Default for Data {
             template: None,
             on_error: OnError::Stop,
             template_kwargs: toml::Table::new(),
+            columns: Columns::new(),
         }
     }
 }

@@ -35,9 +35,10 @@ const MODEL_FILES: [&str; 8] = [
     "generation_config.json",
 ];
 /// Another way to read a row is another key, without a number to remember.
-const CODE: [&str; 7] = [
+const CODE: [&str; 8] = [
     include_str!("mod.rs"),
     include_str!("records.rs"),
+    include_str!("source.rs"),
     include_str!("encode.rs"),
     include_str!("encode/chat.rs"),
     include_str!("template.rs"),

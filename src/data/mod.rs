@@ -7,18 +7,22 @@ pub mod encode;
 pub mod loader;
 pub mod pack;
 pub mod records;
+pub mod source;
 pub mod template;
 pub mod tokenize;
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::forest::Tree;
 use encode::{Encoded, Encoder};
+use records::{Columns, Form, Record};
+
+/// Rows whose text is in memory at the same time.
+const BLOCK_ROWS: usize = 4096;
 
 /// What a bad row does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,45 +64,78 @@ pub struct Report {
 }
 
 impl Dataset {
-    /// Reads and encodes a whole JSONL file, all rows in parallel.
+    /// Reads and encodes a whole file, blocks of rows in parallel.
     ///
     /// # Errors
     /// An unreadable file, a file without a good row and, with `OnError::Stop`, the first bad row.
-    pub fn load(file: &Path, encoder: &Encoder, on_error: OnError) -> Result<Self> {
+    pub fn load(file: &Path, columns: &Columns, encoder: &Encoder, on_error: OnError) -> Result<Self> {
         let name = file.display().to_string();
-        let bytes = fs::read(file)
-            .with_context(|| format!("data file `{name}` cannot be read: name an existing JSONL file"))?;
-        let lines = records::lines(&bytes);
-        let row = |&(line, bytes): &(usize, &[u8])| {
-            let at = format!("{name}:{line}");
-            let encoded = records::parse(bytes).and_then(|record| encoder.encode(&at, &record));
-            encoded.map_err(|error| anyhow!("{at}: {error:#}"))
-        };
-        let rows: Vec<Result<Encoded>> = lines.par_iter().map(row).collect();
-
-        let bad = rows.iter().filter(|row| row.is_err()).count();
+        let mut rows = source::open(file)?;
         let mut data = Self::default();
-        for row in rows {
-            match row {
-                Ok(Encoded::Tree { tree, prompt_cut, responses_cut }) => {
-                    data.trees.push(tree);
-                    data.report.prompts_cut += usize::from(prompt_cut);
-                    data.report.responses_cut += responses_cut;
-                }
-                Ok(Encoded::Dropped(_)) => data.report.rows_dropped += 1,
-                Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
-                Err(error) if bad > 1 => {
-                    bail!("{error} ({bad} of {} rows are bad; data.on_error = \"skip\" leaves them out)", lines.len())
-                }
-                Err(error) => return Err(error),
+        let mut form: Option<(Form, String)> = None;
+        let (mut count, mut bad, mut first) = (0, 0, None);
+        loop {
+            // The text of one block is in memory at a time.
+            let block = rows.by_ref().take(BLOCK_ROWS).collect::<Result<Vec<source::Row>>>()?;
+            if block.is_empty() {
+                break;
             }
+            count += block.len();
+            let encode = |row: source::Row| {
+                let at = format!("{name}{}", row.place);
+                let record = row.fields().and_then(|fields| Record::from_row(fields, columns));
+                let encoded = record.and_then(|record| Ok((record.form(), encoder.encode(&at, &record)?)));
+                encoded.map(|(form, tree)| (form, at.clone(), tree)).map_err(|error| anyhow!("{at}: {error:#}"))
+            };
+            for row in block.into_par_iter().map(encode).collect::<Vec<_>>() {
+                match row {
+                    Ok((found, at, encoded)) => {
+                        let (form, first) = form.get_or_insert_with(|| (found, at.clone()));
+                        same_form((*form, first), (found, &at))?;
+                        data.push(encoded);
+                    }
+                    Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
+                    Err(error) => {
+                        bad += 1;
+                        first.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        match first {
+            Some(error) if bad > 1 => {
+                bail!("{error} ({bad} of {count} rows are bad; data.on_error = \"skip\" leaves them out)")
+            }
+            Some(error) => return Err(error),
+            None => {}
         }
         ensure!(
             !data.trees.is_empty(),
-            "{name}: no usable row among {}; give at least one {{\"prompt\", \"chosen\", \"rejected\"}}{}",
-            lines.len(),
+            "{name}: no usable row among {count}; give at least one {{\"prompt\", \"chosen\", \"rejected\"}}{}",
             data.skipped.first().map(|first| format!("; the first was left out: {first}")).unwrap_or_default()
         );
         Ok(data)
     }
+
+    fn push(&mut self, encoded: Encoded) {
+        match encoded {
+            Encoded::Tree { tree, prompt_cut, responses_cut } => {
+                self.trees.push(tree);
+                self.report.prompts_cut += usize::from(prompt_cut);
+                self.report.responses_cut += responses_cut;
+            }
+            Encoded::Dropped(_) => self.report.rows_dropped += 1,
+        }
+    }
+}
+
+/// A data set is of one form, or a loss would learn from some of it only.
+fn same_form((form, at): (Form, &str), (other, other_at): (Form, &str)) -> Result<()> {
+    ensure!(
+        form == other,
+        "{at} is one of {}, {other_at} one of {}: give rows of one form",
+        form.describe(),
+        other.describe()
+    );
+    Ok(())
 }

@@ -2,7 +2,10 @@
 //!
 //! Owns names and shapes of fields and the refusal of a row that makes no sense. Knows nothing about tokens.
 
-use anyhow::{Result, anyhow, bail, ensure};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// One example.
@@ -69,11 +72,90 @@ pub fn lines(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     numbered.filter(|(_, line)| !line.trim_ascii().is_empty()).collect()
 }
 
-/// Reads one line.
+/// Our names of a row's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    Prompt,
+    Chosen,
+    Rejected,
+    Responses,
+    Scores,
+    Ranks,
+    Labels,
+    Completion,
+    Label,
+    Text,
+    Messages,
+    Nodes,
+    Tools,
+    ChatTemplateKwargs,
+}
+
+impl Column {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Chosen => "chosen",
+            Self::Rejected => "rejected",
+            Self::Responses => "responses",
+            Self::Scores => "scores",
+            Self::Ranks => "ranks",
+            Self::Labels => "labels",
+            Self::Completion => "completion",
+            Self::Label => "label",
+            Self::Text => "text",
+            Self::Messages => "messages",
+            Self::Nodes => "nodes",
+            Self::Tools => "tools",
+            Self::ChatTemplateKwargs => "chat_template_kwargs",
+        }
+    }
+}
+
+/// What the file calls a field, where it is not our name.
+pub type Columns = BTreeMap<Column, String>;
+
+/// The forms a row can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Pair,
+    List,
+    Unpaired,
+    Completion,
+    Tree,
+}
+
+impl Form {
+    /// What rows of this form are, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Pair => "preference pairs",
+            Self::List => "lists of responses",
+            Self::Unpaired => "completions with a label",
+            Self::Completion => "texts for supervised training",
+            Self::Tree => "trees of steps",
+        }
+    }
+}
+
+/// The forms as the user writes them.
+const FORMS: &str = "`chosen` and `rejected`; `prompt`, `responses` and `scores`, `ranks` or `labels`; `prompt`, \
+                     `completion` and `label`; `prompt` and `completion`; `text`; `messages`; `prompt` and `nodes`";
+
+/// Reads one line under our own names.
 ///
 /// # Errors
 /// What is wrong with the row and what to do, without its place.
 pub fn parse(line: &[u8]) -> Result<Record> {
+    Record::from_row(row(line)?, &Columns::new())
+}
+
+/// The fields of one line.
+///
+/// # Errors
+/// The line is not a JSON object.
+pub fn row(line: &[u8]) -> Result<Map<String, Value>> {
     let text = std::str::from_utf8(line).map_err(|error| {
         let at = error.valid_up_to();
         anyhow!("byte {} of the line (0x{:02x}) is not UTF-8: save the file as UTF-8", at + 1, line[at])
@@ -83,38 +165,484 @@ pub fn parse(line: &[u8]) -> Result<Record> {
         let message = error.to_string().replace(" at line 1 column ", " at column ");
         anyhow!("broken JSON: {message}: write one JSON object a line")
     })?;
-    let Value::Object(fields) = value else {
-        bail!("the row is {}, not an object: write {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}", kind(&value));
-    };
-    let prompt = text_field(&fields, "prompt")?;
-    let [chosen, rejected] = [text_field(&fields, "chosen")?, text_field(&fields, "rejected")?];
-    for (name, response) in [("chosen", &chosen), ("rejected", &rejected)] {
-        ensure!(
-            !response.trim().is_empty(),
-            "field `{name}` is empty ({response:?}): give the response or remove the row"
-        );
+    match value {
+        Value::Object(fields) => Ok(fields),
+        value => {
+            bail!("the row is {}, not an object: write {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}", kind(&value))
+        }
     }
-    ensure!(
-        chosen != rejected,
-        "fields `chosen` and `rejected` are equal ({}): there is nothing to prefer, remove the row",
-        excerpt(&chosen)
-    );
-    Ok(Record {
-        prompt: Some(Text::Plain(prompt)),
-        body: Body::Pair { chosen: Text::Plain(chosen), rejected: Text::Plain(rejected) },
-        tools: Vec::new(),
-        template_kwargs: Map::new(),
-    })
 }
 
-fn text_field(fields: &Map<String, Value>, name: &str) -> Result<String> {
-    match fields.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(value @ Value::Array(_)) => {
-            bail!("field `{name}` is {}: conversational rows are not supported, give it as plain text", kind(value))
+impl Record {
+    /// Reads a row of any form: the fields that are there say which. A field that is null is as good as absent.
+    ///
+    /// # Errors
+    /// What is wrong with the row and what to do, without its place.
+    pub fn from_row(fields: Map<String, Value>, columns: &Columns) -> Result<Self> {
+        let mut row = Fields { fields, columns };
+        row.check_columns()?;
+        let tools = row.tools()?;
+        let template_kwargs = row.template_kwargs()?;
+        let (prompt, body) = match row.form()? {
+            Form::Pair => row.pair()?,
+            Form::List => row.list()?,
+            Form::Tree => row.tree()?,
+            Form::Unpaired | Form::Completion => row.completion()?,
+        };
+        let record = Self { prompt, body, tools, template_kwargs };
+        let chat = record.texts().any(|text| matches!(text, Text::Chat(_)));
+        ensure!(
+            chat || record.tools.is_empty() && record.template_kwargs.is_empty(),
+            "`tools` or `chat_template_kwargs` beside plain text: only conversations go through a chat template; give \
+             messages or remove the field"
+        );
+        Ok(record)
+    }
+
+    /// The form of the row it was read from.
+    pub fn form(&self) -> Form {
+        match self.body {
+            Body::Pair { .. } => Form::Pair,
+            Body::List { .. } => Form::List,
+            Body::Unpaired { .. } => Form::Unpaired,
+            Body::Completion { .. } => Form::Completion,
+            Body::Tree { .. } => Form::Tree,
         }
-        Some(value) => bail!("field `{name}` is {}: give it as text", kind(value)),
-        None => bail!("field `{name}` is missing: every row needs `prompt`, `chosen` and `rejected`"),
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &Text> {
+        let body: Vec<&Text> = match &self.body {
+            Body::Pair { chosen, rejected } => vec![chosen, rejected],
+            Body::List { responses, .. } => responses.iter().collect(),
+            Body::Unpaired { completion, .. } | Body::Completion { completion } => vec![completion],
+            Body::Tree { nodes } => nodes.iter().map(|node| &node.text).collect(),
+        };
+        self.prompt.iter().chain(body)
+    }
+}
+
+struct Fields<'a> {
+    fields: Map<String, Value>,
+    columns: &'a Columns,
+}
+
+impl Fields<'_> {
+    /// The file's name of a field.
+    fn name(&self, column: Column) -> &str {
+        let alias = "completions";
+        match self.columns.get(&column) {
+            Some(name) => name,
+            None if column == Column::Responses && !self.fields.contains_key("responses") => {
+                if self.fields.contains_key(alias) { alias } else { "responses" }
+            }
+            None => column.name(),
+        }
+    }
+
+    /// A mapped name that is nowhere in the row is a slip; what the map takes a name from is not read under it.
+    fn check_columns(&self) -> Result<()> {
+        for (column, name) in self.columns {
+            ensure!(
+                self.fields.contains_key(name),
+                "column `{name}` is missing, `data.columns.{}` names it; the row has {}",
+                column.name(),
+                self.found()
+            );
+        }
+        Ok(())
+    }
+
+    fn has(&self, column: Column) -> bool {
+        self.fields.get(self.name(column)).is_some_and(|value| !value.is_null())
+    }
+
+    fn take(&mut self, column: Column) -> Option<Value> {
+        let name = self.name(column).to_owned();
+        self.fields.get_mut(&name).map(Value::take).filter(|value| !value.is_null())
+    }
+
+    fn need(&mut self, column: Column, form: &str) -> Result<Value> {
+        let name = self.name(column).to_owned();
+        let state = if self.fields.contains_key(&name) { "null" } else { "missing" };
+        let found = self.found();
+        self.take(column).with_context(|| format!("field `{name}` is {state}: {form}; the row has {found}"))
+    }
+
+    fn found(&self) -> String {
+        match self.fields.len() {
+            0 => "no fields".into(),
+            _ => self.fields.keys().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    fn form(&self) -> Result<Form> {
+        use Column::{Chosen, Completion, Label, Messages, Nodes, Rejected, Responses, Text};
+        let pair = if self.has(Chosen) { Chosen } else { Rejected };
+        let mut forms: Vec<(Column, Form)> = [
+            (pair, Form::Pair),
+            (Responses, Form::List),
+            (Nodes, Form::Tree),
+            (Completion, if self.has(Label) { Form::Unpaired } else { Form::Completion }),
+            (Text, Form::Completion),
+            (Messages, Form::Completion),
+        ]
+        .into_iter()
+        .filter(|&(column, _)| self.has(column))
+        .collect();
+        // Published pairs often carry the chosen conversation once more, or the whole text.
+        if self.has(Chosen) && self.has(Rejected) {
+            forms.retain(|&(column, _)| !matches!(column, Text | Messages));
+        }
+        match forms[..] {
+            [(_, form)] => Ok(form),
+            [] => bail!("no known form: the row has {}; known forms are {FORMS}", self.found()),
+            [(first, _), (second, _), ..] => bail!(
+                "`{}` and `{}` are different forms of a row: remove one, or rename it; known forms are {FORMS}",
+                self.name(first),
+                self.name(second)
+            ),
+        }
+    }
+
+    fn tools(&mut self) -> Result<Vec<Value>> {
+        let name = self.name(Column::Tools).to_owned();
+        match self.take(Column::Tools).map(from_json_text) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(tools)) => Ok(tools),
+            Some(value) => bail!("field `{name}` is {}: give a list of tools, or its JSON text", kind(&value)),
+        }
+    }
+
+    fn template_kwargs(&mut self) -> Result<Map<String, Value>> {
+        let name = self.name(Column::ChatTemplateKwargs).to_owned();
+        match self.take(Column::ChatTemplateKwargs).map(from_json_text) {
+            None => Ok(Map::new()),
+            Some(Value::Object(kwargs)) => Ok(kwargs),
+            Some(value) => bail!("field `{name}` is {}: give an object of template variables", kind(&value)),
+        }
+    }
+
+    fn prompt(&mut self) -> Result<Option<Text>> {
+        let name = self.name(Column::Prompt).to_owned();
+        let prompt = self.take(Column::Prompt).map(|value| text(&name, value)).transpose()?;
+        if let Some(Text::Chat(messages)) = &prompt {
+            ensure!(
+                messages.last().is_none_or(|last| role(last) != "assistant"),
+                "the last message of `{name}` is from `assistant`, and a response would follow it: end it with the \
+                 message that is answered"
+            );
+        }
+        Ok(prompt)
+    }
+
+    fn needed_prompt(&mut self, form: &str) -> Result<Text> {
+        match self.prompt()? {
+            Some(prompt) => Ok(prompt),
+            None => Err(self.need(Column::Prompt, form).err().unwrap_or_else(|| anyhow!("no prompt"))),
+        }
+    }
+
+    fn pair(&mut self) -> Result<(Option<Text>, Body)> {
+        const NEEDS: &str = "a preference pair needs `chosen` and `rejected`";
+        let names = [self.name(Column::Chosen).to_owned(), self.name(Column::Rejected).to_owned()];
+        let chosen = text(&names[0], self.need(Column::Chosen, NEEDS)?)?;
+        let rejected = text(&names[1], self.need(Column::Rejected, NEEDS)?)?;
+        ensure!(
+            chosen != rejected,
+            "fields `{}` and `{}` are equal ({}): there is nothing to prefer, remove the row",
+            names[0],
+            names[1],
+            start(&chosen)
+        );
+        let prompt_name = self.name(Column::Prompt).to_owned();
+        let (prompt, chosen, rejected) = match (self.prompt()?, chosen, rejected) {
+            (None, Text::Plain(chosen), Text::Plain(rejected)) => (None, Text::Plain(chosen), Text::Plain(rejected)),
+            (None, Text::Chat(chosen), Text::Chat(rejected)) => split(&names, chosen, rejected)?,
+            // A plain copy of the question beside two whole conversations, as in published sets.
+            (Some(Text::Plain(question)), Text::Chat(chosen), Text::Chat(rejected)) => {
+                let (prompt, chosen, rejected) = split(&names, chosen, rejected)?;
+                let asked = matches!(&prompt, Some(Text::Chat(messages)) if messages.iter().any(
+                    |message| message["content"].as_str().is_some_and(|content| content.trim() == question.trim())));
+                ensure!(
+                    asked,
+                    "`{prompt_name}` is text ({}) that is no message which `{}` and `{}` begin with: give messages",
+                    excerpt(&question),
+                    names[0],
+                    names[1]
+                );
+                (prompt, chosen, rejected)
+            }
+            (Some(prompt), chosen, rejected) => {
+                let chosen = response(&names[0], &prompt_name, &prompt, chosen)?;
+                let rejected = response(&names[1], &prompt_name, &prompt, rejected)?;
+                (Some(prompt), chosen, rejected)
+            }
+            (None, ..) => bail!("`{}` and `{}`: one is text, the other messages: give both alike", names[0], names[1]),
+        };
+        for (name, response) in names.iter().zip([&chosen, &rejected]) {
+            not_empty(name, response)?;
+        }
+        Ok((prompt, Body::Pair { chosen, rejected }))
+    }
+
+    fn list(&mut self) -> Result<(Option<Text>, Body)> {
+        let name = self.name(Column::Responses).to_owned();
+        let given: Vec<Column> =
+            [Column::Scores, Column::Ranks, Column::Labels].into_iter().filter(|&column| self.has(column)).collect();
+        let &[by] = &given[..] else {
+            bail!(
+                "`{name}` comes with {} of `scores`, `ranks` and `labels`: give exactly one; the row has {}",
+                given.len(),
+                self.found()
+            );
+        };
+        let prompt_name = self.name(Column::Prompt).to_owned();
+        let prompt = self.needed_prompt("a list of responses needs the prompt they answer")?;
+        let mut responses = Vec::new();
+        for (i, value) in items(&name, self.take(Column::Responses).unwrap_or_default())?.into_iter().enumerate() {
+            let part = format!("{name}[{i}]");
+            let text = response(&part, &prompt_name, &prompt, text(&part, value)?)?;
+            not_empty(&part, &text)?;
+            responses.push(text);
+        }
+        ensure!(!responses.is_empty(), "field `{name}` is an empty list: give responses or remove the row");
+        let by_name = self.name(by).to_owned();
+        let values = items(&by_name, self.take(by).unwrap_or_default())?;
+        ensure!(
+            values.len() == responses.len(),
+            "`{name}` has {} entries and `{by_name}` {}: give one for each response",
+            responses.len(),
+            values.len()
+        );
+        let (mut scores, mut labels) = (Vec::new(), Vec::new());
+        for (i, value) in values.iter().enumerate() {
+            let part = format!("{by_name}[{i}]");
+            match by {
+                Column::Labels => labels.push(label(&part, value)?),
+                Column::Ranks => {
+                    let rank = number(&part, value)?;
+                    ensure!(rank >= 1.0, "`{part}` is {rank}: ranks begin with 1, the best");
+                    scores.push(-rank);
+                }
+                _ => scores.push(number(&part, value)?),
+            }
+        }
+        Ok((Some(prompt), Body::List { responses, scores, labels }))
+    }
+
+    fn completion(&mut self) -> Result<(Option<Text>, Body)> {
+        for column in [Column::Text, Column::Messages] {
+            let name = self.name(column).to_owned();
+            if let Some(value) = self.take(column) {
+                let completion = text(&name, value)?;
+                match (&completion, column) {
+                    (Text::Chat(messages), Column::Messages) => ensure!(
+                        messages.iter().any(|message| role(message) == "assistant"),
+                        "`{name}` has no message from `assistant`: there is nothing to learn, remove the row"
+                    ),
+                    (Text::Plain(_), Column::Text) => not_empty(&name, &completion)?,
+                    _ => bail!("field `{name}`: `text` is plain text, `messages` a list of messages: rename the field"),
+                }
+                ensure!(
+                    !self.has(Column::Prompt),
+                    "`{name}` beside `{}`: a whole document has no prompt; remove it, or name the field `completion`",
+                    self.name(Column::Prompt)
+                );
+                return Ok((None, Body::Completion { completion }));
+            }
+        }
+        let name = self.name(Column::Completion).to_owned();
+        let prompt_name = self.name(Column::Prompt).to_owned();
+        let prompt = self.needed_prompt("a completion needs the prompt it continues")?;
+        let value = self.need(Column::Completion, "a completion is needed")?;
+        let completion = response(&name, &prompt_name, &prompt, text(&name, value)?)?;
+        not_empty(&name, &completion)?;
+        let label_name = self.name(Column::Label).to_owned();
+        let body = match self.take(Column::Label) {
+            Some(value) => Body::Unpaired { completion, label: label(&label_name, &value)? },
+            None => Body::Completion { completion },
+        };
+        Ok((Some(prompt), body))
+    }
+
+    fn tree(&mut self) -> Result<(Option<Text>, Body)> {
+        let name = self.name(Column::Nodes).to_owned();
+        let prompt_name = self.name(Column::Prompt).to_owned();
+        let prompt = self.needed_prompt("a tree of steps needs the prompt it grows from")?;
+        let values = items(&name, self.take(Column::Nodes).unwrap_or_default())?;
+        ensure!(!values.is_empty(), "field `{name}` is an empty list: give steps or remove the row");
+        let mut nodes = Vec::new();
+        for (i, value) in values.into_iter().enumerate() {
+            let part = format!("{name}[{i}]");
+            let Value::Object(mut fields) = value else {
+                bail!("`{part}` is {}: give {{\"parent\": …, \"text\": …}}", kind(&value));
+            };
+            let parent = match fields.get("parent") {
+                None | Some(Value::Null) => None,
+                Some(value) => Some(value.as_u64().filter(|&parent| parent < i as u64).with_context(|| {
+                    format!("`{part}.parent` is {}: give null or the index of an earlier node", kind(value))
+                })? as usize),
+            };
+            let score = fields.get("score").filter(|score| !score.is_null());
+            let score = score.map(|score| number(&format!("{part}.score"), score)).transpose()?;
+            let part = format!("{part}.text");
+            let text = text(&part, fields.get_mut("text").map(Value::take).unwrap_or_default())?;
+            ensure!(
+                matches!(text, Text::Chat(_)) == matches!(prompt, Text::Chat(_)),
+                "`{part}` and `{prompt_name}`: one is text, the other messages: give all texts of a row alike"
+            );
+            not_empty(&part, &text)?;
+            nodes.push(Node { parent, text, score });
+        }
+        Ok((Some(prompt), Body::Tree { nodes }))
+    }
+}
+
+/// Splits two whole conversations into the messages they begin with in common, and what is left of each.
+fn split(names: &[String; 2], chosen: Vec<Value>, rejected: Vec<Value>) -> Result<(Option<Text>, Text, Text)> {
+    let common = chosen.iter().zip(&rejected).take_while(|(chosen, rejected)| chosen == rejected).count();
+    let [a, b] = names;
+    ensure!(
+        common > 0,
+        "`{a}` and `{b}` have no first message in common: give whole conversations, or the question as `prompt`"
+    );
+    for (short, long, length) in [(a, b, chosen.len()), (b, a, rejected.len())] {
+        ensure!(common < length, "`{short}` is the beginning of `{long}`: nothing is left to answer with");
+    }
+    ensure!(
+        role(&chosen[common - 1]) != "assistant",
+        "`{a}` and `{b}` part after a message from `assistant`: they must part where `assistant` answers"
+    );
+    let rest = |name: &str, messages: Vec<Value>| {
+        let rest = messages[common..].to_vec();
+        from_assistant(name, &rest).map(|()| Text::Chat(rest))
+    };
+    let prompt = Text::Chat(chosen[..common].to_vec());
+    Ok((Some(prompt), rest(a, chosen)?, rest(b, rejected)?))
+}
+
+/// A response in the form of its prompt: bare text that answers messages is a message from the assistant.
+fn response(name: &str, prompt_name: &str, prompt: &Text, text: Text) -> Result<Text> {
+    match (prompt, text) {
+        (Text::Chat(_), Text::Plain(content)) => {
+            Ok(Text::Chat(vec![serde_json::json!({"role": "assistant", "content": content})]))
+        }
+        (Text::Plain(_), Text::Chat(_)) => {
+            bail!("`{prompt_name}` is text and `{name}` messages: give `{prompt_name}` as messages")
+        }
+        (Text::Chat(_), Text::Chat(messages)) => from_assistant(name, &messages).map(|()| Text::Chat(messages)),
+        (Text::Plain(_), text @ Text::Plain(_)) => Ok(text),
+    }
+}
+
+fn from_assistant(name: &str, messages: &[Value]) -> Result<()> {
+    for (which, message) in [("first", messages.first()), ("last", messages.last())] {
+        let role = message.map(role).unwrap_or_default();
+        ensure!(
+            role == "assistant",
+            "the {which} message of `{name}` is from `{}`: a response begins and ends with `assistant`; what comes \
+             before belongs in `prompt`",
+            role.escape_debug()
+        );
+    }
+    Ok(())
+}
+
+fn role(message: &Value) -> &str {
+    message["role"].as_str().unwrap_or_default()
+}
+
+fn text(name: &str, value: Value) -> Result<Text> {
+    match value {
+        Value::String(text) => Ok(Text::Plain(text)),
+        Value::Array(messages) => {
+            ensure!(!messages.is_empty(), "field `{name}` is an empty list: give messages or remove the row");
+            let messages = messages.into_iter().enumerate().map(|(i, value)| message(&format!("{name}[{i}]"), value));
+            Ok(Text::Chat(messages.collect::<Result<_>>()?))
+        }
+        value => bail!("field `{name}` is {}: give text or a list of messages", kind(&value)),
+    }
+}
+
+fn message(name: &str, value: Value) -> Result<Value> {
+    let Value::Object(mut fields) = value else {
+        bail!("`{name}` is {}: a message is {{\"role\": …, \"content\": …}}", kind(&value));
+    };
+    match fields.get("role") {
+        Some(Value::String(role)) if !role.trim().is_empty() => {}
+        Some(value) => bail!("`{name}.role` is {}: give `system`, `user`, `assistant` or `tool`", kind(value)),
+        None => bail!("`{name}` has no `role`: give `system`, `user`, `assistant` or `tool`"),
+    }
+    // A struct of a Parquet file has all of its fields in every message.
+    fields.retain(|key, value| key == "content" || !value.is_null());
+    match fields.get("content") {
+        Some(Value::String(_) | Value::Array(_)) => {}
+        None | Some(Value::Null) if fields.contains_key("tool_calls") => {}
+        Some(value) => bail!("`{name}.content` is {}: give text", kind(value)),
+        None => bail!("`{name}` has no `content`: give its text"),
+    }
+    Ok(Value::Object(fields))
+}
+
+/// A response must say something; a call of a tool does.
+fn not_empty(name: &str, text: &Text) -> Result<()> {
+    let blank = |message: &Value| {
+        message.get("tool_calls").is_none() && message["content"].as_str().is_some_and(|text| text.trim().is_empty())
+    };
+    match text {
+        Text::Plain(text) => {
+            ensure!(
+                !text.trim().is_empty(),
+                "field `{name}` is empty ({}): give the response or remove the row",
+                excerpt(text)
+            );
+        }
+        Text::Chat(messages) => {
+            for (i, message) in messages.iter().enumerate().filter(|(_, message)| role(message) == "assistant") {
+                ensure!(!blank(message), "`{name}[{i}].content` is empty: give the response or remove the row");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn items(name: &str, value: Value) -> Result<Vec<Value>> {
+    match value {
+        Value::Array(items) => Ok(items),
+        value => bail!("field `{name}` is {}: give a list", kind(&value)),
+    }
+}
+
+fn number(name: &str, value: &Value) -> Result<f64> {
+    let number = value.as_f64().filter(|number| number.is_finite());
+    number.with_context(|| format!("`{name}` is {}: give a finite number", kind(value)))
+}
+
+/// True or false; 1 and 0 as well, as tables often have them.
+fn label(name: &str, value: &Value) -> Result<bool> {
+    match (value, value.as_f64()) {
+        (Value::Bool(label), _) => Ok(*label),
+        (_, Some(1.0)) => Ok(true),
+        (_, Some(0.0)) => Ok(false),
+        _ => bail!("`{name}` is {}: give true for desirable, false for undesirable", kind(value)),
+    }
+}
+
+/// A nested value that a table holds as JSON text.
+fn from_json_text(value: Value) -> Value {
+    match &value {
+        Value::String(text) => serde_json::from_str(text).unwrap_or(value),
+        _ => value,
+    }
+}
+
+fn start(text: &Text) -> String {
+    match text {
+        Text::Plain(text) => excerpt(text),
+        Text::Chat(messages) => {
+            let last = messages.last().and_then(|message| message["content"].as_str());
+            excerpt(last.unwrap_or_default())
+        }
     }
 }
 

@@ -114,7 +114,7 @@ impl Sets {
         let mut origins = Vec::new();
         let mut load = |file: &PathBuf| {
             let started = Instant::now();
-            let encode = || Dataset::load(file, &encoder, config.data.on_error);
+            let encode = || Dataset::load(file, &config.data.columns, &encoder, config.data.on_error);
             let (data, origin) = match &cache {
                 Some(cache) => cache.load(file, encode)?,
                 None => {

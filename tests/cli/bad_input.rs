@@ -55,8 +55,8 @@ const CONFIGURATION: &[Case] = &[
 ];
 
 const DATA: &[Case] = &[
-    file("no training file", |s| s.remove("train.jsonl"), &["train.jsonl", "cannot be read", "name an existing JSONL"]),
-    file("no evaluation file", |s| s.remove("eval.jsonl"), &["eval.jsonl", "cannot be read", "name an existing JSONL"]),
+    file("no training file", |s| s.remove("train.jsonl"), &["train.jsonl", "cannot be read", "name an existing file"]),
+    file("no evaluation file", |s| s.remove("eval.jsonl"), &["eval.jsonl", "cannot be read", "name an existing file"]),
     file(
         "an empty training file",
         |s| s.write("train.jsonl", ""),
@@ -70,12 +70,12 @@ const DATA: &[Case] = &[
     file(
         "a missing field",
         |s| s.second_row(r#"{"prompt": "a", "chosen": "b"}"#),
-        &["train.jsonl:2:", "`rejected` is missing", "every row needs"],
+        &["train.jsonl:2:", "`rejected` is missing", "a preference pair needs"],
     ),
     file(
         "a field that is no text",
         |s| s.second_row(r#"{"prompt": 5, "chosen": "b", "rejected": "c"}"#),
-        &["train.jsonl:2:", "`prompt` is the number 5", "give it as text"],
+        &["train.jsonl:2:", "`prompt` is the number 5", "give text or a list"],
     ),
     file(
         "an empty response",
@@ -125,10 +125,10 @@ const MODEL: &[Case] = &[
     file(
         "an architecture that does not run",
         |s| {
-            s.replace("model/config.json", "LlamaForCausalLM", "GPT2LMHeadModel");
-            s.replace("model/config.json", "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"");
+            s.replace("model/config.json", "LlamaForCausalLM", "MambaForCausalLM");
+            s.replace("model/config.json", "\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
         },
-        &["model/config.json", "gpt2", "warpo runs Llama-style decoders"],
+        &["model/config.json", "mamba", "warpo runs model_type \"llama\", \"mistral\""],
     ),
     file("no weights", |s| s.remove("model/model.safetensors"), &["model", "model.safetensors", "init"]),
     file(

@@ -3,5 +3,6 @@
 mod pack;
 mod quickstart;
 mod records;
+mod source;
 mod templates;
 mod tokenize;

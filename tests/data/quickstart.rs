@@ -11,7 +11,7 @@ use warpo::data::tokenize::Tokenizer;
 use warpo::data::{
     Dataset, Limits, OnError,
     encode::{Encoder, Options},
-    records::{self, Body, Text},
+    records::{self, Body, Columns, Text},
 };
 
 const VOCAB: usize = 1024;
@@ -82,7 +82,7 @@ fn every_row_fits_the_configuration() {
         tree: config.batch.tokens,
     };
     let encoder = Encoder::new(tokenizer(), None, Options::new(limits));
-    let load = |file: &Path| Dataset::load(file, &encoder, OnError::Stop).unwrap();
+    let load = |file: &Path| Dataset::load(file, &Columns::new(), &encoder, OnError::Stop).unwrap();
     let (train, eval) = (load(&config.data.train), load(config.data.eval.as_deref().unwrap()));
     assert_eq!((train.trees.len(), eval.trees.len()), (895, 105));
     let yes_no_and_eos = train.trees.iter().all(|tree| tree.segments[1..].iter().all(|s| s.tokens.len() == 2));

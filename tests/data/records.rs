@@ -3,7 +3,8 @@
 use std::fs;
 
 use proptest::prelude::*;
-use warpo::data::records::{Body, Text, lines, parse};
+use serde_json::json;
+use warpo::data::records::{Body, Column, Columns, Node, Record, Text, lines, parse};
 use warpo::data::{
     Dataset, Limits, OnError,
     encode::{Encoder, Options},
@@ -13,13 +14,12 @@ use super::quickstart;
 
 #[test]
 fn refusals() {
-    let rows: [&[u8]; 16] = [
+    let rows: [&[u8]; 15] = [
         b"{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\"",
         b"{\"prompt\": \"p\", \"chosen\": \"a\" \"rejected\": \"b\"}",
         b"not json",
         b"[1, 2]",
         b"\"text\"",
-        b"{\"chosen\": \"a\", \"rejected\": \"b\"}",
         b"{\"prompt\": \"p\", \"rejected\": \"b\"}",
         b"{\"prompt\": \"p\", \"chosen\": \"a\"}",
         b"{\"prompt\": 3, \"chosen\": \"a\", \"rejected\": \"b\"}",
@@ -35,13 +35,138 @@ fn refusals() {
     insta::assert_snapshot!(messages.join("\n"));
 }
 
+fn record(row: serde_json::Value) -> anyhow::Result<Record> {
+    let serde_json::Value::Object(fields) = row else { panic!("{row}") };
+    Record::from_row(fields, &Columns::new())
+}
+
+fn plain(text: &str) -> Text {
+    Text::Plain(text.into())
+}
+
+fn chat(messages: &[(&str, &str)]) -> Text {
+    Text::Chat(messages.iter().map(|(role, content)| json!({"role": role, "content": content})).collect())
+}
+
+#[test]
+fn every_form() {
+    let user = json!({"role": "user", "content": "q"});
+    let says = |text: &str| json!({"role": "assistant", "content": text});
+    let [yes, no] = ["yes", "no"].map(|text| chat(&[("assistant", text)]));
+    let pair = Body::Pair { chosen: yes.clone(), rejected: no.clone() };
+    let asked = Some(chat(&[("user", "q")]));
+    let conversations = [
+        json!({"prompt": [user], "chosen": [says("yes")], "rejected": [says("no")]}),
+        json!({"prompt": [user], "chosen": "yes", "rejected": "no"}),
+        json!({"chosen": [user, says("yes")], "rejected": [user, says("no")]}),
+        json!({"prompt": "q", "chosen": [user, says("yes")], "rejected": [user, says("no")], "messages": [user]}),
+        json!({"prompt": null, "chosen": [user, says("yes")], "rejected": [user, {"role": "assistant", "content": "no", "name": null}]}),
+    ];
+    for row in conversations {
+        let read = record(row.clone()).unwrap();
+        assert_eq!((read.prompt, read.body), (asked.clone(), pair.clone()), "{row}");
+    }
+    let implicit = record(json!({"chosen": "ab", "rejected": "ac"})).unwrap();
+    assert_eq!((implicit.prompt, implicit.body), (None, Body::Pair { chosen: plain("ab"), rejected: plain("ac") }));
+
+    let responses = vec![plain("a"), plain("b")];
+    let list = |scores: &[f64], labels: &[bool]| Body::List {
+        responses: responses.clone(),
+        scores: scores.to_vec(),
+        labels: labels.to_vec(),
+    };
+    let p = json!("p");
+    let forms = [
+        (json!({"prompt": p, "responses": ["a", "b"], "scores": [0.5, 2]}), list(&[0.5, 2.0], &[])),
+        (json!({"prompt": p, "completions": ["a", "b"], "ranks": [2, 1]}), list(&[-2.0, -1.0], &[])),
+        (json!({"prompt": p, "responses": ["a", "b"], "labels": [true, false]}), list(&[], &[true, false])),
+        (
+            json!({"prompt": p, "completion": "c", "label": false}),
+            Body::Unpaired { completion: plain("c"), label: false },
+        ),
+        (json!({"prompt": p, "completion": "c"}), Body::Completion { completion: plain("c") }),
+        (
+            json!({"prompt": p, "nodes": [{"parent": null, "text": "a"}, {"parent": 0, "text": "b", "score": 1}]}),
+            Body::Tree {
+                nodes: vec![
+                    Node { parent: None, text: plain("a"), score: None },
+                    Node { parent: Some(0), text: plain("b"), score: Some(1.0) },
+                ],
+            },
+        ),
+    ];
+    for (row, body) in forms {
+        let read = record(row.clone()).unwrap();
+        assert_eq!((read.prompt, read.body), (Some(plain("p")), body), "{row}");
+    }
+    assert_eq!(record(json!({"text": "t"})).unwrap().body, Body::Completion { completion: plain("t") });
+    let messages = record(json!({"messages": [user, says("yes")]})).unwrap();
+    let whole = chat(&[("user", "q"), ("assistant", "yes")]);
+    assert_eq!((messages.prompt, messages.body), (None, Body::Completion { completion: whole }));
+    let tools = record(json!({"messages": [user, says("a")], "tools": "[{\"name\": \"t\"}]"})).unwrap();
+    assert_eq!(tools.tools, [json!({"name": "t"})]);
+}
+
+#[test]
+fn refusals_of_every_form() {
+    let user = json!({"role": "user", "content": "q"});
+    let says = |text: &str| json!({"role": "assistant", "content": text});
+    let rows = [
+        json!({}),
+        json!({"question": "q", "answer": "a"}),
+        json!({"chosen": "a", "rejected": "b", "responses": []}),
+        json!({"text": "a", "messages": [user]}),
+        json!({"prompt": "p", "responses": ["a"]}),
+        json!({"prompt": "p", "responses": ["a"], "scores": [1], "ranks": [1]}),
+        json!({"prompt": "p", "responses": ["a"], "scores": [1, 2]}),
+        json!({"prompt": "p", "responses": [], "scores": []}),
+        json!({"prompt": "p", "responses": ["a", ""], "scores": [1, 2]}),
+        json!({"prompt": "p", "responses": ["a"], "scores": ["1"]}),
+        json!({"prompt": "p", "responses": ["a"], "ranks": [0]}),
+        json!({"prompt": "p", "responses": ["a"], "labels": ["yes"]}),
+        json!({"responses": ["a"], "labels": [true]}),
+        json!({"completion": "a"}),
+        json!({"prompt": "p", "text": "a"}),
+        json!({"messages": [user]}),
+        json!({"prompt": [], "chosen": "a", "rejected": "b"}),
+        json!({"prompt": [{"content": "q"}], "chosen": "a", "rejected": "b"}),
+        json!({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}),
+        json!({"prompt": [user, says("a")], "chosen": "a", "rejected": "b"}),
+        json!({"prompt": [user], "chosen": [user, says("a")], "rejected": "b"}),
+        json!({"prompt": "other", "chosen": [user, says("a")], "rejected": [user, says("b")]}),
+        json!({"prompt": "p", "chosen": [says("a")], "rejected": "b"}),
+        json!({"chosen": [says("a")], "rejected": [says("b")]}),
+        json!({"chosen": [user, says("a")], "rejected": [user, says("a"), user]}),
+        json!({"chosen": [user, says("a")], "rejected": [user, says("a")]}),
+        json!({"prompt": "p", "nodes": []}),
+        json!({"prompt": "p", "nodes": [{"parent": 0, "text": "a"}]}),
+        json!({"prompt": "p", "nodes": [{"parent": null}]}),
+        json!({"prompt": [user], "nodes": [{"parent": null, "text": "a"}]}),
+        json!({"text": "a", "tools": [1]}),
+        json!({"text": "a", "tools": 3}),
+    ];
+    let messages: Vec<String> = rows.map(|row| record(row.clone()).expect_err(&row.to_string()).to_string()).into();
+    insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn columns_rename_and_must_be_there() {
+    let columns = Columns::from([(Column::Prompt, "question".into()), (Column::Rejected, "bad".into())]);
+    let row = |bad: &str| match json!({"prompt": "other", "question": "q", "chosen": "a", bad: "b"}) {
+        serde_json::Value::Object(fields) => Record::from_row(fields, &columns),
+        _ => unreachable!(),
+    };
+    assert_eq!(row("bad").unwrap().prompt, Some(plain("q")));
+    let missing = row("rejected").unwrap_err().to_string();
+    assert!(missing.starts_with("column `bad` is missing, `data.columns.rejected` names it"), "{missing}");
+}
+
 #[test]
 fn extra_fields_blank_lines_and_a_byte_order_mark_are_fine() {
     let file = b"\xef\xbb\xbf{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\", \"score\": 3}\r\n\n \n{}";
     let found = lines(file);
     assert_eq!(found.iter().map(|&(line, _)| line).collect::<Vec<_>>(), [1, 4]);
     let record = parse(found[0].1).unwrap();
-    let plain = |text: &str| Text::Plain(text.into());
     assert_eq!(record.prompt, Some(plain("p")));
     assert_eq!(record.body, Body::Pair { chosen: plain("a"), rejected: plain("b") });
 }
@@ -88,21 +213,21 @@ fn skip_counts_and_lists_stop_names_the_first() {
     let encoder = |limits| Encoder::new(quickstart::tokenizer(), None, Options::new(limits));
     let short = |text: &str| text[text.find("rows.jsonl").expect("the file is named")..].to_owned();
 
-    let data = Dataset::load(&file, &encoder(LIMITS), OnError::Skip).unwrap();
+    let data = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Skip).unwrap();
     let names: Vec<String> = data.trees.iter().map(|tree| short(&tree.name)).collect();
     assert_eq!(names, ["rows.jsonl:1", "rows.jsonl:6"]);
     let mut messages: Vec<String> = data.skipped.iter().map(|message| short(message)).collect();
 
-    let stop = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
+    let stop = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{stop:#}")));
     let tight = Limits { tree: 6, ..LIMITS };
-    let budget = Dataset::load(&file, &encoder(tight), OnError::Skip).unwrap_err();
+    let budget = Dataset::load(&file, &Columns::new(), &encoder(tight), OnError::Skip).unwrap_err();
     messages.push(short(&format!("{budget:#}")).replace(&folder.path().display().to_string(), ""));
     fs::write(&file, "\n\n").unwrap();
-    let empty = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
+    let empty = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{empty:#}")));
     fs::remove_file(&file).unwrap();
-    let missing = Dataset::load(&file, &encoder(LIMITS), OnError::Stop).unwrap_err();
+    let missing = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Stop).unwrap_err();
     messages.push(short(&format!("{missing:#}")));
     insta::assert_snapshot!(messages.join("\n"));
 }
