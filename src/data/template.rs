@@ -167,8 +167,9 @@ fn without_generation_tags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
-        let tag = &rest[start + 2..start + len];
+        // The end is looked for behind the whole beginning: `{%}` is no tag.
+        let Some(len) = rest[start + 2..].find("%}") else { break };
+        let tag = &rest[start + 2..][..len];
         let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         out.push_str(&rest[..start + 2]);
         match word {
@@ -177,7 +178,7 @@ fn without_generation_tags(text: &str) -> String {
             _ => out.push_str(tag),
         }
         out.push_str("%}");
-        rest = &rest[start + len + 2..];
+        rest = &rest[start + len + 4..];
     }
     out + rest
 }

@@ -302,6 +302,16 @@ fn the_key_follows_everything_that_determines_the_ids() {
     }
 }
 
+/// Found by the random templates below: the beginning and the end of a tag share their `%`.
+#[test]
+fn a_tag_without_an_inside_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["{{%}}", "{%}", "{%", "{%%}", "{%-%}"] {
+        fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
+        assert!(Templates::load(folder.path(), None).is_err(), "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
