@@ -37,7 +37,9 @@ place() {
     local from
     from=$(binary "$1" "$2")
     [[ -n "$from" ]] || fail "cargo built no $1 $2"
+    # Each embeds every kernel three times over: compressed, the three fit through a narrow door.
     strip -o "$partial/$3" "$from"
+    gzip "$partial/$3"
 }
 place bin warpo warpo
 place test main warpo-tests

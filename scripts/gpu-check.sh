@@ -19,7 +19,8 @@ done
 [[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 for program in warpo warpo-tests warpo-bench; do
-    [[ -x $program ]] || { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
+    [[ -x $program ]] || { gzip -dc $program.gz >$program.part && chmod +x $program.part && mv $program.part $program; } ||
+        { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
 done
 # Recorded texts are beside the test program, not where it was compiled.
 export INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no
