@@ -72,6 +72,8 @@ fn job(module: &Module, flavour: &Flavour, folder: &Path) -> Result<Job, String>
         // Separate roundings, as in the oracles: contraction would depend on the compiler's mood. That no operation
         // traps changes no result, but without it a comparison keeps a loop from being vectorised.
         .args(["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"])
+        // Jump threading splits clamps into branches before they could become vector minima.
+        .arg("-fno-thread-jumps")
         .args(["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"])
         .args(["-Ikernels/host", "-Ikernels/lib", "-Ikernels", "-MD", "-MF"])
         .arg(Job::depfile(&output))

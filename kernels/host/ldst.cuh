@@ -18,6 +18,30 @@ inline void store16(void* to, Pack16 value) {
     *static_cast<SimtVector16*>(to) = SimtVector16{value.word[0], value.word[1], value.word[2], value.word[3]};
 }
 
+// Outside strict mode in one piece: reading eight floats right after they were written as two halves makes the processor
+// wait for both stores.
+typedef float SimtVector32 __attribute__((vector_size(32), aligned(4)));
+
+__forceinline__ void load_f32x8(float (&x)[8], const float* from) {
+    if (SIMT_STRICT) {
+        const Pack16 low = load16(from), high = load16(from + 4);
+        for (int i = 0; i < 4; ++i) x[i] = __uint_as_float(low.word[i]), x[4 + i] = __uint_as_float(high.word[i]);
+        return;
+    }
+    *reinterpret_cast<SimtVector32*>(x) = *reinterpret_cast<const SimtVector32*>(from);
+}
+
+__forceinline__ void store_f32x8(float* to, const float (&x)[8]) {
+    if (SIMT_STRICT) {
+        Pack16 half[2];
+        for (int i = 0; i < 8; ++i) half[i / 4].word[i % 4] = __float_as_uint(x[i]);
+        store16(to, half[0]);
+        store16(to + 4, half[1]);
+        return;
+    }
+    *reinterpret_cast<SimtVector32*>(to) = *reinterpret_cast<const SimtVector32*>(x);
+}
+
 SIMT_UNSEEN inline void cp_async16(void* shared, const void* global, int bytes, SIMT_PLACE) {
     if (SIMT_STRICT) return simt_cp_async(shared, global, bytes, 16, file, line);
     memcpy(shared, global, bytes);

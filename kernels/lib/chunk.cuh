@@ -11,14 +11,7 @@ __device__ __forceinline__ bool is_whole(const void* p, long long count) {
     return count >= kChunk && ((unsigned long long)p & 15) == 0;
 }
 
-__device__ __forceinline__ void load_whole(float (&x)[kChunk], const float* from) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const Pack16 pack = load16(from + 4 * half);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) x[4 * half + i] = __uint_as_float(pack.word[i]);
-    }
-}
+__device__ __forceinline__ void load_whole(float (&x)[kChunk], const float* from) { load_f32x8(x, from); }
 
 __device__ __forceinline__ void load_whole(float (&x)[kChunk], const bf16* from) {
     const Pack16 pack = load16(from);
@@ -29,15 +22,7 @@ __device__ __forceinline__ void load_whole(float (&x)[kChunk], const bf16* from)
     }
 }
 
-__device__ __forceinline__ void store_whole(float* to, const float (&x)[kChunk]) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        Pack16 pack;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) pack.word[i] = __float_as_uint(x[4 * half + i]);
-        store16(to + 4 * half, pack);
-    }
-}
+__device__ __forceinline__ void store_whole(float* to, const float (&x)[kChunk]) { store_f32x8(to, x); }
 
 __device__ __forceinline__ void store_whole(bf16* to, const float (&x)[kChunk]) {
     Pack16 pack;

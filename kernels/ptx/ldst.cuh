@@ -11,6 +11,26 @@ __device__ __forceinline__ Pack16 load16(const void* from) { return *static_cast
 
 __device__ __forceinline__ void store16(void* to, Pack16 value) { *static_cast<Pack16*>(to) = value; }
 
+// Eight floats at a 16-byte aligned address.
+__device__ __forceinline__ void load_f32x8(float (&x)[8], const float* from) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const Pack16 pack = load16(from + 4 * half);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[4 * half + i] = __uint_as_float(pack.word[i]);
+    }
+}
+
+__device__ __forceinline__ void store_f32x8(float* to, const float (&x)[8]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        Pack16 pack;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pack.word[i] = __float_as_uint(x[4 * half + i]);
+        store16(to + 4 * half, pack);
+    }
+}
+
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }

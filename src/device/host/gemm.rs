@@ -13,9 +13,14 @@ use rayon::prelude::*;
 use super::HostDevice;
 use crate::device::DType;
 
-/// Rows and columns of a block.
-const BLOCK_M: usize = 256;
-const BLOCK_N: usize = 256;
+/// Rows and columns of a block at most: its packed operands stay in the second-level cache.
+const BLOCK_M: usize = 288;
+const BLOCK_N: usize = 288;
+/// Blocks that keep the cores of a small machine busy.
+const ENOUGH_BLOCKS: usize = 8;
+/// Rows and columns of the `gemm` crate's register tile.
+const TILE_M: usize = 6;
+const TILE_N: usize = 16;
 /// Terms per widened panel: both panels of a block stay in the second-level cache.
 const PANEL_K: usize = 512;
 
@@ -63,10 +68,13 @@ impl HostDevice {
             (_, other, _) => bail!("native product of {operand:?} and {other:?} into {result:?}"),
         }
         mark_written(self, product);
-        let columns = product.n.div_ceil(BLOCK_N);
-        let blocks = product.m.div_ceil(BLOCK_M) * columns;
+        let [height, width] = block_shape(product.m, product.n);
+        let columns = product.n.div_ceil(width);
+        let blocks = product.m.div_ceil(height) * columns;
         // SAFETY: blocks of `d` are disjoint; the rest is the caller's promise.
-        let block = |i: usize| unsafe { multiply_block(&block_of(product, i / columns, i % columns)) };
+        let block = |at: usize| unsafe {
+            multiply_block(&block_of(product, [at / columns * height, at % columns * width], [height, width]))
+        };
         if blocks == 1 || self.pool.current_num_threads() == 1 {
             (0..blocks).for_each(block);
         } else {
@@ -85,11 +93,19 @@ fn mark_written(device: &HostDevice, product: &Product) {
     }
 }
 
-fn block_of(product: &Product, row: usize, column: usize) -> Product {
-    let (i, j) = (row * BLOCK_M, column * BLOCK_N);
+/// Equal blocks, a power of two of them in each direction: a small last block would leave a core waiting for the others.
+fn block_shape(m: usize, n: usize) -> [usize; 2] {
+    let [rows, mut columns] = [m.div_ceil(BLOCK_M), n.div_ceil(BLOCK_N)].map(usize::next_power_of_two);
+    while rows * columns < ENOUGH_BLOCKS && n / columns >= BLOCK_N / 2 {
+        columns *= 2;
+    }
+    [m.div_ceil(rows).next_multiple_of(TILE_M), n.div_ceil(columns).next_multiple_of(TILE_N)]
+}
+
+fn block_of(product: &Product, [i, j]: [usize; 2], [height, width]: [usize; 2]) -> Product {
     Product {
-        m: BLOCK_M.min(product.m - i),
-        n: BLOCK_N.min(product.n - j),
+        m: height.min(product.m - i),
+        n: width.min(product.n - j),
         d: product.d.at(i, j),
         a: product.a.at(i, 0),
         b: product.b.at(0, j),
@@ -236,4 +252,24 @@ pub(super) fn measure_peak(device: &HostDevice) -> f64 {
         }
     }
     2.0 * (m * n * k) as f64 / best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_fit_their_scratch_and_are_enough_for_a_few_cores() {
+        for m in [1, 6, 45, 288, 289, 561, 960, 4096] {
+            for n in [1, 15, 144, 288, 576, 577, 3072, 49_152] {
+                let [height, width] = block_shape(m, n);
+                assert!(
+                    (1..=BLOCK_M).contains(&height) && (1..=BLOCK_N).contains(&width),
+                    "{m} x {n}: {height} x {width}"
+                );
+                let blocks = m.div_ceil(height) * n.div_ceil(width);
+                assert!(blocks >= ENOUGH_BLOCKS || n < ENOUGH_BLOCKS * BLOCK_N / 2, "{m} x {n}: {blocks} blocks");
+            }
+        }
+    }
 }

@@ -148,7 +148,7 @@ pub(super) struct Worker {
     shared: Vec<Align1024>,
     grid: *const Grid,
     arg_pointers: Vec<*mut c_void>,
-    /// What the thread that starts next is told.
+    /// What every thread of the CTA is told; each has an index of its own.
     simt: SimtThread,
     running: usize,
     error: Option<String>,
@@ -370,16 +370,27 @@ impl Worker {
             }
             (n, false) => self.unstarted.swap_remove(n - 1),
         };
-        let [bx, by, _] = self.grid().launch.block;
         let linear = thread as u32;
-        self.simt.linear = linear;
-        self.simt.thread = SimtIndex { x: linear % bx, y: linear / bx % by, z: linear / bx / by };
-        // SAFETY: fibers live as long as the worker, and the kernel that reads this has not started.
-        unsafe { (*self.fibers[fiber]).simt = self.simt };
+        // SAFETY: fibers live as long as the worker, and the kernel that reads this has not started. Field by field: a
+        // copy of the whole would wait for the writes of its parts.
+        unsafe {
+            let simt = &raw mut (*self.fibers[fiber]).simt;
+            (*simt).linear = linear;
+            (*simt).thread = self.thread_index(linear);
+        }
         self.running = thread;
         self.threads[thread].status = Status::Running;
         self.threads[thread].fiber = fiber;
         true
+    }
+
+    fn thread_index(&self, linear: u32) -> SimtIndex {
+        let [bx, by, bz] = self.grid().launch.block;
+        // Most blocks have one dimension, and divisions cost as much as a small kernel's thread.
+        if by == 1 && bz == 1 {
+            return SimtIndex { x: linear, y: 0, z: 0 };
+        }
+        SimtIndex { x: linear % bx, y: linear / bx % by, z: linear / bx / by }
     }
 
     fn block_name(&self) -> String {
@@ -453,6 +464,7 @@ fn run_threads(yielder: &Yielder<(), ()>) {
     // SAFETY: this fiber has control; the scheduler's frame waits for it. `CURRENT` is the fiber's first field.
     unsafe {
         (*fiber).yielder = yielder;
+        (*fiber).simt = (*worker).simt;
         let index = (*fiber).index;
         while (*worker).next_thread(index) {
             let me = &mut *worker;
