@@ -208,7 +208,7 @@ pub struct Train {
 }
 
 /// Arithmetic of weights, activations and their gradients; sums are f32 in both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     F32,
@@ -307,15 +307,30 @@ impl Config {
     /// # Errors
     /// One line with file and line (or the override), key, value and remedy.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
-        let (mut config, origins) = source::read(file, overrides)?;
-        config.check(&origins)?;
+        let (config, origins) = source::read(file, overrides)?;
+        config.resolve(&origins)
+    }
+
+    /// A configuration made in code, with `key=value` overrides applied in order and every value checked. Paths are
+    /// relative to the current folder and come out absolute.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), without a file.
+    pub fn with_overrides(self, overrides: &[String]) -> Result<Self> {
+        let (config, origins) = source::apply(&self, overrides)?;
+        config.resolve(&origins)
+    }
+
+    fn resolve(mut self, origins: &Origins) -> Result<Self> {
+        let config = &mut self;
+        config.check(origins)?;
         if config.batch.packs.is_none() {
             config.batch.pairs = Some(config.batch.pairs());
         }
         if let Some(folder) = config.cache.folder() {
             config.cache.dir = std::path::absolute(folder)?;
         }
-        Ok(config)
+        Ok(self)
     }
 
     /// Checks the ranges of a configuration made in code.

@@ -128,7 +128,8 @@ def main():
                 engine, precision = name.split()
                 with tempfile.TemporaryDirectory() as folder:
                     runs.append(engines[engine](args, precision, pathlib.Path(folder)))
-    pathlib.Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
+                # After every run: one that takes too long costs itself only.
+                pathlib.Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
     print(f"{'engine':10} {'s a step':>9} {'all steps, s':>13} {'peak GB':>8} {'accuracy':>9} {'eval loss':>10}")
     for name, runs in results.items():
         median = lambda value: statistics.median(value(run) for run in runs)

@@ -2,6 +2,7 @@
 
 mod data;
 mod doctor;
+mod score;
 mod train;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Command {
     Train(train::Args),
     /// Shows what the rows of a run become: text, tokens, what the loss covers, lengths and packs
     Data(data::Args),
+    /// Writes the log-probability a model gives to each response of a data file
+    Score(score::Args),
     /// Shows the devices, the driver and the kernels this program was built with
     Doctor(doctor::Args),
 }
@@ -35,6 +38,7 @@ pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Train(args) => train::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

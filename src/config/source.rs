@@ -57,12 +57,22 @@ pub(super) fn read(file: &Path, overrides: &[String]) -> Result<(Config, Origins
     let mut table = document.config()?;
     let folder = std::path::absolute(file)?.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     make_absolute(&mut table, &folder);
-    let mut origins = Origins { file: name.clone(), keys: document.lines() };
+    override_all(table, overrides, Origins { file: name.clone(), keys: document.lines() })
+}
+
+/// The same for a configuration made in code.
+pub(super) fn apply(config: &Config, overrides: &[String]) -> Result<(Config, Origins)> {
+    let mut table = toml::Table::try_from(config)?;
+    make_absolute(&mut table, &std::env::current_dir().context("the current folder cannot be read")?);
+    override_all(table, overrides, Origins::default())
+}
+
+fn override_all(mut table: toml::Table, overrides: &[String], mut origins: Origins) -> Result<(Config, Origins)> {
     for text in overrides {
         let key = set(&mut table, text)?;
         origins.keys.insert(key, format!("--set {text}"));
     }
-    let config = table.try_into().map_err(|e| anyhow!("{name}: {}", one_line(&e)))?;
+    let config = table.try_into().map_err(|e| anyhow!("{}: {}", origins.file, one_line(&e)))?;
     Ok((config, origins))
 }
 

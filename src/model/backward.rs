@@ -23,8 +23,9 @@ impl<T: Float> Model<T> {
     /// [`logps`](Self::logps) on the same batch just before: the last logits are taken from there and overwritten.
     ///
     /// # Errors
-    /// `coefficients` has another length, or a launch fails.
+    /// `coefficients` has another length, the plan runs forward only, or a launch fails.
     pub fn backward(&self, batch: &Batch, coefficients: &Buffer<f32>) -> Result<()> {
+        ensure!(self.plan.trains, "the memory plan is for forward passes only");
         ensure!(coefficients.len() == batch.rows, "{} coefficients for {} rows", coefficients.len(), batch.rows);
         let (tokens, hidden) = (batch.tokens, self.config.hidden);
         let spans = &self.plan.spans;

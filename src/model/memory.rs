@@ -109,6 +109,8 @@ pub struct MemoryPlan {
     /// Element type of parameters and activations.
     pub precision: DType,
     pub capacity: Capacity,
+    /// Whether there is room for what a backward pass and an optimizer need.
+    pub trains: bool,
     /// Rows of the rotary table: no path can be longer.
     pub positions: usize,
     /// Bytes of the named parts, in the order of the table.
@@ -126,11 +128,23 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a model in f32 or bf16.
+    /// Plans the training of a model in f32 or bf16.
     ///
     /// # Errors
     /// The capacity is empty or larger than the kernels can index.
     pub fn new(config: &ModelConfig, precision: DType, capacity: Capacity) -> Result<Self> {
+        Self::plan(config, precision, capacity, true)
+    }
+
+    /// Plans a model that runs forward only: no gradients, and one layer's activations for all of them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn forward_only(config: &ModelConfig, precision: DType, capacity: Capacity) -> Result<Self> {
+        Self::plan(config, precision, capacity, false)
+    }
+
+    fn plan(config: &ModelConfig, precision: DType, capacity: Capacity, trains: bool) -> Result<Self> {
         for (what, count) in
             [("tokens", capacity.tokens), ("rows", capacity.rows), ("head chunk rows", capacity.head_chunk_rows)]
         {
@@ -141,7 +155,7 @@ impl MemoryPlan {
         let elements = Layout::new(config).elements;
         let (width, state) = if precision == DType::Bf16 { (2, 12) } else { (4, 8) };
         let positions = config.positions.min(capacity.tokens);
-        let mut arena = Arena { width, end: 0 };
+        let mut arena = Arena { width, end: 0, trains };
         let mut spans = Spans::default();
         arena.place_saved(&mut spans, config, capacity.tokens);
         let saved = arena.end;
@@ -151,10 +165,11 @@ impl MemoryPlan {
         Ok(Self {
             precision,
             capacity,
+            trains,
             positions,
             parameters: elements * width,
-            gradients: elements * 4,
-            optimizer: elements * state,
+            gradients: if trains { elements * 4 } else { 0 },
+            optimizer: if trains { elements * state } else { 0 },
             saved,
             scratch,
             head: arena.end - saved - scratch,
@@ -205,7 +220,7 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = if self.precision == DType::Bf16 { "bf16" } else { "f32" };
         writeln!(f, "memory for {precision}, {} tokens, {} rows", self.capacity.tokens, self.capacity.rows)?;
-        for (name, bytes) in self.parts() {
+        for (name, bytes) in self.parts().into_iter().filter(|&(_, bytes)| bytes > 0) {
             writeln!(f, "  {name:<18} {bytes:>16} bytes {:>12}", human(bytes))?;
         }
         write!(f, "  {:<18} {:>16} bytes {:>12}", "total", self.total(), human(self.total()))
@@ -213,7 +228,7 @@ impl fmt::Display for MemoryPlan {
 }
 
 /// Bytes in the largest binary unit that leaves a digit before the point.
-fn human(bytes: usize) -> String {
+pub(crate) fn human(bytes: usize) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -261,6 +276,7 @@ struct Arena {
     /// Bytes of an activation.
     width: usize,
     end: usize,
+    trains: bool,
 }
 
 impl Arena {
@@ -272,6 +288,11 @@ impl Arena {
     /// A part for f32.
     fn exact(&mut self, elements: usize) -> Span {
         self.take(elements * 4)
+    }
+
+    /// A part that only a backward pass uses, of `elements`.
+    fn backward(&self, elements: usize) -> usize {
+        if self.trains { elements } else { 0 }
     }
 
     fn take(&mut self, bytes: usize) -> Span {
@@ -289,7 +310,8 @@ impl Arena {
             QkNorm::Width => 2,
         };
         let qk = if qk_norms == 0 { 0 } else { config.q_width() + config.kv_width() };
-        for _ in 0..config.layers {
+        // A layer reads its stream before it writes the next one's, so forward alone all of them can be one place.
+        for _ in 0..if self.trains { config.layers } else { 1 } {
             spans.layers.push(LayerSpans {
                 x: self.wide(tokens * config.hidden),
                 before_attention: self.exact(before * stats),
@@ -307,7 +329,10 @@ impl Arena {
                 after_mlp: self.exact(after * stats),
             });
         }
-        spans.x_final = self.wide(tokens * config.hidden);
+        if !self.trains {
+            spans.layers.resize(config.layers, spans.layers[0]);
+        }
+        spans.x_final = if self.trains { self.wide(tokens * config.hidden) } else { spans.layers[0].x };
         spans.final_stats = self.exact(stats);
         spans.hidden = self.wide(tokens * config.hidden);
     }
@@ -316,10 +341,10 @@ impl Arena {
         let Capacity { tokens, rows, .. } = capacity;
         spans.normed = self.wide(tokens * config.hidden);
         spans.inner = self.wide(tokens * config.ffn.max(config.q_width()));
-        spans.wide = self.wide(tokens * config.gate_width().max(config.qkv_width()));
-        spans.dx = self.wide(tokens.max(rows) * config.hidden);
-        spans.delta = self.exact(config.heads * tokens);
-        spans.partials = self.exact(partials(config, tokens));
+        spans.wide = self.wide(self.backward(tokens * config.gate_width().max(config.qkv_width())));
+        spans.dx = self.wide(self.backward(tokens.max(rows) * config.hidden));
+        spans.delta = self.exact(self.backward(config.heads * tokens));
+        spans.partials = self.exact(self.backward(partials(config, tokens)));
         let table = config.ropes.len() * positions * config.head_dim / 2;
         spans.cos = self.exact(table);
         spans.sin = self.exact(table);
@@ -333,6 +358,6 @@ impl Arena {
         spans.x_rows = self.wide(head_chunk_rows * config.hidden);
         spans.logits = self.exact(head_chunk_rows * ld);
         // In f32 the gradient overwrites the logits.
-        spans.dlogits = if self.width == 4 { spans.logits } else { self.wide(head_chunk_rows * ld) };
+        spans.dlogits = if self.width == 4 || !self.trains { spans.logits } else { self.wide(head_chunk_rows * ld) };
     }
 }

@@ -18,6 +18,7 @@ use anyhow::{Result, ensure};
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
+pub(crate) use memory::human;
 pub use memory::{Capacity, MemoryPlan};
 pub use rope::{Rope, Scaling};
 
@@ -31,7 +32,8 @@ use memory::Span;
 /// A decoder on a device: parameters, gradients and the activations of one micro-batch.
 ///
 /// A step runs [`forward`](Self::forward), [`logps`](Self::logps) and [`backward`](Self::backward) on each micro-batch
-/// in this order; gradients add up until [`zero_grads`](Self::zero_grads).
+/// in this order; gradients add up until [`zero_grads`](Self::zero_grads). Under a plan that is
+/// [`forward_only`](MemoryPlan::forward_only) there are no gradients and no backward pass.
 pub struct Model<T> {
     device: Device,
     config: ModelConfig,
@@ -61,7 +63,7 @@ impl<T: Float> Model<T> {
             device: device.clone(),
             config: config.clone(),
             params: device.alloc(layout.elements)?,
-            grads: device.zeros(layout.elements)?,
+            grads: device.zeros(plan.gradients / size_of::<f32>())?,
             arena: device.alloc(plan.arena)?,
             layout,
             plan,
@@ -91,7 +93,7 @@ impl<T: Float> Model<T> {
         &self.params
     }
 
-    /// All gradients, as [`Layout`] places them.
+    /// All gradients, as [`Layout`] places them; none under a plan that runs forward only.
     pub fn grads(&self) -> &Buffer<f32> {
         &self.grads
     }
@@ -172,7 +174,8 @@ impl<T: Float> Model<T> {
             x_rows: self.part(spans.x_rows, sizes.chunk_rows * sizes.hidden),
             logits: self.part(spans.logits, logits),
             dlogits: self.part(spans.dlogits, logits),
-            dx_rows: self.part(spans.dx, rows * sizes.hidden),
+            // Nothing reads it without a backward pass.
+            dx_rows: self.part(spans.dx, if self.plan.trains { rows * sizes.hidden } else { 0 }),
         }
     }
 

@@ -9,7 +9,9 @@ mod hash;
 pub mod log;
 pub mod prepare;
 pub mod reference;
+pub mod reference_cache;
 mod run;
+pub mod score;
 pub mod settings;
 pub mod step;
 

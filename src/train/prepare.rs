@@ -161,15 +161,8 @@ impl Inputs {
                 "{}: the row is not a pair, and the loss learns from pairs: give `chosen` and `rejected`",
                 tree.name
             );
-            let longest = longest_path(tree);
-            ensure!(
-                longest <= model.positions,
-                "{}: prompt and response have {longest} tokens, the model has {} positions: shorten it or lower \
-                 data.max_prompt_tokens",
-                tree.name,
-                model.positions
-            );
         }
+        check_lengths(train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)), &model)?;
         let by_epochs = || Ok::<_, anyhow::Error>(batches::loader(&train, config)?.steps_in(config.train.epochs));
         let total_steps = config.train.steps.map_or_else(by_epochs, |steps| Ok(Some(steps)))?.with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
@@ -182,29 +175,57 @@ impl Inputs {
     /// # Errors
     /// The run does not fit.
     pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
-        let dtype = match config.train.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::Bf16,
-        };
-        let plan = MemoryPlan::new(&self.model, dtype, self.capacity(config))?;
-        let free = device.memory().free;
-        // Zero: the operating system does not say.
-        if free > 0 {
-            plan.check(free)?;
-        }
+        let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
+        let plan = MemoryPlan::new(&self.model, dtype(config), capacity(&files, config))?;
+        check_fits(&plan, device)?;
         Ok(plan)
     }
+}
 
-    /// The largest micro-batch there can be: never more tokens than a file has, and no more rows in a token than in
-    /// the densest example.
-    fn capacity(&self, config: &Config) -> Capacity {
-        let files = || [&self.train].into_iter().chain(&self.eval);
-        let all = files().map(|file| file.trees.iter().map(Tree::tokens).sum()).max().unwrap_or(1);
-        let tokens = config.batch.tokens.min(all);
-        let trees = || files().flat_map(|file| &file.trees);
-        let rows = trees().map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
-        Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
+/// Element type of weights and activations.
+pub fn dtype(config: &Config) -> DType {
+    match config.train.precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::Bf16,
     }
+}
+
+/// Refuses rows that are longer than the model can read.
+///
+/// # Errors
+/// Names the first such row.
+pub fn check_lengths<'a>(trees: impl IntoIterator<Item = &'a Tree>, model: &ModelConfig) -> Result<()> {
+    for tree in trees {
+        let longest = longest_path(tree);
+        ensure!(
+            longest <= model.positions,
+            "{}: prompt and response have {longest} tokens, the model has {} positions: shorten it or lower \
+             data.max_prompt_tokens",
+            tree.name,
+            model.positions
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a plan for which the device has no memory.
+///
+/// # Errors
+/// It does not fit.
+pub fn check_fits(plan: &MemoryPlan, device: &Device) -> Result<()> {
+    let free = device.memory().free;
+    // Zero: the operating system does not say.
+    if free > 0 { plan.check(free) } else { Ok(()) }
+}
+
+/// The largest micro-batch there can be: never more tokens than a file has, and no more rows in a token than in the
+/// densest example.
+pub fn capacity(files: &[&Dataset], config: &Config) -> Capacity {
+    let all = files.iter().map(|file| file.trees.iter().map(Tree::tokens).sum()).max().unwrap_or(1);
+    let tokens = config.batch.tokens.min(all);
+    let trees = files.iter().flat_map(|file| &file.trees);
+    let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
+    Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
 }
 
 fn longest_path(tree: &Tree) -> usize {

@@ -1,8 +1,16 @@
-//! Log-probabilities of every response token under the starting weights: computed once, kept in the run folder.
+//! Log-probabilities of every response token under the starting weights: read from the cache or computed, and kept in the
+//! run folder.
 //!
-//! A resumed run reads them back, so that it continues with the same bits and never needs the starting weights again.
+//! A resumed run reads them back from its folder, so that it continues with the same bits and never needs the starting
+//! weights again.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -10,8 +18,19 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use super::{
     batches::{self, MicroBatch},
     hash::Hasher,
+    log,
+    reference_cache::{ReferenceCache, Values, row_key},
 };
-use crate::{device::Float, files, forest::Tree, model::Model};
+use crate::{
+    cache::{Key, KeyBuilder},
+    device::Float,
+    files,
+    forest::Tree,
+    model::{Model, human},
+};
+
+/// Computed values are kept at least this often: what a killed run loses.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Rows of every example of one data file, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,43 +41,14 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Runs the model over every example. `go_on` hears how many are done; `None` if it says no.
+    /// Runs the model over every example, without a cache.
     ///
     /// # Errors
     /// A launch fails, or a log-probability is not finite.
-    pub fn compute<T: Float>(
-        model: &Model<T>,
-        trees: &[Tree],
-        budget: usize,
-        mut go_on: impl FnMut(usize) -> bool,
-    ) -> Result<Option<Self>> {
-        let mut reference = Self::empty(trees);
-        let mut done = 0;
-        for members in batches::plan_all(trees, budget)? {
-            let batch = batches::build(trees, &members)?;
-            let on_device = model.upload(&batch.forest)?;
-            model.forward(&on_device)?;
-            let logps = model.device().download(&model.logps(&on_device)?)?;
-            reference.take(trees, &batch, &logps)?;
-            done += batch.examples.len();
-            if !go_on(done) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(reference))
-    }
-
-    fn take(&mut self, trees: &[Tree], batch: &MicroBatch, logps: &[f32]) -> Result<()> {
-        for (place, &example) in batch.examples.iter().enumerate() {
-            let values = &logps[batch.forest.tree_rows[place]..batch.forest.tree_rows[place + 1]];
-            ensure!(
-                values.iter().all(|v| v.is_finite()),
-                "{}: the starting weights give a log-probability that is not finite",
-                trees[example].name
-            );
-            self.logps[self.offsets[example]..self.offsets[example + 1]].copy_from_slice(values);
-        }
-        Ok(())
+    pub fn compute<T: Float>(model: &Model<T>, trees: &[Tree], budget: usize) -> Result<Self> {
+        let sets = Pass::new(model, budget, None, [trees, &[]])?.run(|_| true)?;
+        let [reference, _] = sets.context("nothing interrupts the pass")?;
+        Ok(reference)
     }
 
     /// The rows of these examples, back to back, as a forest of them has its rows.
@@ -73,19 +63,153 @@ impl Reference {
         }
         Self { logps: vec![0.0; offsets[trees.len()]], offsets }
     }
+
+    fn assemble(trees: &[Tree], keys: &[Key], values: &Values) -> Self {
+        let mut reference = Self::empty(trees);
+        for (example, key) in keys.iter().enumerate() {
+            let place = reference.offsets[example]..reference.offsets[example + 1];
+            reference.logps[place].copy_from_slice(&values[key]);
+        }
+        reference
+    }
 }
 
-/// What the reference log-probabilities of a run belong to: every token of both files.
-pub fn data_key(train: &[Tree], eval: &[Tree]) -> u64 {
-    let mut hasher = Hasher::default();
-    for trees in [train, eval] {
-        hasher.word(trees.len() as u64);
-        for segment in trees.iter().flat_map(|tree| &tree.segments) {
-            hasher.word(segment.tokens.len() as u64);
-            segment.tokens.iter().for_each(|&token| hasher.word(u64::from(token)));
+/// The reference pass over a run's two files: what it needs, what of that a cache holds, and the computing of the rest.
+///
+/// A row that stands in the files twice is computed once. The last bits of a row's values depend on its company in a
+/// pack; kept ones are used as they are, so a run is repeated to the bit as long as the cache holds what it held.
+pub struct Pass<'a, T> {
+    model: &'a Model<T>,
+    sets: [&'a [Tree]; 2],
+    keys: [Vec<Key>; 2],
+    /// Packs to compute: set and examples.
+    packs: Vec<(usize, Vec<usize>)>,
+    values: Values,
+    cache: Option<ReferenceCache>,
+    /// Computed and not kept yet.
+    fresh: Vec<Key>,
+    kept: Instant,
+    /// What was wrong with the cache, a line each.
+    pub warnings: Vec<String>,
+}
+
+impl<'a, T: Float> Pass<'a, T> {
+    /// Looks up the rows of both sets and plans packs of at most `budget` tokens for those that are missing. A cache that
+    /// cannot be read costs a warning and never the run.
+    ///
+    /// # Errors
+    /// An example is longer than the budget, or the weights cannot be read.
+    pub fn new(model: &'a Model<T>, budget: usize, cache: Option<&Path>, sets: [&'a [Tree]; 2]) -> Result<Self> {
+        let keys = sets.map(|trees| trees.iter().map(row_key).collect::<Vec<_>>());
+        let cache = cache.map(|folder| ReferenceCache::new(folder, model)).transpose()?;
+        let wanted: HashSet<Key> = keys.iter().flatten().copied().collect();
+        let (values, warnings) = match cache.as_ref().map(|cache| cache.read(&wanted)) {
+            None => Default::default(),
+            Some(Ok(found)) => found,
+            Some(Err(why)) => (Values::new(), vec![format!("{why:#}: all rows are computed")]),
+        };
+        let mut seen: HashSet<Key> = values.keys().copied().collect();
+        let mut packs = Vec::new();
+        for (set, trees) in sets.into_iter().enumerate() {
+            let missing: Vec<usize> = (0..trees.len()).filter(|&example| seen.insert(keys[set][example])).collect();
+            packs.extend(batches::plan(trees, &missing, budget)?.into_iter().map(|pack| (set, pack)));
+        }
+        Ok(Self { model, sets, keys, packs, values, cache, fresh: Vec::new(), kept: Instant::now(), warnings })
+    }
+
+    /// Examples to compute.
+    pub fn missing(&self) -> usize {
+        self.packs.iter().map(|(_, pack)| pack.len()).sum()
+    }
+
+    /// What will be computed, how many bytes that makes, and how long it takes at least.
+    ///
+    /// # Errors
+    /// A tree makes no sense.
+    pub fn describe(&self) -> Result<String> {
+        let (rows, missing) = (self.keys.iter().map(Vec::len).sum::<usize>(), self.missing());
+        if missing == 0 {
+            return Ok(format!("reference: all {rows} rows are in the cache"));
+        }
+        let (mut tokens, mut values, mut flops) = (0, 0, 0.0);
+        for (set, pack) in &self.packs {
+            let batch = batches::build(self.sets[*set], pack)?;
+            tokens += batch.forest.len();
+            values += batch.forest.rows();
+            flops += batches::flops(self.model.config(), &batch.forest);
+        }
+        let known = if self.cache.is_some() {
+            format!("{} of {rows} rows are in the cache; ", rows - missing)
+        } else {
+            String::new()
+        };
+        let peak = self.model.device().peak_flops(T::DTYPE);
+        let time = Duration::try_from_secs_f64(flops / peak)
+            .map_or(String::new(), |time| format!(", at least {}", log::duration(time)));
+        Ok(format!("reference: {known}{missing} rows to compute, {tokens} tokens, {}{time}", human(4 * values)))
+    }
+
+    /// Computes what is missing and keeps it. `go_on` hears how many examples are done; `None` if it says no.
+    ///
+    /// # Errors
+    /// A launch fails, or a log-probability is not finite.
+    pub fn run(&mut self, mut go_on: impl FnMut(usize) -> bool) -> Result<Option<[Reference; 2]>> {
+        let mut done = 0;
+        for (set, pack) in std::mem::take(&mut self.packs) {
+            let batch = batches::build(self.sets[set], &pack)?;
+            let on_device = self.model.upload(&batch.forest)?;
+            self.model.forward(&on_device)?;
+            let logps = self.model.device().download(&self.model.logps(&on_device)?)?;
+            self.take(set, &batch, &logps)?;
+            if self.kept.elapsed() > KEEP_EVERY {
+                self.keep();
+            }
+            done += batch.examples.len();
+            if !go_on(done) {
+                self.keep();
+                return Ok(None);
+            }
+        }
+        self.keep();
+        Ok(Some([0, 1].map(|set| Reference::assemble(self.sets[set], &self.keys[set], &self.values))))
+    }
+
+    fn take(&mut self, set: usize, batch: &MicroBatch, logps: &[f32]) -> Result<()> {
+        for (place, &example) in batch.examples.iter().enumerate() {
+            let values = &logps[batch.forest.tree_rows[place]..batch.forest.tree_rows[place + 1]];
+            ensure!(
+                values.iter().all(|v| v.is_finite()),
+                "{}: the starting weights give a log-probability that is not finite",
+                self.sets[set][example].name
+            );
+            let key = self.keys[set][example];
+            self.values.insert(key, values.to_vec());
+            self.fresh.push(key);
+        }
+        Ok(())
+    }
+
+    /// Hands what was computed to the cache; a cache that cannot be written costs a warning.
+    fn keep(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.kept = Instant::now();
+        let Some(cache) = &self.cache else { return };
+        let rows: Vec<(Key, &[f32])> = fresh.iter().map(|key| (*key, &self.values[key][..])).collect();
+        if let Err(why) = cache.write(&rows) {
+            self.warnings.push(format!("{why:#}: these log-probabilities are not kept"));
         }
     }
-    hasher.finish()
+}
+
+/// What the reference log-probabilities of a run belong to: tokens, trees and masks of both files.
+pub fn data_key(train: &[Tree], eval: &[Tree]) -> u64 {
+    let mut key = KeyBuilder::new("reference data 2");
+    for trees in [train, eval] {
+        let rows: Vec<u8> = trees.iter().flat_map(|tree| row_key(tree).0).collect();
+        key.part("rows", &rows);
+    }
+    let Key(bytes) = key.finish();
+    bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 /// Writes both sets, with the key of their data and a checksum, in one piece.

@@ -16,7 +16,7 @@ use super::{
     evaluate,
     log::{self, Metrics, Record, Terminal, say},
     prepare::{self, Inputs, Start},
-    reference::{self, Reference},
+    reference::{self, Pass, Reference},
     settings,
     step::{Done, Trainer},
 };
@@ -24,7 +24,6 @@ use crate::{
     config::{Config, Init, Precision},
     data::{Report, loader::Loader},
     device::{Device, Float, HostOptions},
-    forest::Tree,
     loss::Dpo,
     model::{MemoryPlan, Model},
     optim::{AdamW, LearningRate, Settings},
@@ -183,24 +182,28 @@ impl<'a, T: Float> Run<'a, T> {
             return Ok(Some(found));
         }
         ensure!(self.resumed.is_none(), "{}: missing: without it the run cannot go on", path.display());
-        let budget = self.options.config.batch.tokens;
+        let config = self.config();
         let started = Instant::now();
-        let bar = Terminal::new(0, (train.len() + eval.len()) as u64, u64::MAX);
-        let pass = |trees: &[Tree], before: usize| {
-            let go_on = |done: usize| {
-                bar.show((before + done) as u64, "reference log-probabilities");
-                !stop.load(Ordering::SeqCst)
-            };
-            Reference::compute(&self.trainer.model, trees, budget, go_on)
-        };
-        let train_set = pass(train, 0)?;
-        let eval_set = if train_set.is_some() { pass(eval, train.len())? } else { None };
+        let mut pass =
+            Pass::new(&self.trainer.model, config.batch.tokens, config.cache.folder(), [train.as_slice(), eval])?;
+        pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+        say(&pass.describe()?);
+        let missing = pass.missing();
+        let bar = Terminal::new(0, missing as u64, u64::MAX);
+        let sets = pass.run(|done| {
+            bar.show(done as u64, "reference log-probabilities");
+            !stop.load(Ordering::SeqCst)
+        });
         bar.finish();
-        let Some(sets) = train_set.zip(eval_set) else { return Ok(None) };
-        reference::save(&path, reference::data_key(train, eval), &sets.0, &sets.1)
+        pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+        let Some(sets) = sets? else { return Ok(None) };
+        let [train_set, eval_set] = sets;
+        reference::save(&path, reference::data_key(train, eval), &train_set, &eval_set)
             .context("make room, then go on with --resume")?;
-        say(&format!("reference log-probabilities computed in {}", log::duration(started.elapsed())));
-        Ok(Some(sets))
+        if missing > 0 {
+            say(&format!("reference log-probabilities computed in {}", log::duration(started.elapsed())));
+        }
+        Ok(Some((train_set, eval_set)))
     }
 
     /// The packs of the held-out file.

@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod data;
+mod score;
 mod scratch;

@@ -138,7 +138,14 @@ impl Scratch {
         self.run(Command::new(env!("CARGO_BIN_EXE_warpo")).args(["data", "run.toml"]).args(args))
     }
 
-    /// The same in a process whose files cannot grow past 32 KiB: a disk that is full.
+    /// `warpo score` of `train.jsonl` into `scores.jsonl`, without a cache.
+    pub fn score(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
+        command.args(["score", "--model", "model", "--data", "train.jsonl", "--out", "scores.jsonl"]);
+        self.run(command.args(["--device", "host", "--set", "cache.dir=off"]).args(args))
+    }
+
+    /// `warpo train` in a process whose files cannot grow past 32 KiB: a disk that is full.
     #[cfg(unix)]
     pub fn train_on_a_full_disk(&self, args: &[&str]) -> Output {
         let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";

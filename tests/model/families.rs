@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Result;
 use half::bf16;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -19,7 +20,7 @@ use warpo::{
 };
 
 use super::{fast_devices, named};
-use crate::support::assert_same_bits;
+use crate::support::{assert_same_bits, fast_device};
 
 /// Folders of `tests/fixtures/parity` that run.
 const FAMILIES: &[&str] = &[
@@ -138,13 +139,22 @@ struct Loaded<T> {
 
 impl<T: Float> Loaded<T> {
     fn new(device: &Device, family: &str, golden: &Golden) -> Self {
+        Self::planned(device, family, golden, MemoryPlan::new)
+    }
+
+    fn planned(
+        device: &Device,
+        family: &str,
+        golden: &Golden,
+        plan: fn(&ModelConfig, DType, Capacity) -> Result<MemoryPlan>,
+    ) -> Self {
         let folder = fixtures().join(family);
         let config = ModelConfig::load(&folder).unwrap();
         let tree = |p: &Pair| Tree::pair(family, p.prompt.clone(), p.chosen.clone(), p.rejected.clone());
         let trees: Vec<Tree> = golden.pairs.iter().map(tree).collect();
         let forest = Forest::pack(&trees).unwrap();
         let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 100 };
-        let plan = MemoryPlan::new(&config, T::DTYPE, capacity).unwrap();
+        let plan = plan(&config, T::DTYPE, capacity).unwrap();
         let model = Model::new(device, &config, plan).unwrap();
         model.load(&folder).unwrap();
         let batch = model.upload(&forest).unwrap();
@@ -190,6 +200,23 @@ fn every_golden_is_a_family_that_runs() {
         .collect();
     found.sort();
     assert_eq!(found, FAMILIES);
+}
+
+#[test]
+fn forward_alone_has_the_same_bits_in_less_memory() {
+    let device = fast_device(2);
+    for family in FAMILIES {
+        let golden = golden(family);
+        let training = Loaded::<f32>::new(&device, family, &golden);
+        let scoring = Loaded::<f32>::planned(&device, family, &golden, MemoryPlan::forward_only);
+        let bits = |loaded: &Loaded<f32>| device.download(&loaded.rows()).unwrap();
+        assert!(bits(&training) == bits(&scoring), "{family}");
+        let (plan, less) = (training.model.plan(), scoring.model.plan());
+        assert!(less.total() < plan.total() && less.saved < plan.saved, "{family}");
+        let coefficients = device.zeros(scoring.forest.rows()).unwrap();
+        let why = scoring.model.backward(&scoring.batch, &coefficients).unwrap_err().to_string();
+        assert_eq!(why, "the memory plan is for forward passes only");
+    }
 }
 
 #[test]

@@ -17,6 +17,22 @@ fn what_is_planned_is_what_is_allocated() {
     allocated::<bf16>(DType::Bf16);
 }
 
+#[test]
+fn a_forward_plan_is_what_is_allocated() {
+    let config = tiny_config(false, 2);
+    let capacity = Capacity { tokens: 100, rows: 60, head_chunk_rows: 16 };
+    let plan = MemoryPlan::forward_only(&config, DType::Bf16, capacity).unwrap();
+    let device = device();
+    let _model = Model::<bf16>::new(&device, &config, plan.clone()).unwrap();
+    assert_eq!(device.memory().allocated, plan.parameters + plan.arena);
+    assert_eq!(plan.total(), plan.parameters + plan.arena + plan.tables);
+    assert!(!plan.to_string().contains("gradients"), "{plan}");
+    let deep = tiny_json(false, 2).replace(r#""num_hidden_layers": 2"#, r#""num_hidden_layers": 6"#);
+    let deeper = MemoryPlan::forward_only(&ModelConfig::parse(&deep).unwrap(), DType::Bf16, capacity).unwrap();
+    assert!(deeper.parameters > plan.parameters);
+    assert_eq!(deeper.arena, plan.arena);
+}
+
 fn allocated<T: Float>(precision: DType) {
     let config = tiny_config(false, 2);
     let forest = Forest::pack(&[pair(1, [20, 9, 14]), steps(2), list(3, 4, 8)]).unwrap();

@@ -1,5 +1,6 @@
 mod bits;
 mod fixture;
+mod reference_cache;
 mod refusals;
 mod schedule;
 mod step;

@@ -38,7 +38,7 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64
     let model = Model::<f32>::new(&device, &shape, plan).unwrap();
     model.randomize(5).unwrap();
     let trees = &data.trees[..10];
-    let reference = Reference::compute(&model, trees, budget, |_| true).unwrap().unwrap();
+    let reference = Reference::compute(&model, trees, budget).unwrap();
     let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
     let loss = Dpo { sft_weight: 0.5, ..Dpo::default() };
     let mut trainer = Trainer { model, optimizer, loss };
@@ -89,7 +89,7 @@ fn rounding_to_bf16_is_no_wrong_reference() {
     let model = Model::<bf16>::new(&device, &shape, plan).unwrap();
     model.randomize(4).unwrap();
     // One tree a pack, then all in one.
-    let reference = Reference::compute(&model, &trees, 256, |_| true).unwrap().unwrap();
+    let reference = Reference::compute(&model, &trees, 256).unwrap();
     let packs = batches::pack(&trees, &[0, 1, 2, 3], 1024).unwrap();
     assert_eq!(packs.len(), 1);
     let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();

@@ -1,0 +1,55 @@
+//! `warpo score`: log-probabilities of the responses in a data file.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+
+use crate::{
+    config::{Config, Precision},
+    device::Choice,
+    train::score::{self, Options},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Rows to score: every form and file type that `warpo train` reads
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// JSON lines, one a row; must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Adds the log-probability of every token
+    #[arg(long)]
+    per_token: bool,
+    /// Arithmetic of weights and activations; sums are f32 in both
+    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    precision: Precision,
+    /// Tokens of one micro-batch at most, shared prompts counted once
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    tokens: usize,
+    /// auto, cuda, cuda:N or host; auto takes the first GPU if there is one
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+    /// Worker threads of the host device; 0 takes all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Sets a key that `warpo train` has in its TOML, such as `data.max_prompt_tokens=1024`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut config = Config::default();
+    config.model.path.clone_from(&args.model);
+    config.data.train.clone_from(&args.data);
+    config.batch.tokens = args.tokens;
+    config.train.precision = args.precision;
+    config.train.threads = args.threads;
+    let config = config.with_overrides(&args.set)?;
+    let options = Options { config, device: args.device, out: args.out.clone(), per_token: args.per_token };
+    score::run(&options)?;
+    Ok(ExitCode::SUCCESS)
+}

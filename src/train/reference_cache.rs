@@ -1,0 +1,154 @@
+//! Reference log-probabilities on the disk: computed once for a row and a set of weights, found again by every later run.
+//!
+//! Owns what a value depends on and where it lies. A row is found by its tokens, its tree and its mask; a folder belongs
+//! to one set of weights under one arithmetic. A folder holds pieces, each written whole under a name made of its content
+//! and never changed: a killed writer loses the piece it had not written, and two writers at once leave two pieces. A row
+//! that stands in several is read from the first by name, so that every run reads the same bits.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cache::{Found, Key, KeyBuilder, read_checked, write_checked},
+    device::Float,
+    forest::Tree,
+    model::Model,
+};
+
+const KIND: &str = "reference";
+/// Changes with the format of a piece and with whatever changes the bits of a value.
+const FORMAT: &str = "reference 1";
+/// Parameters hashed at a time.
+const HASHED: usize = 16 << 20;
+
+/// Log-probabilities by row: one f32 per prediction row of the tree.
+pub type Values = HashMap<Key, Vec<f32>>;
+
+/// What a tree's log-probabilities depend on besides the model: its tokens, which segment continues which, and which
+/// tokens are predicted.
+pub fn row_key(tree: &Tree) -> Key {
+    let mut key = KeyBuilder::new(FORMAT);
+    for segment in &tree.segments {
+        let parent = segment.parent.map_or(u64::MAX, |parent| parent as u64);
+        let ranges = segment.unscored.iter().flat_map(|range| [range.start as u64, range.end as u64]);
+        let shape: Vec<u64> = [parent, u64::from(segment.scored)].into_iter().chain(ranges).collect();
+        key.part("shape", bytemuck::cast_slice(&shape)).part("tokens", bytemuck::cast_slice(&segment.tokens));
+    }
+    key.finish()
+}
+
+/// The values of one set of weights.
+#[derive(Clone, Debug)]
+pub struct ReferenceCache {
+    folder: PathBuf,
+}
+
+impl ReferenceCache {
+    /// The folder for the weights `model` holds now, in the cache folder `cache`: found by the weights themselves, by
+    /// what the configuration makes of them, and by the kind of device.
+    ///
+    /// # Errors
+    /// The weights cannot be downloaded.
+    pub fn new<T: Float>(cache: &Path, model: &Model<T>) -> Result<Self> {
+        let mut key = KeyBuilder::new(FORMAT);
+        let (device, params) = (model.device(), model.params());
+        key.part("device", if device.is_cuda() { b"cuda" } else { b"host" });
+        key.part("precision", format!("{:?}", T::DTYPE).as_bytes());
+        key.part("config", format!("{:?}", model.config()).as_bytes());
+        for start in (0..params.len()).step_by(HASHED) {
+            let piece = device.download(&params.slice(start..params.len().min(start + HASHED)))?;
+            let bytes: &[u8] = bytemuck::cast_slice(&piece);
+            key.part("weights", blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes());
+        }
+        Ok(Self { folder: cache.join(KIND).join(key.finish().hex()) })
+    }
+
+    /// Where the pieces lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The values of those `wanted` rows that are here, and a line for each piece that was damaged and removed.
+    ///
+    /// # Errors
+    /// The folder or a piece is there and cannot be read.
+    pub fn read(&self, wanted: &HashSet<Key>) -> Result<(Values, Vec<String>)> {
+        let (mut values, mut warnings) = (Values::new(), Vec::new());
+        for path in self.pieces()? {
+            let damaged = match read_checked(&path)? {
+                Found::Bytes(bytes) => take_piece(&bytes, wanted, &mut values).is_none(),
+                Found::Absent => false,
+                Found::Damaged(_) => true,
+            };
+            if damaged {
+                warnings.push(format!("{} was damaged: its rows are computed again", path.display()));
+            }
+        }
+        Ok((values, warnings))
+    }
+
+    /// Keeps these rows.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn write(&self, rows: &[(Key, &[f32])]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let bytes = piece(rows);
+        write_checked(&self.folder.join(blake3::hash(&bytes).to_hex().as_str()), &bytes)
+    }
+
+    /// Whole pieces in the order of their names.
+    fn pieces(&self) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", self.folder.display())),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("{}: cannot be read", self.folder.display()))?.path();
+            // Without an extension: others are still being written, or their writer was killed.
+            if path.extension().is_none() {
+                paths.push(path);
+            }
+        }
+        paths.sort_unstable();
+        Ok(paths)
+    }
+}
+
+/// Rows back to back: key, number of values, values; numbers little-endian.
+fn piece(rows: &[(Key, &[f32])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, values) in rows {
+        bytes.extend_from_slice(&key.0);
+        bytes.extend_from_slice(&(values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    }
+    bytes
+}
+
+/// Takes the wanted rows of a piece that are not there yet; `None` if it is not what [`piece`] makes.
+fn take_piece(mut bytes: &[u8], wanted: &HashSet<Key>, values: &mut Values) -> Option<()> {
+    while !bytes.is_empty() {
+        let (key, rest) = bytes.split_first_chunk::<32>()?;
+        let (count, rest) = rest.split_first_chunk::<8>()?;
+        let size = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(4)?;
+        let (row, rest) = rest.split_at_checked(size)?;
+        let key = Key(*key);
+        if wanted.contains(&key) {
+            let numbers = row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            values.entry(key).or_insert_with(|| numbers.collect());
+        }
+        bytes = rest;
+    }
+    Some(())
+}

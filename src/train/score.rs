@@ -1,0 +1,134 @@
+//! Scoring a data file: the log-probability a model gives to every response, without training anything.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use half::bf16;
+use serde_json::{Map, Value, json};
+
+use super::{
+    log::{self, Terminal, say},
+    prepare::{self, Sets},
+    reference::{Pass, Reference},
+};
+use crate::{
+    config::{Config, Precision},
+    device::{Choice, Device, Float, HostOptions},
+    files,
+    forest::{Forest, Tree},
+    model::{MemoryPlan, Model, ModelConfig},
+};
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `model.path`, `data.train`, `batch.tokens`, `train.precision`, `train.threads` and the options of `[data]` count.
+    pub config: Config,
+    pub device: Choice,
+    /// JSON lines; must not exist.
+    pub out: PathBuf,
+    /// Whether a line has the log-probability of every token as well.
+    pub per_token: bool,
+}
+
+/// Writes one JSON line a row of the file, in its order. The file appears whole, when all rows are scored; what a killed
+/// run computed is in the cache.
+///
+/// # Errors
+/// The output exists, the model or the data cannot be read, a row is bad, or the run does not fit on the device.
+pub fn run(options: &Options) -> Result<()> {
+    let config = &options.config;
+    refuse_existing(&options.out)?;
+    let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
+    let device = Device::open(options.device, host)?;
+    let shape = ModelConfig::load(&config.model.path)?;
+    let sets = Sets::read(config, &shape)?;
+    prepare::check_lengths(&sets.train.trees, &shape)?;
+    let capacity = prepare::capacity(&[&sets.train], config);
+    let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?;
+    prepare::check_fits(&plan, &device)?;
+    say(&format!("device: {}", device.describe()));
+    say(&plan.to_string());
+    sets.train.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
+    sets.origins.iter().for_each(|origin| say(origin));
+    match config.train.precision {
+        Precision::F32 => score::<f32>(options, &sets, &shape, &device, plan),
+        Precision::Bf16 => score::<bf16>(options, &sets, &shape, &device, plan),
+    }
+}
+
+fn refuse_existing(out: &Path) -> Result<()> {
+    let shown = out.display();
+    let exists = out.try_exists().with_context(|| format!("{shown}: cannot be looked up"))?;
+    ensure!(!exists, "{shown} exists: name another file by --out, or remove it");
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir(),
+        "{shown}: the folder {} does not exist: make it, or name another by --out",
+        folder.display()
+    );
+    Ok(())
+}
+
+fn score<T: Float>(
+    options: &Options,
+    sets: &Sets,
+    shape: &ModelConfig,
+    device: &Device,
+    plan: MemoryPlan,
+) -> Result<()> {
+    let config = &options.config;
+    let trees = &sets.train.trees;
+    let model = Model::<T>::new(device, shape, plan)?;
+    model.load(&config.model.path)?;
+    let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), [trees.as_slice(), &[]])?;
+    pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+    say(&pass.describe()?);
+    let (started, missing) = (Instant::now(), pass.missing());
+    let bar = Terminal::new(0, missing as u64, u64::MAX);
+    let scored = pass.run(|done| {
+        bar.show(done as u64, "rows scored");
+        true
+    });
+    bar.finish();
+    pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+    let [values, _] = scored?.context("nothing interrupts the pass")?;
+    files::write_whole(&options.out, |file| {
+        for (example, tree) in trees.iter().enumerate() {
+            serde_json::to_writer(&mut *file, &line(example, tree, &values, options.per_token)?)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
+    let time = log::duration(started.elapsed());
+    say(&format!("{} rows, {missing} of them computed in {time}: {}", trees.len(), options.out.display()));
+    Ok(())
+}
+
+/// A row's line: `chosen_` and `rejected_` for a pair, arrays in the order of the responses for anything else.
+fn line(example: usize, tree: &Tree, values: &Reference, per_token: bool) -> Result<Map<String, Value>> {
+    let logps = values.of(&[example]);
+    let bounds = Forest::pack([tree])?.sequence_rows;
+    let responses: Vec<&[f32]> = bounds.windows(2).map(|ends| &logps[ends[0] as usize..ends[1] as usize]).collect();
+    let sum = |response: &[f32]| response.iter().map(|&logp| f64::from(logp)).sum::<f64>();
+    let mut line = Map::from_iter([("row".to_owned(), Value::from(tree.name.as_str()))]);
+    if let (&[[chosen, rejected]], 2) = (&tree.pairs[..], responses.len()) {
+        let sides = [("chosen", responses[chosen]), ("rejected", responses[rejected])];
+        line.extend(sides.map(|(side, response)| (format!("{side}_logps"), sum(response).into())));
+        line.extend(sides.map(|(side, response)| (format!("{side}_tokens"), response.len().into())));
+        if per_token {
+            line.extend(sides.map(|(side, response)| (format!("{side}_token_logps"), response.into())));
+        }
+        return Ok(line);
+    }
+    line.insert("logps".into(), responses.iter().map(|response| sum(response)).collect());
+    line.insert("tokens".into(), responses.iter().map(|response| response.len()).collect());
+    if per_token {
+        line.insert("token_logps".into(), json!(responses));
+    }
+    Ok(line)
+}
