@@ -129,7 +129,7 @@ impl<'a, T: Float> Pass<'a, T> {
     pub fn describe(&self) -> Result<String> {
         let (rows, missing) = (self.keys.iter().map(Vec::len).sum::<usize>(), self.missing());
         if missing == 0 {
-            return Ok(format!("reference: all {rows} rows are in the cache"));
+            return Ok(format!("all {rows} rows are in the cache"));
         }
         let (mut tokens, mut values, mut flops) = (0, 0, 0.0);
         for (set, pack) in &self.packs {
@@ -146,7 +146,7 @@ impl<'a, T: Float> Pass<'a, T> {
         let peak = self.model.device().peak_flops(T::DTYPE);
         let time = Duration::try_from_secs_f64(flops / peak)
             .map_or(String::new(), |time| format!(", at least {}", log::duration(time)));
-        Ok(format!("reference: {known}{missing} rows to compute, {tokens} tokens, {}{time}", human(4 * values)))
+        Ok(format!("{known}{missing} rows to compute, {tokens} tokens, {}{time}", human(4 * values)))
     }
 
     /// Computes what is missing and keeps it. `go_on` hears how many examples are done; `None` if it says no.

@@ -187,7 +187,7 @@ impl<'a, T: Float> Run<'a, T> {
         let mut pass =
             Pass::new(&self.trainer.model, config.batch.tokens, config.cache.folder(), [train.as_slice(), eval])?;
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-        say(&pass.describe()?);
+        say(&format!("reference: {}", pass.describe()?));
         let missing = pass.missing();
         let bar = Terminal::new(0, missing as u64, u64::MAX);
         let sets = pass.run(|done| {

@@ -87,7 +87,7 @@ fn score<T: Float>(
     model.load(&config.model.path)?;
     let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), [trees.as_slice(), &[]])?;
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-    say(&pass.describe()?);
+    say(&format!("scores: {}", pass.describe()?));
     let (started, missing) = (Instant::now(), pass.missing());
     let bar = Terminal::new(0, missing as u64, u64::MAX);
     let scored = pass.run(|done| {
@@ -115,7 +115,9 @@ fn line(example: usize, tree: &Tree, values: &Reference, per_token: bool) -> Res
     let bounds = Forest::pack([tree])?.sequence_rows;
     let responses: Vec<&[f32]> = bounds.windows(2).map(|ends| &logps[ends[0] as usize..ends[1] as usize]).collect();
     let sum = |response: &[f32]| response.iter().map(|&logp| f64::from(logp)).sum::<f64>();
-    let mut line = Map::from_iter([("row".to_owned(), Value::from(tree.name.as_str()))]);
+    // The file's name without its folders, and the place in it.
+    let row = tree.name.rsplit(std::path::MAIN_SEPARATOR).next().unwrap_or(&tree.name);
+    let mut line = Map::from_iter([("row".to_owned(), Value::from(row))]);
     if let (&[[chosen, rejected]], 2) = (&tree.pairs[..], responses.len()) {
         let sides = [("chosen", responses[chosen]), ("rejected", responses[rejected])];
         line.extend(sides.map(|(side, response)| (format!("{side}_logps"), sum(response).into())));
