@@ -2,6 +2,7 @@
 //!
 //! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
 
+mod files;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::data::OnError;
 use crate::data::records::Columns;
 use crate::data::template::RESERVED;
+pub use files::{Files, Source};
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -52,11 +54,11 @@ pub enum Init {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
-    /// JSONL file to train on. Required.
-    pub train: PathBuf,
-    /// JSONL file to evaluate on; without it nothing is evaluated.
+    /// Files to train on: a path, a pattern, or a list of them, also as tables `{ path = ..., weight = 2.0 }`. Required.
+    pub train: Files,
+    /// Files to evaluate on, every row once; without any nothing is evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<PathBuf>,
+    pub eval: Option<Files>,
     /// Longest prompt, in tokens, a BOS counted in; at least 1.
     pub max_prompt_tokens: usize,
     /// Longest response, in tokens, the EOS counted in; at least 1.
@@ -241,7 +243,7 @@ impl Default for Cache {
 impl Default for Data {
     fn default() -> Self {
         Self {
-            train: PathBuf::new(),
+            train: Files::default(),
             eval: None,
             max_prompt_tokens: 512,
             max_response_tokens: 512,
@@ -345,7 +347,7 @@ impl Config {
 
     fn check(&self, at: &Origins) -> Result<()> {
         at.path("model.path", &self.model.path, "name a Hugging Face model folder")?;
-        at.path("data.train", &self.data.train, "name a JSONL file of preference pairs")?;
+        self.data.check_files(at)?;
         at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
         at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
         if let Some(name) = RESERVED.into_iter().find(|&name| self.data.template_kwargs.contains_key(name)) {
@@ -360,6 +362,26 @@ impl Config {
             at.least_1("train.steps", steps)?;
         }
         at.least_1("train.log_every", self.train.log_every)
+    }
+}
+
+impl Data {
+    fn check_files(&self, at: &Origins) -> Result<()> {
+        ensure!(!self.train.0.is_empty(), "{}: `data.train` is not set: name a file of rows", at.of("data.train"));
+        for (key, files) in [("data.train", Some(&self.train)), ("data.eval", self.eval.as_ref())] {
+            let Some(files) = files else { continue };
+            ensure!(!files.0.is_empty(), "{}: `{key}` = []: name a file or remove the key", at.of(key));
+            for Source { path, weight } in &files.0 {
+                at.path(key, path, "name a file of rows")?;
+                at.number(key, f64::from(*weight), |v| v > 0.0 && v <= 1000.0, "a weight above 0 and at most 1000")?;
+                ensure!(
+                    key == "data.train" || *weight == 1.0,
+                    "{}: `{key}`: a weight of {weight}: held-out rows count once each, remove it",
+                    at.of(key)
+                );
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ pub struct Args {
     /// Hugging Face folder
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Rows to score: every form and file type that `warpo train` reads
+    /// Rows to score: every form and file type that `warpo train` reads; a pattern in quotes for several files
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// JSON lines, one a row; must not exist
@@ -44,7 +44,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut config = Config::default();
     config.model.path.clone_from(&args.model);
-    config.data.train.clone_from(&args.data);
+    config.data.train = args.data.clone().into();
     config.batch.tokens = args.tokens;
     config.train.precision = args.precision;
     config.train.threads = args.threads;

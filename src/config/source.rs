@@ -126,8 +126,13 @@ fn walk(table: &DeTable, prefix: &str, visit: &mut impl FnMut(&str, usize, usize
         let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         visit(&name, key.span().start, key.span().end);
         visit(&name, value.span().start, value.span().end);
-        if let DeValue::Table(inner) = value.get_ref() {
-            walk(inner, &name, visit);
+        match value.get_ref() {
+            DeValue::Table(inner) => walk(inner, &name, visit),
+            DeValue::Array(list) => {
+                let tables = list.iter().filter_map(|value| value.get_ref().as_table());
+                tables.for_each(|inner| walk(inner, &name, visit));
+            }
+            _ => {}
         }
     }
 }
@@ -165,12 +170,20 @@ impl Config {
 fn make_absolute(table: &mut toml::Table, folder: &Path) {
     let paths = [("model", "path"), ("data", "train"), ("data", "eval"), ("data", "template"), ("cache", "dir")];
     for (section, key) in paths {
-        if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
-            && !path.is_empty()
-            && !(section == "cache" && path == "off")
-        {
-            *path = folder.join(&*path).display().to_string();
+        let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) else { continue };
+        if !(section == "cache" && value.as_str() == Some("off")) {
+            join(value, folder);
         }
+    }
+}
+
+/// A path, a table with one, or a list of both.
+fn join(value: &mut toml::Value, folder: &Path) {
+    match value {
+        toml::Value::String(path) if !path.is_empty() => *path = folder.join(&*path).display().to_string(),
+        toml::Value::Array(list) => list.iter_mut().for_each(|value| join(value, folder)),
+        toml::Value::Table(table) => table.get_mut("path").into_iter().for_each(|path| join(path, folder)),
+        _ => {}
     }
 }
 

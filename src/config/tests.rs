@@ -39,7 +39,7 @@ fn overrides_in_order_with_toml_values_and_bare_strings() {
     assert_eq!(config.model.init, Init::Random);
     assert_eq!(config.train.steps, Some(7));
     // Typed by hand, so relative to where it was typed.
-    assert_eq!(config.data.eval, Some(std::env::current_dir().unwrap().join("e.jsonl")));
+    assert_eq!(config.data.eval, Some(std::env::current_dir().unwrap().join("e.jsonl").into()));
 }
 
 #[test]
@@ -48,6 +48,45 @@ fn the_resolved_file_gives_the_same_configuration() {
     assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
     let config = load(SMALL, &[]).unwrap();
     assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+}
+
+#[test]
+fn data_files_alone_in_lists_and_with_weights() {
+    let of = |value: &str| load(&SMALL.replace("\"train.jsonl\"", value), &[]).unwrap();
+    let names = |config: &Config| -> Vec<(String, f32)> {
+        let name = |source: &Source| source.path.file_name().unwrap().to_str().unwrap().to_owned();
+        config.data.train.0.iter().map(|source| (name(source), source.weight)).collect()
+    };
+    let config = of(r#"["a.jsonl", "b-*.parquet"]"#);
+    assert_eq!(names(&config), [("a.jsonl".into(), 1.0), ("b-*.parquet".into(), 1.0)]);
+    assert!(config.data.train.0.iter().all(|source| source.path.is_absolute()));
+    assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let config = of(r#"["a.jsonl", { path = "b.jsonl", weight = 2.5 }, { path = "c.jsonl" }]"#);
+    assert_eq!(names(&config), [("a.jsonl".into(), 1.0), ("b.jsonl".into(), 2.5), ("c.jsonl".into(), 1.0)]);
+    assert!(config.data.train.0.iter().all(|source| source.path.is_absolute()));
+    assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let config = load(SMALL, &[r#"data.eval=["x.jsonl", "y.jsonl"]"#]).unwrap();
+    assert_eq!(config.data.eval.unwrap().0[1].path, std::env::current_dir().unwrap().join("y.jsonl"));
+}
+
+#[test]
+fn data_files_that_make_no_sense() {
+    let of = |value: &str| refusal(&SMALL.replace("\"train.jsonl\"", value), &[]);
+    assert_eq!(of("[]"), "run.toml:5: `data.train` is not set: name a file of rows");
+    for (value, part) in [
+        (r#"[{ path = "a", weight = 0 }]"#, "`data.train` = 0: must be a weight above 0 and at most 1000"),
+        (r#"[{ path = "a", weight = nan }]"#, "must be a weight above 0"),
+        (r#"[{ path = "a", wieght = 2.0 }]"#, "unknown key `data.train.wieght`"),
+        (r#"[{ weight = 2.0 }]"#, "missing field `path`"),
+        ("[1]", "a path or a table with `path` and `weight`"),
+        ("1", "a path or a list of paths"),
+        (r#"["a", ""]"#, "`data.train` is not set"),
+    ] {
+        let why = of(value);
+        assert!(why.starts_with("run.toml:5: ") && why.contains(part), "{value}: {why}");
+    }
+    let why = refusal(&format!("{SMALL}eval = [{{ path = \"e\", weight = 2 }}]\n"), &[]);
+    assert_eq!(why, "run.toml:6: `data.eval`: a weight of 2: held-out rows count once each, remove it");
 }
 
 #[test]

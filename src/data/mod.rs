@@ -46,10 +46,12 @@ pub struct Limits {
     pub tree: usize,
 }
 
-/// The rows of one file as trees, in the order of the file.
+/// The rows of one file or of several as trees, in the order of the files.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
     pub trees: Vec<Tree>,
+    /// How often an epoch takes each tree; empty for once each.
+    pub weights: Vec<f32>,
     /// The error of every row left out.
     pub skipped: Vec<String>,
     pub report: Report,
@@ -115,6 +117,25 @@ impl Dataset {
             data.skipped.first().map(|first| format!("; the first was left out: {first}")).unwrap_or_default()
         );
         Ok(data)
+    }
+
+    /// Adds the rows of another file, which an epoch takes `weight` times.
+    pub fn append(&mut self, mut other: Self, weight: f32) {
+        if weight != 1.0 || !self.weights.is_empty() {
+            self.weights.resize(self.trees.len(), 1.0);
+            self.weights.resize(self.trees.len() + other.trees.len(), weight);
+        }
+        self.trees.append(&mut other.trees);
+        self.skipped.append(&mut other.skipped);
+        self.report.prompts_cut += other.report.prompts_cut;
+        self.report.responses_cut += other.report.responses_cut;
+        self.report.rows_dropped += other.report.rows_dropped;
+    }
+
+    /// Tokens that an epoch takes at most.
+    pub fn epoch_tokens(&self) -> usize {
+        let times = |row: usize| self.weights.get(row).map_or(1, |weight| weight.ceil() as usize);
+        self.trees.iter().enumerate().map(|(row, tree)| times(row) * tree.tokens()).sum()
     }
 
     fn push(&mut self, encoded: Encoded) {

@@ -66,7 +66,7 @@ pub fn loader(data: &Dataset, config: &Config) -> Result<Loader> {
     pack::check(&data.trees, budget)?;
     let size = config.batch.packs.map_or(StepSize::Rows(config.batch.pairs()), StepSize::Packs);
     let lengths = data.trees.iter().map(Tree::tokens).collect();
-    Loader::new(Plan { seed: config.train.seed, lengths, weights: Vec::new(), size, budget })
+    Loader::new(Plan { seed: config.train.seed, lengths, weights: data.weights.clone(), size, budget })
 }
 
 /// How packs are filled, and what shared prompts save.

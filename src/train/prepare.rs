@@ -1,6 +1,7 @@
 //! Everything that can be found wrong before anything is trained: run folder, model, tokenizer, data, memory.
 
 use std::{
+    collections::HashSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -15,11 +16,12 @@ use super::{
     settings,
 };
 use crate::{
-    config::{Config, Precision},
+    config::{self, Config, Files, Precision},
     data::{
         Dataset,
         cache::{Origin, TokenCache},
         encode::Encoder,
+        source,
     },
     device::{DType, Device},
     files,
@@ -102,7 +104,7 @@ pub struct Sets {
 }
 
 impl Sets {
-    /// Reads the tokenizer and both data files, from the cache if their trees are there.
+    /// Reads the tokenizer and the data files of both sets, from the cache if their trees are there.
     ///
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
@@ -112,38 +114,66 @@ impl Sets {
         let open = |folder| TokenCache::new(folder, &config.model.path, &options);
         let cache = config.cache.folder().map(open).transpose()?;
         let mut origins = Vec::new();
-        let mut load = |file: &PathBuf| {
-            let started = Instant::now();
-            let encode = || Dataset::load(file, &config.data.columns, &encoder, config.data.on_error);
-            let (data, origin) = match &cache {
-                Some(cache) => cache.load(file, encode)?,
-                None => {
-                    let data = encode()?;
-                    (data, Origin::Encoded { time: started.elapsed(), warning: None })
-                }
-            };
-            let name = file.file_name().unwrap_or_default().display();
-            match origin {
-                Origin::Cache => origins.push(format!("tokens: {name} read from the cache")),
-                Origin::Encoded { time, warning } => {
-                    origins.extend(warning.map(|warning| format!("cache: {warning}")));
-                    let rows = data.trees.len() + data.skipped.len();
-                    let pace = rows as f64 / time.as_secs_f64();
-                    origins.push(format!("tokens: {name} tokenised, {pace:.0} rows/s"));
-                }
+        let mut load = |key: &str, files: &Files| -> Result<Dataset> {
+            let mut all = Dataset::default();
+            for (file, weight) in expand(key, files)? {
+                let (data, origin) = load_file(&file, config, &encoder, cache.as_ref())?;
+                describe(&file, &data, origin, &mut origins);
+                all.append(data, weight);
             }
-            Ok::<_, anyhow::Error>(data)
+            Ok(all)
         };
-        let train = load(&config.data.train)?;
-        let eval = config.data.eval.as_ref().map(load).transpose()?;
+        let train = load("data.train", &config.data.train)?;
+        let eval = config.data.eval.as_ref().map(|files| load("data.eval", files)).transpose()?;
         Ok(Self { encoder, train, eval, origins })
+    }
+}
+
+/// Every file of a set with its weight, patterns written out.
+fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    for config::Source { path, weight } in &files.0 {
+        for file in source::expand(path).with_context(|| format!("`{key}`"))? {
+            // A file that is not there is the reader's to refuse.
+            let same = file.canonicalize().unwrap_or_else(|_| file.clone());
+            ensure!(
+                seen.insert(same),
+                "`{key}`: {} is named twice: name it once, with a weight if its rows shall count more often",
+                file.display()
+            );
+            found.push((file, *weight));
+        }
+    }
+    Ok(found)
+}
+
+fn load_file(file: &Path, config: &Config, encoder: &Encoder, cache: Option<&TokenCache>) -> Result<(Dataset, Origin)> {
+    let started = Instant::now();
+    let encode = || Dataset::load(file, &config.data.columns, encoder, config.data.on_error);
+    match cache {
+        Some(cache) => cache.load(file, encode),
+        None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
+    }
+}
+
+/// A line on where the tokens came from, and one on what was wrong with the cache.
+fn describe(file: &Path, data: &Dataset, origin: Origin, lines: &mut Vec<String>) {
+    let name = file.file_name().unwrap_or_default().display();
+    match origin {
+        Origin::Cache => lines.push(format!("tokens: {name} read from the cache")),
+        Origin::Encoded { time, warning } => {
+            lines.extend(warning.map(|warning| format!("cache: {warning}")));
+            let rows = data.trees.len() + data.skipped.len();
+            let pace = rows as f64 / time.as_secs_f64();
+            lines.push(format!("tokens: {name} tokenised, {pace:.0} rows/s"));
+        }
     }
 }
 
 /// The options under which rows become trees: all of `[data]` but the names of its files.
 fn encoding_options(config: &Config) -> Result<String> {
     let mut table = toml::Table::try_from(&config.data)?;
-    table.retain(|key, value| !(matches!(key, "train" | "eval") && value.is_str()));
+    table.retain(|key, _| !matches!(key, "train" | "eval"));
     Ok(table.to_string())
 }
 
@@ -218,10 +248,10 @@ pub fn check_fits(plan: &MemoryPlan, device: &Device) -> Result<()> {
     if free > 0 { plan.check(free) } else { Ok(()) }
 }
 
-/// The largest micro-batch there can be: never more tokens than a file has, and no more rows in a token than in the
+/// The largest micro-batch there can be: never more tokens than an epoch has, and no more rows in a token than in the
 /// densest example.
 pub fn capacity(files: &[&Dataset], config: &Config) -> Capacity {
-    let all = files.iter().map(|file| file.trees.iter().map(Tree::tokens).sum()).max().unwrap_or(1);
+    let all = files.iter().map(|file| file.epoch_tokens()).max().unwrap_or(1);
     let tokens = config.batch.tokens.min(all);
     let trees = files.iter().flat_map(|file| &file.trees);
     let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);

@@ -61,9 +61,20 @@ pub fn check_unchanged(path: &Path, config: &Config) -> Result<()> {
 /// Dotted keys and values of the settings that alter a run.
 fn binding(text: &str) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    flatten("", &text.parse::<toml::Table>()?, &mut found);
+    let table = text.parse::<toml::Table>()?;
+    flatten("", &table, &mut found);
     found.retain(|key, _| !FREE.contains(&key.as_str()));
+    if let Some(weights) = weights(&table) {
+        found.insert("data.train weights".into(), weights);
+    }
     Ok(found)
+}
+
+/// How often the training files are taken, if not all of them once: the paths of the same list are free.
+fn weights(table: &toml::Table) -> Option<String> {
+    let list = table.get("data")?.get("train")?.as_array()?;
+    let weights: Option<Vec<String>> = list.iter().map(|source| Some(source.get("weight")?.to_string())).collect();
+    Some(weights?.join(", "))
 }
 
 fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, String>) {

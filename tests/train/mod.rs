@@ -1,4 +1,5 @@
 mod bits;
+mod files;
 mod fixture;
 mod reference_cache;
 mod refusals;

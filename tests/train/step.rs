@@ -32,7 +32,7 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64
     let tokenizer = Tokenizer::load(&config.model.path, shape.vocab).unwrap();
     let limits = Limits { prompt: 128, response: 16, tree: 160 };
     let encoder = Encoder::new(tokenizer, None, Options::new(limits));
-    let data = Dataset::load(&config.data.train, &Columns::new(), &encoder, config.data.on_error).unwrap();
+    let data = Dataset::load(&config.data.train.0[0].path, &Columns::new(), &encoder, config.data.on_error).unwrap();
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 7 };
     let plan = MemoryPlan::new(&shape, DType::F32, capacity).unwrap();
     let model = Model::<f32>::new(&device, &shape, plan).unwrap();
