@@ -213,6 +213,10 @@ impl Iterator for Elements {
             Err(why) => return Some(Err(why).with_context(|| format!("row {row}"))),
         };
         self.done = !more;
+        if bytes.trim_ascii().is_empty() && (more || row > 1) {
+            self.done = true;
+            return Some(Err(anyhow!("row {row} of the JSON array is empty: remove the comma before or after it")));
+        }
         if !more {
             match skip_blank(&mut self.text).and_then(|_| peek(&mut self.text)) {
                 Ok(None) => {}

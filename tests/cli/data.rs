@@ -41,3 +41,25 @@ fn a_damaged_cache_is_named_and_rebuilt() {
     assert_eq!(again.lines().next(), good.lines().next());
     assert!(text(&scratch, &scratch.data(&args)).contains("tokens: train.jsonl read from the cache"));
 }
+
+#[test]
+fn columns_come_from_the_configuration() {
+    let scratch = Scratch::new();
+    let plain = text(&scratch, &scratch.data(&[]));
+    let rows = fs::read_to_string(scratch.path("train.jsonl")).unwrap();
+    scratch.write("train.jsonl", rows.replace("\"chosen\"", "\"better\"").replace("\"rejected\"", "\"worse\""));
+    let rows = fs::read_to_string(scratch.path("eval.jsonl")).unwrap();
+    scratch.write("eval.jsonl", rows.replace("\"chosen\"", "\"better\"").replace("\"rejected\"", "\"worse\""));
+    scratch.replace("run.toml", "[batch]", "columns = { chosen = \"better\", rejected = \"worse\" }\n\n[batch]");
+    let named = text(&scratch, &scratch.data(&[]));
+    let without = |text: &str| text.lines().filter(|line| !line.starts_with("tokens: ")).collect::<Vec<_>>().join("\n");
+    assert_eq!(without(&named), without(&plain));
+    scratch.replace("run.toml", "worse", "worst");
+    let output = scratch.data(&[]);
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.contains("train.jsonl:1: column `worst` is missing, `data.columns.rejected` names it"), "{why}");
+    assert_eq!(why.lines().count(), 1);
+    scratch.replace("run.toml", "rejected = ", "rejektet = ");
+    let why = String::from_utf8(scratch.data(&[]).stderr).unwrap();
+    assert!(why.contains("rejektet") && why.lines().count() == 1, "{why}");
+}

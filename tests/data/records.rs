@@ -195,6 +195,116 @@ proptest! {
     }
 }
 
+/// A good row of every form.
+fn forms() -> Vec<serde_json::Value> {
+    let [user, yes, no] = [("user", "q"), ("assistant", "yes"), ("assistant", "no")]
+        .map(|(role, content)| json!([{"role": role, "content": content}]));
+    vec![
+        json!({"prompt": "p", "chosen": "a", "rejected": "b"}),
+        json!({"prompt": user, "chosen": yes, "rejected": no, "tools": [{"name": "f"}], "chat_template_kwargs": {"x": 1}}),
+        json!({"chosen": [user[0], yes[0]], "rejected": [user[0], no[0]]}),
+        json!({"prompt": "p", "responses": ["a", "b", "c"], "scores": [1.0, 2.0, 0.5]}),
+        json!({"prompt": user, "responses": [yes, no], "ranks": [2, 1]}),
+        json!({"prompt": "p", "responses": ["a", "b"], "labels": [true, false]}),
+        json!({"prompt": "p", "completion": "a", "label": true}),
+        json!({"prompt": user, "completion": yes}),
+        json!({"text": "a text"}),
+        json!({"messages": [user[0], yes[0]]}),
+        json!({"prompt": "p", "nodes": [{"text": "a", "parent": null, "score": 1}, {"text": "b", "parent": 0, "score": 2}]}),
+    ]
+}
+
+#[test]
+fn the_rows_that_are_changed_below_are_good() {
+    for row in forms() {
+        record(row.clone()).unwrap_or_else(|why| panic!("{row}: {why}"));
+    }
+}
+
+/// Paths to every value inside `value`, itself included.
+fn places(value: &serde_json::Value, at: String, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| places(v, format!("{at}/{k}"), found)),
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| places(v, format!("{at}/{i}"), found))
+        }
+        _ => {}
+    }
+    found.push(at);
+}
+
+fn any_value() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(|v| json!(v)),
+        any::<i64>().prop_map(|v| json!(v)),
+        any::<f64>().prop_map(|v| json!(v)),
+        ".{0,4}".prop_map(|v| json!(v)),
+        Just(json!({"role": "assistant", "content": "x"})),
+        Just(json!({"text": "x", "parent": 7})),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(|v| json!(v)),
+            prop::collection::vec(("[a-z]{0,3}|role|content|text|parent|score", inner), 0..3)
+                .prop_map(|v| serde_json::Value::Object(v.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// One or two values of a good row replaced by others, and a field renamed to another one's name: read, or refused
+    /// in one line.
+    #[test]
+    fn changed_rows_of_every_form_are_read_or_refused_in_one_line(
+        form in 0usize..11,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 0..3),
+        rename in prop::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>())),
+    ) {
+        let mut row = forms().remove(form);
+        for (at, value) in changes {
+            let mut found = Vec::new();
+            places(&row, String::new(), &mut found);
+            found.pop();
+            if let Some(place) = (!found.is_empty()).then(|| at.get(&found)).and_then(|at| row.pointer_mut(at)) {
+                *place = value;
+            }
+        }
+        let fields = row.as_object_mut().unwrap();
+        if let Some((from, to)) = rename {
+            let names = ["prompt", "chosen", "rejected", "responses", "scores", "ranks", "labels", "label", "completion",
+                "text", "messages", "nodes", "tools", "extra"];
+            let from = from.get(&fields.keys().cloned().collect::<Vec<_>>()).clone();
+            let value = fields.remove(&from).unwrap();
+            fields.insert((*to.get(&names)).to_owned(), value);
+        }
+        if let Err(why) = Record::from_row(fields.clone(), &Columns::new()) {
+            let why = format!("{why:#}");
+            prop_assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_two_forms_names_a_row_of_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let rows = [
+        json!({"prompt": "Is it?", "chosen": " Yes", "rejected": " No"}),
+        json!({"prompt": "Is it?", "completion": " Yes", "label": true}),
+    ];
+    fs::write(&file, rows.map(|row| row.to_string()).join("\n")).unwrap();
+    let encoder = Encoder::new(quickstart::tokenizer(), None, Options::new(LIMITS));
+    let why = Dataset::load(&file, &Columns::new(), &encoder, OnError::Stop).unwrap_err().to_string();
+    let want = format!(
+        "{0}:1 is one of preference pairs, {0}:2 one of completions with a label: give rows of one form",
+        file.display()
+    );
+    assert_eq!(why, want);
+}
+
 const FILE: &str = concat!(
     "{\"prompt\": \"Is it so?\", \"chosen\": \" Yes\", \"rejected\": \" No\"}\n",
     "{\"prompt\": \"Is it so?\", \"chosen\": \"\", \"rejected\": \" No\"}\n",

@@ -95,6 +95,23 @@ fn every_kind_of_file_gives_the_same_records() {
     }
 }
 
+/// Written by pyarrow: `tests/parity/make_parquet_fixture.py`.
+#[test]
+fn nested_parquet_columns_are_the_rows_of_the_json_lines() {
+    let folder = crate::support::root().join("tests/fixtures/parquet");
+    for name in ["conversations", "lists", "unpaired"] {
+        let records = |file: String| -> Vec<Record> {
+            let rows = read(&folder.join(file)).unwrap();
+            rows.into_iter().map(|(_, record)| record).collect()
+        };
+        let want = records(format!("{name}.jsonl"));
+        assert!(want.len() >= 3);
+        for codec in ["snappy", "zstd"] {
+            assert_eq!(records(format!("{name}.{codec}.parquet")), want, "{name} in {codec}");
+        }
+    }
+}
+
 #[test]
 fn files_cut_off_or_of_another_kind_are_named() {
     let folder = tempfile::tempdir().unwrap();

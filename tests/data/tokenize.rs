@@ -107,6 +107,26 @@ fn bos_is_what_the_post_processor_adds_and_never_doubled() {
     assert_eq!(load(true).leading_bos(), Some(4));
 }
 
+/// As SmolLM2 and many others: the vocabulary has a merge of two digits, and the splitter in front never lets it happen,
+/// not even across the border of prompt and response.
+#[test]
+fn digits_stay_one_token_each() {
+    let mut json = tokenizer_json(false);
+    let split = json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}]});
+    json["model"]["vocab"] = json!({"a": 0, "1": 1, "2": 2, "12": 3});
+    json["model"]["merges"] = json!([["1", "2"]]);
+    let tokens = |json: &Value| {
+        let folder = folder(json, &[("config.json", json!({"eos_token_id": 5}))]);
+        let pair = Tokenizer::load(folder.path(), 6).unwrap().encode_pair("a1", "2", "a12").unwrap();
+        (pair.prompt, pair.chosen, pair.rejected)
+    };
+    json["pre_tokenizer"] = split;
+    assert_eq!(tokens(&json), (vec![0, 1], vec![2, 5], vec![0, 1, 2, 5]));
+    // Without the splitter the merge happens, and the border moves back for it.
+    json["pre_tokenizer"] = Value::Null;
+    assert_eq!(tokens(&json), (vec![0], vec![3, 5], vec![1, 0, 3, 5]));
+}
+
 #[test]
 fn truncation_and_dropout_stored_in_the_file_change_no_row() {
     assert_eq!(load(true).encode("cccccccc").unwrap().len(), 9);
