@@ -71,6 +71,20 @@ impl Dataset {
     /// # Errors
     /// An unreadable file, a file without a good row and, with `OnError::Stop`, the first bad row.
     pub fn load(file: &Path, columns: &Columns, encoder: &Encoder, on_error: OnError) -> Result<Self> {
+        Self::load_counting(file, columns, encoder, on_error, |_| {})
+    }
+
+    /// The same; `progress` hears how many rows are done.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_counting(
+        file: &Path,
+        columns: &Columns,
+        encoder: &Encoder,
+        on_error: OnError,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Self> {
         let name = file.display().to_string();
         let mut rows = source::open(file)?;
         let mut data = Self::default();
@@ -103,6 +117,7 @@ impl Dataset {
                     }
                 }
             }
+            progress(count);
         }
         match first {
             Some(error) if bad > 1 => {

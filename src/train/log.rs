@@ -84,6 +84,33 @@ impl Drop for Terminal {
     }
 }
 
+/// A count without a known end, on standard error if that is a terminal; gone when dropped.
+pub struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// `what` stands before the count.
+    pub fn new(what: &str) -> Self {
+        let bar = stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg}  {human_pos} rows  {per_sec}");
+            bar.set_style(style.expect("the template is constant"));
+            bar.with_message(what.to_owned())
+        });
+        Self(bar)
+    }
+
+    /// So many are done.
+    pub fn show(&self, count: usize) {
+        self.0.iter().for_each(|bar| bar.set_position(count as u64));
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.0.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
 /// One line on standard output. A reader that went away (`| head`) does not stop a run.
 pub fn say(line: &str) {
     let _ = writeln!(stdout(), "{line}");

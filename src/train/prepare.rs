@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::{
     Options, batches,
     checkpoint::{self, State},
+    log::Counter,
     settings,
 };
 use crate::{
@@ -149,7 +150,11 @@ fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
 
 fn load_file(file: &Path, config: &Config, encoder: &Encoder, cache: Option<&TokenCache>) -> Result<(Dataset, Origin)> {
     let started = Instant::now();
-    let encode = || Dataset::load(file, &config.data.columns, encoder, config.data.on_error);
+    let encode = || {
+        let counter = Counter::new(&format!("tokenising {}", file.file_name().unwrap_or_default().display()));
+        let config::Data { columns, on_error, .. } = &config.data;
+        Dataset::load_counting(file, columns, encoder, *on_error, |rows| counter.show(rows))
+    };
     match cache {
         Some(cache) => cache.load(file, encode),
         None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
