@@ -49,7 +49,7 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(&'static str, f64
 }
 
 #[test]
-fn the_packing_changes_rounding_only() {
+fn accumulation_over_micro_batches_changes_rounding_only() {
     let fixture = Fixture::new();
     let config = fixture.config(&[]);
     let (want, want_metrics, packs) = one_step(&config, 2048);
