@@ -13,7 +13,7 @@ use warpo::data::{
 };
 use warpo::{
     config::{LongPrompt, LongResponse},
-    forest::{Forest, Tree},
+    forest::{Forest, Segment, Tree},
 };
 
 const LIMITS: Limits = Limits { prompt: 2000, response: 2000, tree: 4000 };
@@ -24,11 +24,15 @@ fn folder(style: &str) -> PathBuf {
 }
 
 fn encoder(style: &str, change: impl FnOnce(&mut Options)) -> Encoder {
+    mixed_encoder(style, style, change)
+}
+
+/// The template of one model with the tokenizer of another.
+fn mixed_encoder(template: &str, tokenizer: &str, change: impl FnOnce(&mut Options)) -> Encoder {
     let mut options = Options::new(LIMITS);
     change(&mut options);
-    let folder = folder(style);
-    let templates = Templates::load(&folder, None).unwrap();
-    Encoder::new(Tokenizer::load(&folder, 400).unwrap(), templates, options)
+    let templates = Templates::load(&folder(template), None).unwrap();
+    Encoder::new(Tokenizer::load(&folder(tokenizer), 400).unwrap(), templates, options)
 }
 
 fn record(prompt: Option<Text>, body: Body) -> Record {
@@ -224,6 +228,10 @@ fn only_the_assistants_turns_of_a_longer_response_are_scored() {
         assert!(!text.contains("user") && got.segments[1].unscored.len() == 1, "{style}: {text}");
         let ends = got.segments[1].tokens.iter().filter(|&&id| encoder.tokenizer().is_end(id)).count();
         assert_eq!(ends, 3, "{style}: the user's and both of the assistant's");
+        let Segment { tokens, unscored, .. } = &got.segments[1];
+        let is_scored = |i: &usize| !unscored.iter().any(|range| range.contains(i));
+        let learnt = (0..tokens.len()).filter(|i| encoder.tokenizer().is_end(tokens[*i]) && is_scored(i)).count();
+        assert_eq!(learnt, 2, "{style}: both turns of the assistant end with a token that is learnt");
     }
 }
 
@@ -292,6 +300,8 @@ fn the_key_follows_everything_that_determines_the_ids() {
         encoder("smollm2", |_| {}).key(),
         encoder("qwen3", |_| {}).key(),
         encoder("qwen2_5", |_| {}).key(),
+        mixed_encoder("smollm2", "llama3", |_| {}).key(),
+        mixed_encoder("llama3", "smollm2", |_| {}).key(),
         encoder("smollm2", |options| options.limits.prompt = 3).key(),
         encoder("smollm2", |options| options.long_prompt = LongPrompt::KeepEnd).key(),
         encoder("smollm2", |options| drop(options.template_kwargs.insert("a".into(), json!(1)))).key(),

@@ -81,6 +81,7 @@ const CASES: &[Case] = &[
     Case { name: "head size 96", trees: &[PAIR, LIST, PAIR], heads: 1, kv_heads: 1, head_dim: 96, ..PLAIN },
     Case { name: "head size 128", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 128, ..PLAIN },
     Case { name: "head size 256", trees: &[PAIR, LIST, PAIR], heads: 2, kv_heads: 1, head_dim: 256, ..PLAIN },
+    Case { name: "a window of one", trees: &[PAIR, DEEP], window: Some(1), ..PLAIN },
     Case { name: "a window of two", trees: &[PAIR, DEEP], window: Some(2), ..PLAIN },
     Case { name: "a window over tiles", trees: LONG, heads: 2, kv_heads: 1, window: Some(35), ..PLAIN },
     Case { name: "a window of everything", trees: &[PAIR, LIST], window: Some(usize::MAX), ..PLAIN },
