@@ -41,7 +41,7 @@ fn run() -> Result<(), String> {
     write(&out.join("test_launchers.rs"), &launchers::source(&test_modules)?)?;
     host::build_for_tests(&test_modules, &out)?;
     println!("cargo::rustc-env=BUILT_WITH={}", toolchain());
-    write(&out.join("cubins.rs"), &nvcc::build(&modules, &out)?)
+    write(&out.join("cubins.rs"), &nvcc::build(&modules, &test_modules, &out)?)
 }
 
 /// The Rust and C++ compilers by name and release.

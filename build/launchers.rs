@@ -6,7 +6,7 @@ use crate::signatures::{Entry, Module, Param, Type};
 
 pub fn source(modules: &[Module]) -> Result<String, String> {
     let mut text = String::from(
-        "use super::{Arg, Buffer, DType, Device, Float, Kernel, Launch};\nuse anyhow::Result;\n\
+        "#[allow(unused_imports)]\nuse super::{Arg, Buffer, DType, Device, Float, Kernel, Launch, TensorMap};\nuse anyhow::Result;\n\
          #[allow(unused_imports)]\nuse half::bf16;\n\n",
     );
     let mut all = Vec::new();
@@ -41,9 +41,10 @@ fn kernel_static(stem: &str, entry: &Entry) -> String {
     let types: Vec<String> = entry.params.iter().map(|p| format!("{}{}", p.ty.cuda(), star(p))).collect();
     format!(
         "    /// {place}\n    pub static {upper}: Kernel = Kernel {{ name: {name:?}, module: {stem:?}, place: {place:?}, \
-         params: &{params:?}, types: &{types:?}, host: {name}__host, strict: {name}__strict }};\n",
+         cluster: {cluster}, params: &{params:?}, types: &{types:?}, host: {name}__host, strict: {name}__strict }};\n",
         place = entry.place,
         upper = entry.name.to_uppercase(),
+        cluster = entry.cluster,
         name = entry.name,
     )
 }
@@ -106,6 +107,7 @@ fn rust_type(param: &Param, ty: Type) -> String {
         Type::UnsignedChar => "u8",
         Type::LongLong => "i64",
         Type::UnsignedLongLong => "u64",
+        Type::TensorMap => "&TensorMap",
     };
     if param.pointer { format!("&Buffer<{scalar}>") } else { scalar.to_string() }
 }

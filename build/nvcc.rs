@@ -16,7 +16,8 @@ use crate::{
 const DEFAULT_ARCHS: &str = "80,90a,compute_80";
 
 /// Compiles the cubins and returns the Rust expression of the table that embeds them.
-pub fn build(modules: &[Module], out: &Path) -> Result<String, String> {
+/// Hopper's test kernels are compiled too and thrown away: they use every instruction of `kernels/ptx`.
+pub fn build(modules: &[Module], test_modules: &[Module], out: &Path) -> Result<String, String> {
     let Some(nvcc) = find()? else {
         if env::var_os("REQUIRE_NVCC").is_some() {
             return Err("nvcc not found; run scripts/install-nvcc.sh or set NVCC or CUDA_HOME".into());
@@ -31,7 +32,7 @@ pub fn build(modules: &[Module], out: &Path) -> Result<String, String> {
     let mut rows = String::new();
     for module in modules {
         for arch in archs.split(',').filter(|arch| wanted(&module.stem, arch)) {
-            let job = job(&nvcc, &module.stem, arch, &folder);
+            let job = job(&nvcc, module, arch, &folder);
             let image = if is_ptx(arch) { ended(&job.output) } else { job.output.clone() };
             rows += &format!(
                 "    Cubin {{ module: {:?}, arch: {arch:?}, image: &Aligned(*include_bytes!({image:?})) }},\n",
@@ -39,6 +40,12 @@ pub fn build(modules: &[Module], out: &Path) -> Result<String, String> {
             );
             jobs.push(job);
         }
+    }
+    let tests = out.join("test_cubins");
+    fs::create_dir_all(&tests).map_err(|e| e.to_string())?;
+    if archs.split(',').any(|arch| arch == "90a") {
+        let checked = test_modules.iter().filter(|module| module.stem == "units_sm90");
+        jobs.extend(checked.map(|module| job(&nvcc, module, "90a", &tests)));
     }
     let texts: Vec<PathBuf> = jobs.iter().map(|job| job.output.clone()).filter(|p| ended(p) != *p).collect();
     compile::run_all(jobs)?;
@@ -89,7 +96,8 @@ fn version(nvcc: &Path) -> String {
     format!("nvcc {release}")
 }
 
-fn job(nvcc: &Path, stem: &str, arch: &str, folder: &Path) -> Job {
+fn job(nvcc: &Path, module: &Module, arch: &str, folder: &Path) -> Job {
+    let Module { folder: sources, stem, .. } = module;
     let mut command = Command::new(nvcc);
     command.args(["-std=c++17", "-O3", "-Ikernels/ptx", "-Ikernels/lib", "-Ikernels"]);
     let (name, output) = if is_ptx(arch) {
@@ -102,6 +110,6 @@ fn job(nvcc: &Path, stem: &str, arch: &str, folder: &Path) -> Job {
         (format!("sm_{arch}"), folder.join(format!("{stem}.sm_{arch}.cubin")))
     };
     command.args(["-MD", "-MF"]).arg(Job::depfile(&output));
-    command.arg("-o").arg(&output).arg(format!("kernels/{stem}.cu"));
-    Job { what: format!("kernels/{stem}.cu for {name}"), command, output, judge: ptxas::judge }
+    command.arg("-o").arg(&output).arg(format!("{sources}/{stem}.cu"));
+    Job { what: format!("{sources}/{stem}.cu for {name}"), command, output, judge: ptxas::judge }
 }

@@ -18,6 +18,8 @@ pub struct Entry {
     pub place: String,
     /// What stands in `__launch_bounds__(..)`.
     pub bounds: String,
+    /// CTAs in a cluster: the first number of `__cluster_dims__(..)`.
+    pub cluster: u32,
     pub params: Vec<Param>,
 }
 
@@ -44,6 +46,8 @@ pub enum Type {
     UnsignedChar,
     LongLong,
     UnsignedLongLong,
+    /// `const __grid_constant__ CUtensorMap`, by value.
+    TensorMap,
 }
 
 impl Type {
@@ -58,6 +62,7 @@ impl Type {
             Self::UnsignedChar => "unsigned char",
             Self::LongLong => "long long",
             Self::UnsignedLongLong => "unsigned long long",
+            Self::TensorMap => "CUtensorMap",
         }
     }
 
@@ -71,6 +76,7 @@ impl Type {
             ["unsigned", "char"] => Self::UnsignedChar,
             ["long", "long"] => Self::LongLong,
             ["unsigned", "long", "long"] => Self::UnsignedLongLong,
+            ["CUtensorMap"] => Self::TensorMap,
             _ => return None,
         })
     }
@@ -125,7 +131,7 @@ fn read_entry(rest: &str, text: &str, code: &str, at: usize, place: &str) -> Res
         return Ok(None);
     };
     let head = head.trim_start().strip_prefix("void").ok_or("a kernel returns void")?.trim_start();
-    let (head, bounds) = skip_attributes(head)?;
+    let (head, bounds, cluster) = skip_attributes(head)?;
     let open = head.find('(').ok_or("no parameter list")?;
     let name = head[..open].trim();
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -135,21 +141,27 @@ fn read_entry(rest: &str, text: &str, code: &str, at: usize, place: &str) -> Res
     // `head` is a tail of `code`, which has the byte positions of `text`.
     let list_start = code.len() - (code.len() - at - "extern \"C\"".len() - (rest.len() - head.len())) + open + 1;
     let params = read_params(&head[open + 1..close], text, list_start)?;
-    Ok(Some(Entry { name: name.into(), place: place.into(), bounds, params }))
+    Ok(Some(Entry { name: name.into(), place: place.into(), bounds, cluster, params }))
 }
 
-/// Steps over `__launch_bounds__(..)`, whose inside is kept, and `__cluster_dims__(..)`.
-fn skip_attributes(mut head: &str) -> Result<(&str, String), String> {
-    let mut bounds = String::new();
+/// Steps over `__launch_bounds__(..)`, whose inside is kept, and `__cluster_dims__(n, 1, 1)`, of which n is.
+fn skip_attributes(mut head: &str) -> Result<(&str, String, u32), String> {
+    let (mut bounds, mut cluster) = (String::new(), 1);
     while head.starts_with("__") {
         let open = head.find('(').ok_or("attribute without parentheses")?;
         let close = open + closing(&head[open..]).ok_or("attribute does not end")?;
-        if head[..open].trim() == "__launch_bounds__" {
-            bounds = head[open + 1..close].trim().into();
+        let inside = head[open + 1..close].trim();
+        match head[..open].trim() {
+            "__launch_bounds__" => bounds = inside.into(),
+            "__cluster_dims__" => {
+                let first = inside.strip_suffix(", 1, 1").and_then(|n| n.parse().ok());
+                cluster = first.ok_or_else(|| format!("__cluster_dims__({inside}): expected a number, 1, 1"))?;
+            }
+            _ => {}
         }
         head = head[close + 1..].trim_start();
     }
-    Ok((head, bounds))
+    Ok((head, bounds, cluster))
 }
 
 /// Position of the parenthesis that closes the one `text` starts with.
@@ -193,7 +205,7 @@ fn read_param(text: &str) -> Result<Param, String> {
     let words: Vec<&str> = spaced.split_whitespace().filter(|w| *w != "const").collect();
     let bad = || {
         format!(
-            "parameter `{}`: expected `[const] TYPE [*] name` with float, bf16, double, int, unsigned, unsigned char, long long or unsigned long long",
+            "parameter `{}`: expected `[const] TYPE [*] name` with float, bf16, double, int, unsigned, unsigned char, long long, unsigned long long or CUtensorMap",
             text.trim()
         )
     };

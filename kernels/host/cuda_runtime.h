@@ -7,6 +7,8 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 // The instrumentation must not see what stands in for registers and hardware.
 #define SIMT_UNSEEN __attribute__((no_sanitize("thread")))

@@ -88,3 +88,34 @@ SIMT_UNSEEN inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, SIM
     SimtMatrixRow payload{static_cast<const unsigned short*>(row), r};
     simt_collective(0xffffffffu, &payload, simt_ldmatrix<true>, file, line);
 }
+
+template <bool kTrans>
+SIMT_UNSEEN void simt_stmatrix(void** lanes, unsigned) {
+    for (int lane = 0; lane < 32; ++lane) {
+        const auto* own = static_cast<SimtMatrixRow*>(lanes[lane]);
+        const int a = lane / 4, b = 2 * (lane % 4);
+        for (int i = 0; i < 4; ++i)
+            for (int half = 0; half < 2; ++half) {
+                const int row = kTrans ? b + half : a, column = kTrans ? a : b + half;
+                auto* to = const_cast<unsigned short*>(static_cast<SimtMatrixRow*>(lanes[8 * i + row])->row);
+                to[column] = (unsigned short)(own->result[i] >> 16 * half);
+            }
+    }
+}
+
+SIMT_UNSEEN inline void stmatrix_x4(void* row, const unsigned (&r)[4], SIMT_PLACE) {
+    if (SIMT_STRICT) simt_access(row, 16, 16, 1, file, line);
+    SimtMatrixRow payload{static_cast<unsigned short*>(row), const_cast<unsigned*>(r)};
+    simt_collective(0xffffffffu, &payload, simt_stmatrix<false>, file, line);
+}
+SIMT_UNSEEN inline void stmatrix_x4_trans(void* row, const unsigned (&r)[4], SIMT_PLACE) {
+    if (SIMT_STRICT) simt_access(row, 16, 16, 1, file, line);
+    SimtMatrixRow payload{static_cast<unsigned short*>(row), const_cast<unsigned*>(r)};
+    simt_collective(0xffffffffu, &payload, simt_stmatrix<true>, file, line);
+}
+
+// The 32-bit address of a byte of the CTA's shared memory: its rank in the cluster, then the offset.
+inline unsigned shared_address(const void* pointer) {
+    const auto* own = simt_thread();
+    return own->cluster_rank << 24 | unsigned(static_cast<const char*>(pointer) - static_cast<const char*>(own->shared));
+}

@@ -7,14 +7,16 @@ mod buffer;
 pub mod cuda;
 pub mod host;
 pub mod kernels;
+mod tensor_map;
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
 
 use anyhow::{Result, anyhow, bail, ensure};
 
 pub use buffer::{Buffer, DType, Element, Float};
 pub use cuda::CudaOptions;
 pub use host::{GemmBackend, HostOptions, Schedule};
+pub use tensor_map::{Swizzle, TensorMap, TensorShape};
 
 /// Which device a run asked for: `auto`, `cuda`, `cuda:N` or `host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,8 @@ pub struct Kernel {
     pub module: &'static str,
     /// `kernels/stem.cu:line`.
     pub place: &'static str,
+    /// CTAs in a cluster, along x; the grid is a multiple of it.
+    pub cluster: u32,
     /// Parameter names, in order, and their types in CUDA (`bf16*`, `int`).
     pub params: &'static [&'static str],
     pub types: &'static [&'static str],
@@ -83,38 +87,72 @@ pub struct Kernel {
     pub strict: host::EntryPoint,
 }
 
-/// One launch argument: the eight bytes a kernel parameter is read from.
+impl Kernel {
+    /// True for kernels that need a GPU of compute capability 9.0, by the name of their file.
+    pub fn is_hopper(&self) -> bool {
+        self.module.ends_with("_sm90")
+    }
+}
+
+/// One launch argument: what a kernel parameter is read from.
 #[derive(Clone, Copy, Debug)]
-pub struct Arg(pub u64);
+pub enum Arg {
+    /// A pointer or a number, in the low bytes.
+    Word(u64),
+    Map(TensorMap),
+}
+
+impl Arg {
+    /// Where the parameter's bytes are.
+    fn pointer(&self) -> *mut c_void {
+        match self {
+            Self::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
+            Self::Map(map) => std::ptr::from_ref(map).cast_mut().cast(),
+        }
+    }
+
+    /// The pointer or number; of the host device's tensor maps the pointer.
+    fn word(&self) -> u64 {
+        match self {
+            Self::Word(word) => *word,
+            Self::Map(map) => map.host_address(),
+        }
+    }
+}
 
 impl From<i32> for Arg {
     fn from(value: i32) -> Self {
-        Self(value as u32 as u64)
+        Self::Word(value as u32 as u64)
     }
 }
 impl From<u32> for Arg {
     fn from(value: u32) -> Self {
-        Self(value as u64)
+        Self::Word(value as u64)
     }
 }
 impl From<f32> for Arg {
     fn from(value: f32) -> Self {
-        Self(value.to_bits() as u64)
+        Self::Word(value.to_bits() as u64)
     }
 }
 impl From<i64> for Arg {
     fn from(value: i64) -> Self {
-        Self(value as u64)
+        Self::Word(value as u64)
     }
 }
 impl From<u64> for Arg {
     fn from(value: u64) -> Self {
-        Self(value)
+        Self::Word(value)
     }
 }
 impl<T: Element> From<&Buffer<T>> for Arg {
     fn from(buffer: &Buffer<T>) -> Self {
-        Self(buffer.address())
+        Self::Word(buffer.address())
+    }
+}
+impl From<&TensorMap> for Arg {
+    fn from(map: &TensorMap) -> Self {
+        Self::Map(*map)
     }
 }
 
@@ -259,6 +297,20 @@ impl Device {
         let buffer = self.alloc(data.len())?;
         self.copy_in(&buffer, data)?;
         Ok(buffer)
+    }
+
+    /// How bulk copies walk a tensor that begins at the first element of `buffer`. The map holds the address: it is of
+    /// no use once the buffer is gone.
+    ///
+    /// # Errors
+    /// The tensor does not fit the buffer, or breaks a rule of the hardware, which the message names.
+    pub fn tensor_map<T: Element>(&self, buffer: &Buffer<T>, shape: &TensorShape) -> Result<TensorMap> {
+        shape.check(buffer.address(), size_of::<T>())?;
+        ensure!(shape.span() <= buffer.len(), "{shape:?}: a buffer of {} elements", buffer.len());
+        match &*self.0 {
+            Backend::Host(_) => Ok(TensorMap::for_host(buffer.address(), size_of::<T>(), shape)),
+            Backend::Cuda(cuda) => cuda.tensor_map(T::DTYPE, buffer.address(), shape),
+        }
     }
 
     /// Copies `source` to the device; `target` may be longer.

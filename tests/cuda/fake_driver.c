@@ -104,6 +104,15 @@ typedef struct {
     unsigned attribute_count;
 } Config;
 
+int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const unsigned long long *dims,
+                           const unsigned long long *pitches, const unsigned *tile, const unsigned *steps,
+                           int interleave, int swizzle, int promotion, int fill) {
+    printf("map type %d dims %llu,%llu pitch %llu tile %u,%u steps %u,%u interleave %d swizzle %d promotion %d fill %d\n",
+           type, dims[0], dims[1], pitches[0], tile[0], tile[1], steps[0], steps[1], interleave, swizzle, promotion, fill);
+    memset(map, 7, 128);
+    return rank == 2 && address ? 0 : 1;
+}
+
 #ifndef WITHOUT_LAUNCH
 int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
     if (mode("bad_launch")) return 1;

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use warpo::device::{Choice, CudaOptions, Device, HostOptions, Launch, cuda::EMBEDDED, kernels};
+use warpo::device::{Choice, CudaOptions, Device, HostOptions, Launch, TensorShape, cuda::EMBEDDED, kernels};
 
 /// Carried in the binary, so that the tests need no source tree.
 const FAKE_DRIVER: &str = include_str!("fake_driver.c");
@@ -58,6 +58,7 @@ fn in_child() {
         "open 3" => println!("opened: {}", outcome(Device::open(Choice::Cuda(3), HostOptions::default()))),
         "memory" => memory(),
         "launch" => launch(CudaOptions::default()),
+        "tensor_map" => tensor_map(),
         "checked launch" => launch(CudaOptions { check_launches: true }),
         "big launch" => big_launch(),
         other => panic!("scenario {other}"),
@@ -170,6 +171,29 @@ fn launch(options: CudaOptions) {
     if let Err(why) = device.download(&stats) {
         println!("downloaded: {why:#}");
     }
+}
+
+fn tensor_map() {
+    let device = Device::cuda_with(0, CudaOptions::default()).unwrap();
+    let buffer = device.upload(&[half::bf16::ONE; 96 * 20]).unwrap();
+    device.tensor_map(&buffer, &TensorShape::matrix(20, 80, 96, [16, 64])).unwrap();
+    println!("{}", device.tensor_map(&buffer, &TensorShape::matrix(21, 80, 96, [16, 64])).unwrap_err());
+    println!("{}", device.tensor_map(&buffer, &TensorShape::matrix(20, 80, 90, [16, 64])).unwrap_err());
+    println!("{}", device.tensor_map(&buffer, &TensorShape::matrix(20, 80, 96, [16, 32])).unwrap_err());
+}
+
+/// Numbers of the enumerations as `cuda.h` has them: bf16 is 9, the 128-byte swizzle 3, 256-byte promotion 3.
+#[test]
+fn a_tensor_map_is_what_was_asked_for() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    let Some(text) = child("tensor_map", &[], &[]) else { return };
+    let want = "map type 9 dims 80,20 pitch 192 tile 64,16 steps 1,1 interleave 0 swizzle 3 promotion 3 fill 0\n";
+    assert_eq!(text.matches(want).count(), 1, "{text}");
+    assert!(text.contains("a buffer of 1920 elements"), "{text}");
+    assert!(text.contains("a pitch is no multiple of 16 bytes"), "{text}");
+    assert!(text.contains("rows of a swizzled box have 128 bytes, not 64"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
 
-use super::kernels::{copies, meetings, memory, races};
+use super::kernels::{copies, meetings, memory, races, units_mistakes_sm90 as units};
 use crate::support::{fast_device, strict_devices};
 
 type Launcher = unsafe fn(&Device, Launch, &Buffer<f32>, &Buffer<f32>, i32, i32) -> Result<()>;
@@ -188,4 +188,67 @@ fn asynchronous_copies() {
         case("copy_uninitialised", copies::copy_uninitialised, &["thread 0: uninitialised read of 16 bytes", "`y`"]),
     ];
     check(include_str!("../kernels/copies.cu"), 4 * THREADS, &cases);
+}
+
+/// Asynchronous units of Hopper: each kernel is one CTA of a warp group with room for two tiles.
+#[test]
+fn hopper_units() {
+    let cases = [
+        case("wait_left_out", units::wait_left_out, &[]),
+        case("wrong_parity", units::wrong_parity, &[]),
+        case("expects_too_little", units::expects_too_little, &["expect_tx"]),
+        case("expects_too_much", units::expects_too_much, &["deadlock", "1 of 1 arrived", "1024 bytes missing"]),
+        case("init_not_fenced", units::init_not_fenced, &["missing fence.mbarrier_init"]),
+        case("used_before_init", units::used_before_init, &["was never initialised"]),
+        case("initialised_twice", units::initialised_twice, &["initialised a second time"]),
+        case("left_in_a_phase", units::left_in_a_phase, &["the kernel ends in the middle of phase 0"]),
+        case("parity_alias", units::parity_alias, &["parity alias: waits at", "for phase 0"]),
+        case("slot_released_early", units::slot_released_early, &[]),
+        case("copy_over_reads", units::copy_over_reads, &["race: write of 1024 bytes", "the read of byte"]),
+        case("copy_to_odd_place", units::copy_to_odd_place, &["shared byte 1032 is no multiple of 16"]),
+        case("store_not_fenced", units::store_not_fenced, &["missing fence.proxy.async: read of 1024 bytes"]),
+        case("store_not_waited_for", units::store_not_waited_for, &["exits without waiting for the bulk store"]),
+        case("store_overwritten", units::store_overwritten, &["still being read: write of 4 bytes"]),
+        case("operand_not_fenced", units::operand_not_fenced, &["missing fence.proxy.async: read of 16 bytes"]),
+        case("product_not_fenced", units::product_not_fenced, &["missing wgmma.fence: the accumulators"]),
+        case("accumulator_in_flight", units::accumulator_in_flight, &["accumulator in flight: read of 4 bytes"]),
+        case("fragment_in_flight", units::fragment_in_flight, &["fragment of A in flight: write of 4 bytes"]),
+        case("operand_overwritten", units::operand_overwritten, &["still being read: write of 4 bytes"]),
+        case("wait_without_commit", units::wait_without_commit, &["wait without commit"]),
+        case("product_left_behind", units::product_left_behind, &["exits before the wait for the products"]),
+        case("wrong_stride", units::wrong_stride, &["descriptor of A", "no multiple of 1024"]),
+        case("off_the_pattern", units::off_the_pattern, &["descriptor of A", "not on the swizzle pattern"]),
+        case("half_a_group", units::half_a_group, &["deadlock", "wait for their warp group"]),
+        case(
+            "more_registers_than_there_are",
+            units::more_registers_than_there_are,
+            &["deadlock", "wait for 256 registers"],
+        ),
+        case("odd_registers", units::odd_registers, &["not a multiple of 8 from 24 to 256"]),
+    ];
+    for Case { name, launcher, says } in cases {
+        let in_order = Device::host(HostOptions::strict(Schedule::InOrder, Completion::Late)).unwrap();
+        let report = units_report(&in_order, launcher, true).unwrap_or_else(|| panic!("{name}: not reported"));
+        println!("{report}");
+        let line = line_of(include_str!("../kernels/units_mistakes_sm90.cu"), name).map(|line| format!(".cu:{line}"));
+        let place = format!("{name} (tests/kernels/");
+        for part in says.iter().copied().chain([place.as_str(), "block (0, 0, 0)"]).chain(line.as_deref()) {
+            assert!(report.contains(part), "{name}: the report does not say `{part}`: {report}");
+        }
+        for (device, on) in strict_devices() {
+            assert!(units_report(&device, launcher, true).is_some(), "{name} on {on}: the mistake was not reported");
+            if let Some(report) = units_report(&device, launcher, false) {
+                panic!("{name} on {on}: {report}");
+            }
+        }
+    }
+}
+
+fn units_report(device: &Device, launcher: Launcher, broken: bool) -> Option<String> {
+    let x = device.upload(&[1.0f32; 256]).unwrap();
+    let y = device.alloc::<f32>(256).unwrap();
+    let launch = Launch::linear(1, 128).with_smem(2048 + 2 * 8192);
+    // SAFETY: the kernels read and write at most 256 values.
+    let done = unsafe { launcher(device, launch, &y, &x, 256, i32::from(broken)) };
+    done.err().map(|why| format!("{why:#}"))
 }

@@ -4,8 +4,9 @@ mod buffers;
 mod mistakes;
 mod schedules;
 mod semantics;
+mod units;
 
-use warpo::device::{Arg, Buffer, DType, Device, Float, Kernel, Launch};
+use warpo::device::{Arg, Buffer, DType, Device, Float, Kernel, Launch, TensorMap};
 
 /// Launchers of `tests/kernels`, written by the build.
 #[allow(dead_code, unused_imports, clippy::missing_safety_doc, clippy::too_many_arguments)]

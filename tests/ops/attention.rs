@@ -8,7 +8,8 @@ use warpo::{
 use crate::{
     oracles::attention::{self as oracle, EXACT, Rounding},
     support::{
-        assert_within_rule, cast, fast_device, for_each_device, normal, roundoff, strict_devices, type_name, widen,
+        assert_within_rule, cast, fast_device, for_each_device, max_abs, normal, roundoff, strict_devices, type_name,
+        widen,
     },
 };
 
@@ -281,9 +282,18 @@ fn bwd<T: Float>(device: &Device, on: &str) {
             };
             let (got, want, naive) = (pick(&got), pick(&want), pick(&naive));
             let what = format!("attention bwd {} {} on {on}: {name}", type_name::<T>(), case.name);
-            assert_within_rule(&what, &got, &want, &naive, allowance(&want));
+            let allowance = allowance(&want) + if case.window == Some(1) { cancelled(&inputs) } else { 0.0 };
+            assert_within_rule(&what, &got, &want, &naive, allowance);
         }
     }
+}
+
+/// A token that sees itself alone has dq = dk = 0: ds = p (dp - delta) are two equal sums of head_dim products. Each is off
+/// by at most head_dim roundoffs of f32 on its terms; ds then meets one query or key.
+fn cancelled<T: Float>(inputs: &Inputs<T>) -> f64 {
+    let [x, dout] = [&inputs.qkv, &inputs.dout].map(|data| max_abs(&widen(data)));
+    let head_dim = inputs.dims.head_dim as f64;
+    2.0 * head_dim * roundoff::<f32>() * (head_dim * dout * x) * f64::from(inputs.scale) * x
 }
 
 /// A response does not see its siblings or other trees, so nothing about them may reach its bits.

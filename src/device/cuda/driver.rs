@@ -44,6 +44,7 @@ const SYMBOLS: &[&str] = &[
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
     "cuLaunchKernelEx",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// The CUDA version whose driver understands what nvcc 13 writes.

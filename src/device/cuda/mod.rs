@@ -16,14 +16,14 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use cudarc::driver::{
     self as cu, CudaStream,
     result::{self, DriverError},
     sys::{self, CUevent_flags},
 };
 
-use super::{Arg, DType, Kernel, Launch, MemoryUse};
+use super::{Arg, DType, Kernel, Launch, MemoryUse, Swizzle, TensorMap, TensorShape};
 use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
 pub use images::{Cubin, CubinTable, EMBEDDED};
@@ -227,6 +227,46 @@ impl CudaDevice {
         self.ordered("fill", |stream| unsafe { result::memset_d8_async(target, 0, bytes, stream) })
     }
 
+    /// The driver's tensor map.
+    pub fn tensor_map(&self, dtype: DType, address: u64, shape: &TensorShape) -> Result<TensorMap> {
+        let rank = shape.dims.len();
+        let element = match dtype {
+            DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            other => bail!("tensor maps of {other:?} are not used here"),
+        };
+        let bytes = if dtype == DType::Bf16 { 2 } else { 4 };
+        let dims: Vec<u64> = shape.dims.iter().map(|&dim| dim as u64).collect();
+        let pitches: Vec<u64> = shape.pitches.iter().map(|&pitch| (pitch * bytes) as u64).collect();
+        let tile: Vec<u32> = shape.tile.iter().map(|&side| side as u32).collect();
+        let steps = vec![1u32; rank];
+        let swizzle = match shape.swizzle {
+            Swizzle::None => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+            Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        };
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        self.inner.bind()?;
+        // SAFETY: every array has as many entries as the rank asks for and outlives the call, which keeps none of them.
+        let encoded = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                element,
+                rank as u32,
+                address as *mut c_void,
+                dims.as_ptr(),
+                pitches.as_ptr(),
+                tile.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        encoded.result().map_err(|e| explain(e).context(format!("tensor map of {shape:?}")))?;
+        Ok(TensorMap(map.opaque))
+    }
+
     pub fn synchronize(&self) -> Result<()> {
         let done = self.inner.bind().and_then(|()| {
             // SAFETY: the stream is this device's own.
@@ -262,7 +302,7 @@ impl CudaDevice {
             return Err(failed(anyhow!("{} arguments for {} parameters", args.len(), kernel.params.len())));
         }
         let function = self.inner.gpu.function(kernel, launch.smem_bytes).map_err(failed)?;
-        let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| (&raw const arg.0).cast_mut().cast()).collect();
+        let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::pointer).collect();
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid[0],
             gridDimY: launch.grid[1],
@@ -275,8 +315,8 @@ impl CudaDevice {
             attrs: std::ptr::null_mut(),
             numAttrs: 0,
         };
-        // SAFETY: there is one pointer for each parameter, to eight bytes of which the driver copies as many as the
-        // parameter has (little-endian, so the low ones) before the call returns; the caller vouches for the rest.
+        // SAFETY: there is one pointer for each parameter, to eight bytes or a tensor map, of which the driver copies as many
+        // bytes as the parameter has (little-endian, so the low ones) before the call returns; the caller vouches for the rest.
         let launched = unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
         launched.result().map_err(|e| failed(explain(e)))?;
         {
@@ -307,12 +347,13 @@ impl Inner {
 fn shape(kernel: &Kernel, args: &[Arg]) -> String {
     let named = kernel.params.iter().zip(kernel.types).zip(args);
     let scalars = named.filter_map(|((name, ty), arg)| {
+        let word = arg.word();
         let value = match *ty {
-            "int" => (arg.0 as i32).to_string(),
-            "unsigned" | "unsigned char" | "unsigned long long" => arg.0.to_string(),
-            "long long" => (arg.0 as i64).to_string(),
-            "float" => f32::from_bits(arg.0 as u32).to_string(),
-            "double" => f64::from_bits(arg.0).to_string(),
+            "int" => (word as i32).to_string(),
+            "unsigned" | "unsigned char" | "unsigned long long" => word.to_string(),
+            "long long" => (word as i64).to_string(),
+            "float" => f32::from_bits(word as u32).to_string(),
+            "double" => f64::from_bits(word).to_string(),
             _ => return None,
         };
         Some(format!("{name} {value}, "))

@@ -261,6 +261,13 @@ impl HostDevice {
         let memory = self.registry.as_ref().map(|registry| Arc::new(registry.snapshot())).unwrap_or_default();
         let grid = simt::Grid::new(kernel, entry, launch, args, self.options, memory);
         let (ctas, threads) = (grid.ctas(), grid.threads());
+        let cluster = grid.cluster();
+        ensure!(
+            launch.grid[0].is_multiple_of(kernel.cluster) && (cluster == 1 || threads.is_multiple_of(32)),
+            "{} ({}): {launch} is not made of clusters of {cluster} CTAs of whole warps",
+            kernel.name,
+            kernel.place
+        );
         ensure!(
             threads <= MAX_THREADS,
             "{} ({}): {threads} threads in a block; at most {MAX_THREADS}",
@@ -274,12 +281,14 @@ impl HostDevice {
             kernel.place,
             launch.smem_bytes
         );
+        let clusters = ctas / cluster;
         let done = if self.options.strict {
-            strict::cta_order(&self.options, ctas).into_iter().try_for_each(|cta| simt::run_cta(&grid, cta))
-        } else if ctas == 1 || self.pool.current_num_threads() == 1 {
-            (0..ctas).try_for_each(|cta| simt::run_cta(&grid, cta))
+            let order = strict::cta_order(&self.options, clusters);
+            order.into_iter().try_for_each(|index| simt::run_cluster(&grid, index))
+        } else if clusters == 1 || self.pool.current_num_threads() == 1 {
+            (0..clusters).try_for_each(|index| simt::run_cluster(&grid, index))
         } else {
-            self.pool.install(|| (0..ctas).into_par_iter().try_for_each(|cta| simt::run_cta(&grid, cta)))
+            self.pool.install(|| (0..clusters).into_par_iter().try_for_each(|index| simt::run_cluster(&grid, index)))
         };
         done.map_err(|why| anyhow!("{} ({}): {why}", kernel.name, kernel.place))
     }

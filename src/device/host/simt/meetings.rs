@@ -4,7 +4,7 @@ use std::{ffi::c_void, ptr};
 
 use super::{Place, Status, WARP, Worker};
 
-pub(super) const NAMED_BARRIERS: usize = 16;
+pub(in super::super) const NAMED_BARRIERS: usize = 16;
 
 #[derive(Clone, Default)]
 pub(super) struct Barrier {
@@ -33,7 +33,8 @@ pub(super) struct WarpState {
 
 impl Worker {
     pub(super) fn arrive(&mut self, id: u32, threads: u32, wait: bool, place: Place) -> Result<bool, String> {
-        let all = self.threads.len();
+        let all = self.cta_threads;
+        let rank = self.rank_of(self.running);
         let expected = if threads == 0 { all } else { threads as usize };
         if id as usize >= NAMED_BARRIERS {
             return Err(format!("barrier {id} at {place}: there are {NAMED_BARRIERS}"));
@@ -42,7 +43,8 @@ impl Worker {
             return Err(format!("barrier {id} at {place}: {expected} threads is no multiple of 32 up to {all}"));
         }
         let running = self.running;
-        let barrier = &mut self.barriers[id as usize];
+        let slot = rank * NAMED_BARRIERS + id as usize;
+        let barrier = &mut self.barriers[slot];
         if barrier.arrived > 0 && barrier.expected != expected {
             let others = barrier.expected;
             return Err(format!(
@@ -69,20 +71,21 @@ impl Worker {
         } else {
             barrier.passing.push(running);
         }
-        self.strict.barrier_arrival(id as usize, running);
+        self.strict.barrier_arrival(slot, running, threads == 0 && self.ctas == 1);
         if !complete {
             return Ok(!wait);
         }
-        self.complete_barrier(id, wait, place)
+        self.complete_barrier(id, rank, wait, place)
     }
 
-    fn complete_barrier(&mut self, id: u32, wait: bool, place: Place) -> Result<bool, String> {
-        let all = self.threads.len();
-        let barrier = &mut self.barriers[id as usize];
+    fn complete_barrier(&mut self, id: u32, rank: usize, wait: bool, place: Place) -> Result<bool, String> {
+        let (all, first) = (self.cta_threads, rank * self.cta_threads);
+        let slot = rank * NAMED_BARRIERS + id as usize;
+        let barrier = &mut self.barriers[slot];
         let mut waiting = std::mem::take(&mut barrier.waiting);
         if barrier.expected < all {
             let mut lanes = [0; WARP];
-            waiting.iter().chain(&barrier.passing).for_each(|thread| lanes[thread / WARP] += 1);
+            waiting.iter().chain(&barrier.passing).for_each(|thread| lanes[(thread - first) / WARP] += 1);
             let whole = |warp: usize| WARP.min(all - warp * WARP);
             if let Some(warp) = (0..all.div_ceil(WARP)).find(|&w| lanes[w] != 0 && lanes[w] != whole(w)) {
                 let (came, of) = (lanes[warp], whole(warp));
@@ -92,13 +95,13 @@ impl Worker {
             }
         }
         barrier.reset();
-        self.strict.barrier_complete(id as usize, &waiting, waiting.len() == all);
+        self.strict.barrier_complete(slot, &waiting);
         if wait {
             waiting.pop();
             self.threads[self.running].status = Status::Running;
         }
         let goes_on = self.release(&mut waiting);
-        self.barriers[id as usize].waiting = waiting;
+        self.barriers[slot].waiting = waiting;
         Ok(goes_on)
     }
 
@@ -173,8 +176,16 @@ impl Worker {
     pub(super) fn exit(&mut self) {
         let running = self.running;
         let (base, lane) = (running / WARP * WARP, running % WARP);
+        if self.grid().kernel.is_hopper()
+            && let Err(why) = self.check_products(running).and_then(|()| self.check_stores(running))
+        {
+            self.fail(&why);
+            return;
+        }
         self.threads[running].status = Status::Done;
         self.done += 1;
+        let rank = self.rank_of(running);
+        self.gone[rank] += 1;
         let warp = &mut self.warps[running / WARP];
         warp.exited |= 1 << lane;
         for other in lanes_of(warp.waiting) {
@@ -194,14 +205,15 @@ impl Worker {
 
     /// A barrier that threads came to without waiting, and nobody else, was missed by those who should wait.
     pub(super) fn check_barriers(&self) -> Result<(), String> {
-        let Some((id, barrier)) = self.barriers.iter().enumerate().find(|(_, barrier)| barrier.arrived > 0) else {
+        let Some((slot, barrier)) = self.barriers.iter().enumerate().find(|(_, barrier)| barrier.arrived > 0) else {
             return Ok(());
         };
+        let (rank, id) = (slot / NAMED_BARRIERS, slot % NAMED_BARRIERS);
         let (arrived, expected, first) = (barrier.arrived, barrier.expected, barrier.passing.first().copied());
-        let block = self.block_name();
+        let block = self.block_name(rank);
         Err(format!(
             "{block}, thread {}: barrier mismatch: {arrived} of {expected} threads came to barrier {id}, and nobody waits there",
-            first.unwrap_or_default()
+            first.unwrap_or_default() % self.cta_threads
         ))
     }
 
@@ -209,10 +221,17 @@ impl Worker {
         let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
         for (t, state) in self.threads.iter().enumerate() {
             let what = match state.status {
-                Status::AtBarrier(id) => format!(
-                    "wait at barrier {id} ({} of {} arrived) at {}",
-                    self.barriers[id as usize].arrived, self.barriers[id as usize].expected, state.place
-                ),
+                Status::AtBarrier(id) => {
+                    let barrier = &self.barriers[self.rank_of(t) * NAMED_BARRIERS + id as usize];
+                    let Barrier { arrived, expected, .. } = barrier;
+                    format!("wait at barrier {id} ({arrived} of {expected} arrived) at {}", state.place)
+                }
+                Status::AtMbarrier(address) => {
+                    format!("wait for {} at {}", self.describe_mbarrier(address), state.place)
+                }
+                Status::AtClusterBarrier => format!("wait for the cluster at {}", state.place),
+                Status::AtGroup => format!("wait for their warp group at {}", state.place),
+                Status::AtRegisters(count) => format!("wait for {count} registers at {}", state.place),
                 Status::AtCollective(mask) => format!("wait for lanes {mask:#010x} at {}", state.place),
                 Status::Done => "gone".to_string(),
                 Status::Unstarted | Status::Running => continue,
@@ -230,7 +249,7 @@ impl Worker {
         let parts: Vec<String> = groups.iter().map(|(what, threads)| format!("{} {what}", list(threads))).collect();
         let exited = self.threads.iter().any(|t| t.status == Status::Done);
         let name = if exited { "deadlock: barrier mismatch" } else { "deadlock" };
-        format!("{}: {name}: {}", self.block_name(), parts.join("; "))
+        format!("{}: {name}: {}", self.block_name(0), parts.join("; "))
     }
 }
 

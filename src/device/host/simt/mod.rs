@@ -3,12 +3,17 @@
 //! A fiber runs one CUDA thread after another until one has to wait; only then is another fiber needed. So a kernel
 //! that never synchronises runs as a plain loop, without a single switch.
 
+mod bulk;
+mod calls;
+mod cluster;
+mod mbarrier;
 mod meetings;
 mod place;
+mod wgmma;
 
 use std::{
     cell::{Cell, UnsafeCell},
-    ffi::{CStr, c_char, c_void},
+    ffi::c_void,
     ptr,
     sync::Arc,
 };
@@ -18,10 +23,15 @@ use corosensei::{
     stack::{DefaultStack, Stack},
 };
 
-use meetings::{Barrier, NAMED_BARRIERS, WarpState};
+use bulk::Bulk;
+use cluster::{ClusterBarrier, GROUP, RegisterPool};
+use mbarrier::Mbarrier;
+pub(super) use meetings::NAMED_BARRIERS;
+use meetings::{Barrier, WarpState};
 pub(super) use place::{Place, short_path};
+use wgmma::WarpGroup;
 
-use super::{EntryPoint, HostOptions, Schedule, strict};
+use super::{Completion, EntryPoint, HostOptions, Schedule, strict};
 use crate::device::{Arg, Kernel, Launch};
 
 const STACK_BYTES: usize = 128 * 1024;
@@ -44,13 +54,24 @@ pub(super) struct SimtThread {
     block_dim: SimtIndex,
     grid_dim: SimtIndex,
     linear: u32,
+    cluster_rank: u32,
+    cluster_size: u32,
     shared: *mut c_void,
 }
 
 impl SimtThread {
     const NONE: Self = {
         let zero = SimtIndex { x: 0, y: 0, z: 0 };
-        Self { thread: zero, block: zero, block_dim: zero, grid_dim: zero, linear: 0, shared: ptr::null_mut() }
+        Self {
+            thread: zero,
+            block: zero,
+            block_dim: zero,
+            grid_dim: zero,
+            linear: 0,
+            cluster_rank: 0,
+            cluster_size: 1,
+            shared: ptr::null_mut(),
+        }
     };
 }
 
@@ -59,7 +80,7 @@ pub(super) struct Grid {
     pub kernel: &'static Kernel,
     entry: EntryPoint,
     pub launch: Launch,
-    pub args: Vec<u64>,
+    pub args: Vec<Arg>,
     pub options: HostOptions,
     /// The buffers there are; strict mode only.
     pub memory: Arc<strict::Memory>,
@@ -74,15 +95,21 @@ impl Grid {
         options: HostOptions,
         memory: Arc<strict::Memory>,
     ) -> Self {
-        Self { kernel, entry, launch, args: args.iter().map(|a| a.0).collect(), options, memory }
+        Self { kernel, entry, launch, args: args.to_vec(), options, memory }
     }
 
     pub fn ctas(&self) -> usize {
         self.launch.grid.iter().map(|&n| n as usize).product()
     }
 
+    /// Threads of a CTA.
     pub fn threads(&self) -> usize {
         self.launch.block.iter().map(|&n| n as usize).product()
+    }
+
+    /// CTAs that run together.
+    pub fn cluster(&self) -> usize {
+        self.kernel.cluster as usize
     }
 }
 
@@ -120,6 +147,10 @@ enum Status {
     Running,
     AtBarrier(u32),
     AtCollective(u32),
+    AtMbarrier(u32),
+    AtClusterBarrier,
+    AtGroup,
+    AtRegisters(u32),
     Done,
 }
 
@@ -144,12 +175,26 @@ pub(super) struct Worker {
     runnable: Vec<usize>,
     /// Scratch of `part`.
     members: Vec<usize>,
+    /// (CTA, barrier)
     barriers: Vec<Barrier>,
+    cluster_barrier: ClusterBarrier,
+    mbarriers: Vec<Mbarrier>,
+    bulk: Bulk,
+    groups: Vec<WarpGroup>,
+    pools: Vec<RegisterPool>,
+    /// CTAs that run together, threads of one, and threads of each that have exited.
+    ctas: usize,
+    cta_threads: usize,
+    gone: Vec<usize>,
+    /// Shared memory of the CTAs, `stride` bytes apart.
     shared: Vec<Align1024>,
+    stride: usize,
     grid: *const Grid,
     arg_pointers: Vec<*mut c_void>,
-    /// What every thread of the CTA is told; each has an index of its own.
+    /// What every thread is told; each has an index of its own.
     simt: SimtThread,
+    /// Index of each CTA.
+    blocks: Vec<SimtIndex>,
     running: usize,
     error: Option<String>,
     random: Random,
@@ -179,17 +224,17 @@ pub(super) fn running_worker() -> Option<*mut Worker> {
     (!CURRENT.get().is_null()).then(worker)
 }
 
-/// Runs one CTA to its end.
+/// Runs the CTAs of one cluster to their end; most kernels have one CTA in it.
 ///
 /// # Errors
 /// The kernel broke a rule or deadlocked; the message names block, thread and place.
-pub(super) fn run_cta(grid: &Grid, cta: usize) -> Result<(), String> {
+pub(super) fn run_cluster(grid: &Grid, cluster: usize) -> Result<(), String> {
     let worker = worker();
     // SAFETY: this OS thread's own worker; no CUDA thread runs now, so nobody else uses it.
     unsafe {
-        (*worker).start_cta(grid, cta);
+        (*worker).start_cluster(grid, cluster * grid.cluster());
         Worker::run(worker);
-        (*worker).end_cta()
+        (*worker).end_cluster()
     }
 }
 
@@ -203,11 +248,21 @@ impl Worker {
             unstarted: Vec::new(),
             runnable: Vec::new(),
             members: Vec::new(),
-            barriers: vec![Barrier::default(); NAMED_BARRIERS],
+            barriers: Vec::new(),
+            cluster_barrier: ClusterBarrier::default(),
+            mbarriers: Vec::new(),
+            bulk: Bulk::default(),
+            groups: Vec::new(),
+            pools: Vec::new(),
+            ctas: 1,
+            cta_threads: 1,
+            gone: Vec::new(),
             shared: Vec::new(),
+            stride: 1024,
             grid: ptr::null(),
             arg_pointers: Vec::new(),
             simt: SimtThread::NONE,
+            blocks: Vec::new(),
             running: 0,
             error: None,
             random: Random(0),
@@ -221,19 +276,22 @@ impl Worker {
         unsafe { &*self.grid }
     }
 
-    fn start_cta(&mut self, grid: &Grid, cta: usize) {
+    fn start_cluster(&mut self, grid: &Grid, first: usize) {
         self.grid = grid;
-        let count = grid.threads();
+        (self.ctas, self.cta_threads) = (grid.cluster(), grid.threads());
+        let count = self.ctas * self.cta_threads;
         let fresh = ThreadState { status: Status::Unstarted, fiber: 0, place: Place::NONE, payload: ptr::null_mut() };
         self.threads.clear();
         self.threads.resize(count, fresh);
         self.warps.clear();
         self.warps.resize(count.div_ceil(WARP), WarpState::default());
         self.runnable.clear();
+        self.gone.clear();
+        self.gone.resize(self.ctas, 0);
         self.done = 0;
         self.error = None;
         if let Schedule::Random(seed) = grid.options.schedule {
-            self.random = Random(seed ^ (cta as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            self.random = Random(seed ^ (first as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         self.unstarted.clear();
         // Taken from the end.
@@ -241,29 +299,48 @@ impl Worker {
             Schedule::Reversed => self.unstarted.extend(0..count),
             _ => self.unstarted.extend((0..count).rev()),
         }
-        for barrier in &mut self.barriers {
-            barrier.reset();
-        }
+        self.barriers.resize_with(self.ctas * NAMED_BARRIERS, Barrier::default);
+        self.barriers.iter_mut().for_each(Barrier::reset);
         self.arg_pointers.clear();
-        self.arg_pointers.extend(grid.args.iter().map(|arg| ptr::from_ref(arg).cast_mut().cast::<c_void>()));
+        self.arg_pointers.extend(grid.args.iter().map(|arg| arg.pointer()));
         let blocks = (grid.launch.smem_bytes as usize).div_ceil(1024).max(1);
-        if self.shared.len() < blocks {
-            self.shared.resize(blocks, Align1024([0; 1024]));
+        self.stride = blocks * 1024;
+        if self.shared.len() < blocks * self.ctas {
+            self.shared.resize(blocks * self.ctas, Align1024([0; 1024]));
         }
+        let shared: *mut u8 = self.shared.as_mut_ptr().cast();
+        self.strict.start(grid, shared, self.stride);
         let [gx, gy, _] = grid.launch.grid.map(|n| n as usize);
-        let block = SimtIndex { x: (cta % gx) as u32, y: (cta / gx % gy) as u32, z: (cta / gx / gy) as u32 };
+        let index =
+            |cta: usize| SimtIndex { x: (cta % gx) as u32, y: (cta / gx % gy) as u32, z: (cta / gx / gy) as u32 };
+        self.blocks.clear();
+        self.blocks.extend((first..first + self.ctas).map(index));
         let [bx, by, bz] = grid.launch.block;
         let [gx, gy, gz] = grid.launch.grid;
-        let shared: *mut u8 = self.shared.as_mut_ptr().cast();
-        self.strict.start(grid, shared);
         self.simt = SimtThread {
             thread: SimtIndex::default(),
-            block,
+            block: self.blocks[0],
             block_dim: SimtIndex { x: bx, y: by, z: bz },
             grid_dim: SimtIndex { x: gx, y: gy, z: gz },
             linear: 0,
+            cluster_rank: 0,
+            cluster_size: self.ctas as u32,
             shared: shared.cast(),
         };
+        if grid.kernel.is_hopper() {
+            self.start_units(count);
+        }
+    }
+
+    /// What only Hopper has.
+    fn start_units(&mut self, threads: usize) {
+        self.cluster_barrier.reset(threads);
+        self.mbarriers.clear();
+        self.bulk.reset(threads);
+        self.groups.clear();
+        self.groups.resize_with(threads.div_ceil(GROUP), WarpGroup::default);
+        let fresh = || RegisterPool::new(self.cta_threads);
+        self.pools = (0..self.ctas).map(|_| fresh()).collect();
     }
 
     fn add_fiber(&mut self) {
@@ -284,10 +361,14 @@ impl Worker {
                 if me.error.is_some() || me.done == me.threads.len() {
                     break;
                 }
-                match me.pick() {
-                    Some(fiber) => fiber,
-                    None => {
+                match me.pick_or_land() {
+                    Ok(Some(fiber)) => fiber,
+                    Ok(None) => {
                         me.error = Some(me.describe_deadlock());
+                        break;
+                    }
+                    Err(why) => {
+                        me.error = Some(format!("{}: {why}", me.block_name(0)));
                         break;
                     }
                 }
@@ -300,6 +381,27 @@ impl Worker {
                 let resumed = (*fiber).coroutine.resume(());
                 CURRENT.set(ptr::null_mut());
                 debug_assert!(matches!(resumed, CoroutineResult::Yield(())));
+            }
+        }
+    }
+
+    /// As [`pick`](Self::pick); copies that are held back arrive when nobody can run without them, and at random times
+    /// under a random schedule.
+    fn pick_or_land(&mut self) -> Result<Option<usize>, String> {
+        let grid = self.grid();
+        if !grid.kernel.is_hopper() {
+            return Ok(self.pick());
+        }
+        let random = matches!(grid.options.schedule, Schedule::Random(_));
+        if random && !self.bulk.loads.is_empty() && self.random.below(8) == 0 {
+            self.land_one()?;
+        }
+        loop {
+            if let Some(fiber) = self.pick() {
+                return Ok(Some(fiber));
+            }
+            if !self.land_one()? {
+                return Ok(None);
             }
         }
     }
@@ -347,13 +449,25 @@ impl Worker {
         for &thread in &*threads {
             self.threads[thread].status = Status::Running;
         }
-        if schedule == Schedule::Eager {
+        self.enqueue(threads);
+        goes_on
+    }
+
+    /// Makes threads runnable that something other than a thread released.
+    fn wake(&mut self, mut threads: Vec<usize>) {
+        for &thread in &threads {
+            self.threads[thread].status = Status::Running;
+        }
+        self.enqueue(&mut threads);
+    }
+
+    fn enqueue(&mut self, threads: &mut Vec<usize>) {
+        if self.grid().options.schedule == Schedule::Eager {
             self.runnable.append(threads);
         } else {
             // Behind everyone who is runnable already.
             self.runnable.splice(0..0, threads.drain(..));
         }
-        goes_on
     }
 
     /// Takes the next unstarted thread onto a fiber; called on the fiber.
@@ -370,13 +484,19 @@ impl Worker {
             }
             (n, false) => self.unstarted.swap_remove(n - 1),
         };
-        let linear = thread as u32;
+        let rank = self.rank_of(thread);
+        let linear = (thread - rank * self.cta_threads) as u32;
         // SAFETY: fibers live as long as the worker, and the kernel that reads this has not started. Field by field: a
         // copy of the whole would wait for the writes of its parts.
         unsafe {
             let simt = &raw mut (*self.fibers[fiber]).simt;
             (*simt).linear = linear;
             (*simt).thread = self.thread_index(linear);
+            if self.ctas > 1 {
+                (*simt).block = self.blocks[rank];
+                (*simt).cluster_rank = rank as u32;
+                (*simt).shared = self.simt.shared.byte_add(rank * self.stride);
+            }
         }
         self.running = thread;
         self.threads[thread].status = Status::Running;
@@ -393,19 +513,25 @@ impl Worker {
         SimtIndex { x: linear % bx, y: linear / bx % by, z: linear / bx / by }
     }
 
-    fn block_name(&self) -> String {
-        let block = self.simt.block;
+    fn block_name(&self, rank: usize) -> String {
+        let block = self.blocks[rank];
         format!("block ({}, {}, {})", block.x, block.y, block.z)
     }
 
-    fn end_cta(&mut self) -> Result<(), String> {
+    fn end_cluster(&mut self) -> Result<(), String> {
+        let hopper = self.grid().kernel.is_hopper();
         self.strict.end();
-        let Some(error) = self.error.take() else {
-            return self.check_barriers();
-        };
-        // Fibers stopped in the middle of a kernel are thrown away with whatever is on their stacks.
-        self.drop_fibers();
-        Err(error)
+        if let Some(error) = self.error.take() {
+            // Fibers stopped in the middle of a kernel are thrown away with whatever is on their stacks.
+            self.drop_fibers();
+            return Err(error);
+        }
+        self.check_barriers()?;
+        if hopper {
+            self.check_loads().map_err(|why| format!("{}: {why}", self.block_name(0)))?;
+            self.check_mbarriers()?;
+        }
+        Ok(())
     }
 
     fn drop_fibers(&mut self) {
@@ -419,7 +545,9 @@ impl Worker {
     /// Ends the launch: the running thread reports an error and never runs again.
     pub(super) fn fail(&mut self, message: &str) {
         if self.error.is_none() {
-            self.error = Some(format!("{}, thread {}: {message}", self.block_name(), self.running));
+            let rank = self.rank_of(self.running);
+            let thread = self.running - rank * self.cta_threads;
+            self.error = Some(format!("{}, thread {thread}: {message}", self.block_name(rank)));
         }
     }
 
@@ -516,52 +644,5 @@ pub(super) unsafe fn wait_or_stop(worker: *mut Worker, outcome: Result<bool, Str
                 suspend();
             }
         }
-    }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_thread() -> *mut SimtThread {
-    CURRENT.get()
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_barrier(id: u32, threads: u32, wait: u32, file: *const c_char, line: u32) {
-    let worker = worker();
-    // SAFETY: called by the running CUDA thread, which has control of the worker.
-    unsafe {
-        let outcome = (*worker).arrive(id, threads, wait != 0, Place { file, line });
-        wait_or_stop(worker, outcome);
-    }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_collective(mask: u32, payload: *mut c_void, operation: Operation, file: *const c_char, line: u32) {
-    let worker = worker();
-    // SAFETY: called by the running CUDA thread, which has control of the worker. Every payload lies on the stack of a
-    // thread that waits here, and all lanes came to the same call; no reference to the worker is held during it.
-    unsafe {
-        let outcome = match (*worker).meet(mask, payload, Place { file, line }) {
-            Ok(true) => {
-                let mut lanes = (*worker).payloads(mask);
-                if let Some(operation) = operation {
-                    operation(lanes.as_mut_ptr(), mask);
-                }
-                Ok((*worker).part(mask))
-            }
-            waits_or_fails => waits_or_fails,
-        };
-        wait_or_stop(worker, outcome);
-    }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_fail(message: *const c_char, file: *const c_char, line: u32) {
-    let worker = worker();
-    // SAFETY: called by the running CUDA thread with a static message.
-    unsafe {
-        let message = CStr::from_ptr(message).to_string_lossy();
-        let me = &mut *worker;
-        let place = if file.is_null() { me.threads[me.running].place } else { Place { file, line } };
-        me.fail(&format!("{message} at {place}"));
     }
 }

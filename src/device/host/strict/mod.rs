@@ -2,12 +2,13 @@
 //!
 //! The C++ compiler's thread-sanitizer pass calls back before every load and store; each call is checked here before
 //! the access happens, and a thread that breaks a rule stops there. [`memory`] knows global memory, [`races`] who
-//! touched shared memory, [`copies`] what is in flight.
+//! touched shared memory, [`copies`] what is in flight, [`units`] what the asynchronous units of Hopper do.
 
 mod copies;
 mod memory;
 mod places;
 mod races;
+mod units;
 
 use std::{ffi::c_char, sync::Arc};
 
@@ -17,11 +18,13 @@ use super::{
     Completion, HostOptions, Schedule,
     simt::{self, Grid, Place, Worker},
 };
-use crate::device::Kernel;
+use crate::device::{Arg, Kernel};
 use copies::Copies;
 use memory::{Allocation, Bits};
 use places::Places;
+pub(super) use races::Knowledge;
 use races::{Clocks, Conflict};
+use units::Units;
 
 /// The order in which a grid's CTAs run.
 pub(super) fn cta_order(options: &HostOptions, ctas: usize) -> Vec<usize> {
@@ -65,37 +68,52 @@ pub(super) struct CtaChecks {
     args: Vec<u64>,
     memory: Arc<Memory>,
     recent: Option<Arc<Allocation>>,
+    /// Shared memory of all CTAs that run together, and how far their beginnings are apart.
+    region: u64,
+    stride: usize,
+    /// The running thread's part of it.
     shared: u64,
     shared_bytes: usize,
     /// Bytes of shared memory that were written, and that a copy in flight will write.
     written: Bits,
     pending: Bits,
     clocks: Clocks,
+    /// What threads know who came to the barriers of the CTAs.
+    barriers: Vec<Knowledge>,
     copies: Copies,
+    units: Units,
     places: Places,
 }
 
 impl CtaChecks {
-    pub fn start(&mut self, grid: &Grid, shared: *mut u8) {
+    /// Starts the CTAs of a cluster, whose shared memory lies `stride` bytes apart from `shared` on.
+    pub fn start(&mut self, grid: &Grid, shared: *mut u8, stride: usize) {
         self.active = grid.options.strict;
         if !self.active {
             return;
         }
-        let threads = grid.threads();
+        let ctas = grid.cluster();
+        let threads = grid.threads() * ctas;
         self.late = grid.options.completion == Completion::Late;
         self.thread = usize::MAX;
         self.kernel = Some(grid.kernel);
-        self.args.clone_from(&grid.args);
+        self.args = grid.args.iter().map(Arg::word).collect();
         self.memory = grid.memory.clone();
         self.recent = None;
-        self.shared = shared as u64;
+        (self.region, self.stride) = (shared as u64, stride);
+        self.shared = self.region;
         self.shared_bytes = grid.launch.smem_bytes as usize;
+        let bytes = stride * ctas;
         // SAFETY: the worker made room for the launch's shared memory, and nothing else uses it now.
-        unsafe { shared.write_bytes(POISON, self.shared_bytes) };
-        self.written.reset(self.shared_bytes);
-        self.pending.reset(self.shared_bytes);
-        self.clocks.start(threads, self.shared_bytes);
+        unsafe { shared.write_bytes(POISON, bytes) };
+        self.written.reset(bytes);
+        self.pending.reset(bytes);
+        let agents = if grid.kernel.is_hopper() { units::AGENTS } else { 0 };
+        self.clocks.start(threads, agents, bytes);
+        self.barriers.resize_with(simt::NAMED_BARRIERS * ctas, Knowledge::default);
+        self.barriers.iter_mut().for_each(Knowledge::clear);
         self.copies.start(threads);
+        self.units.start(threads, bytes);
     }
 
     pub fn end(&mut self) {
@@ -106,20 +124,25 @@ impl CtaChecks {
         }
     }
 
-    pub fn barrier_arrival(&mut self, id: usize, thread: usize) {
-        if self.active {
-            self.clocks.arrive(id, thread);
+    /// A thread came to a barrier, at which `everyone` will wait or not.
+    pub fn barrier_arrival(&mut self, slot: usize, thread: usize, everyone: bool) {
+        // Where all threads wait, all that was before is settled.
+        if self.active && !everyone {
+            self.clocks.release(thread, &mut self.barriers[slot]);
         }
     }
 
-    /// `waiters` go on from barrier `id`.
-    pub fn barrier_complete(&mut self, id: usize, waiters: &[usize], all: bool) {
-        if self.active {
-            self.clocks.complete(id, waiters.iter().copied());
-            if all {
-                self.clocks.settle();
-            }
+    /// `waiters` go on from a barrier.
+    pub fn barrier_complete(&mut self, slot: usize, waiters: &[usize]) {
+        if !self.active {
+            return;
         }
+        if waiters.len() == self.clocks.threads() {
+            self.clocks.settle();
+        } else {
+            waiters.iter().for_each(|&thread| self.clocks.acquire(thread, &self.barriers[slot]));
+        }
+        self.barriers[slot].clear();
     }
 
     pub fn collective(&mut self, members: &[usize]) {
@@ -137,7 +160,10 @@ impl CtaChecks {
         if within((self.shared, self.shared + self.shared_bytes as u64)) {
             return self.check_shared(access);
         }
-        if within(self.stack) || within(self.own_state) && !access.write {
+        if within(self.stack) {
+            return self.check_registers(access);
+        }
+        if within(self.own_state) && !access.write {
             return Ok(());
         }
         if let Some(at) = self.find(address, bytes) {
@@ -174,19 +200,26 @@ impl CtaChecks {
     }
 
     fn check_shared(&mut self, access: Access) -> Result<(), String> {
-        let at = (access.address - self.shared) as usize;
+        let at = (access.address - self.region) as usize;
+        let bytes = at..at + access.bytes;
         self.check_not_pending(access, at)?;
         if access.write {
-            self.clocks.write(self.thread, at, access.bytes, access.at).map_err(|c| self.race(access, &c))?;
+            self.check_not_read(access, &bytes)?;
+            self.clocks.write(self.thread, bytes, access.at).map_err(|c| self.race(access, &c))?;
             self.written.set(at, access.bytes);
             return Ok(());
         }
-        if !self.written.all(at, access.bytes) {
-            let first = (at..at + access.bytes).find(|&i| !self.written.get(i)).unwrap_or(at);
-            let what = self.describe(access);
-            return Err(format!("uninitialised {what}: byte {first} of shared memory was never written"));
+        self.check_written(access, at)?;
+        self.clocks.read(self.thread, bytes, access.at).map_err(|c| self.race(access, &c))
+    }
+
+    fn check_written(&self, access: Access, at: usize) -> Result<(), String> {
+        if self.written.all(at, access.bytes) {
+            return Ok(());
         }
-        self.clocks.read(self.thread, at, access.bytes, access.at).map_err(|c| self.race(access, &c))
+        let first = (at..at + access.bytes).find(|&i| !self.written.get(i)).unwrap_or(at) % self.stride.max(1);
+        let what = self.describe(access);
+        Err(format!("uninitialised {what}: byte {first} of shared memory was never written"))
     }
 
     fn check_not_pending(&self, access: Access, at: usize) -> Result<(), String> {
@@ -194,24 +227,35 @@ impl CtaChecks {
             return Ok(());
         }
         let byte = (at..at + access.bytes).find(|&i| self.pending.get(i)).unwrap_or(at);
-        let (owner, issued) = self.copies.owner(byte).unwrap_or((self.thread, access.at));
+        let owner = self.copies.owner(byte).or_else(|| self.units.writer(byte));
+        let (owner, issued) = owner.unwrap_or((self.thread, access.at));
         Err(format!(
-            "asynchronous copy still pending: {} meets the copy to shared byte {byte} that thread {owner} issued at {} \
+            "asynchronous copy still pending: {} meets the copy to shared byte {} that {} issued at {} \
              and has not waited for",
             self.describe(access),
+            byte % self.stride,
+            self.who(owner),
             self.places.describe(issued)
         ))
     }
 
     fn race(&self, access: Access, conflict: &Conflict) -> String {
         format!(
-            "race: {} and the {} of byte {} by thread {} at {} are not ordered by a barrier",
+            "race: {} and the {} of byte {} by {} at {} are not ordered by a barrier",
             self.describe(access),
             if conflict.other_writes { "write" } else { "read" },
-            conflict.byte,
-            conflict.other,
+            conflict.byte % self.stride,
+            self.who(conflict.other),
             self.places.describe(conflict.other_at),
         )
+    }
+
+    /// `thread 3`, or what stands for an asynchronous unit.
+    fn who(&self, column: usize) -> String {
+        if column < self.clocks.threads() {
+            return format!("thread {column}");
+        }
+        self.units.name(column).to_string()
     }
 
     fn out_of_bounds(&self, access: Access) -> String {
@@ -260,12 +304,14 @@ impl CtaChecks {
         if copied > bytes {
             return Err(format!("asynchronous copy of {copied} bytes into {bytes} at {}", self.places.describe(at)));
         }
-        let to = shared.wrapping_sub(self.shared) as usize;
-        if shared < self.shared || to + bytes > self.shared_bytes {
+        let inside = shared.wrapping_sub(self.shared) as usize;
+        if shared < self.shared || inside + bytes > self.shared_bytes {
             return Err(self.out_of_bounds(target));
         }
+        let to = (shared - self.region) as usize;
         self.check_not_pending(target, to)?;
-        self.clocks.may_write(self.thread, to, bytes).map_err(|c| self.race(target, &c))?;
+        self.check_not_read(target, &(to..to + bytes))?;
+        self.clocks.may_write(self.thread, to..to + bytes).map_err(|c| self.race(target, &c))?;
         if copied > 0 {
             let from = self.find(global, copied).ok_or_else(|| self.out_of_bounds(source))?;
             self.check_global(source, from)?;
@@ -274,7 +320,7 @@ impl CtaChecks {
         self.copies.issue(self.thread, to, global, copied, bytes, at);
         if !self.late {
             // SAFETY: both ranges were checked just now.
-            unsafe { land(self.shared, to, global, copied, bytes) };
+            unsafe { land(self.region, to, global, copied, bytes) };
         }
         Ok(())
     }
@@ -288,11 +334,11 @@ impl CtaChecks {
         while let Some(copy) = self.copies.landed(self.thread, pending) {
             if self.late {
                 // SAFETY: both ranges were checked at the issue; buffers and shared memory outlive the launch.
-                unsafe { land(self.shared, copy.to, copy.from, copy.copied, copy.bytes) };
+                unsafe { land(self.region, copy.to, copy.from, copy.copied, copy.bytes) };
             }
             self.pending.clear(copy.to, copy.bytes);
             self.written.set(copy.to, copy.bytes);
-            self.clocks.has_written(self.thread, copy.to, copy.bytes, copy.at);
+            self.clocks.has_written(self.thread, copy.to..copy.to + copy.bytes, copy.at);
         }
         Ok(())
     }
@@ -321,6 +367,7 @@ fn checked(check: impl FnOnce(&mut CtaChecks) -> Result<(), String>) {
         if me.strict.thread != thread {
             [me.strict.stack, me.strict.own_state] = me.own_ranges();
             me.strict.thread = thread;
+            me.strict.shared = me.strict.region + (me.rank_of(thread) * me.strict.stride) as u64;
         }
         let outcome = check(&mut me.strict);
         if let Err(message) = outcome {

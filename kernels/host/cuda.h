@@ -1,0 +1,3 @@
+// The driver's tensor map for the host device.
+#pragma once
+#include <simt_system.h>

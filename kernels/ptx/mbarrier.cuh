@@ -1,0 +1,58 @@
+// mbarriers: arrivals and transferred bytes counted by phases (sm_90).
+//
+// A phase is complete when `count` arrivals have come and as many bytes as were expected. A waiter names the phase by its
+// parity: 0 for the first, 1 for the second, and again 0; waiting for parity 1 of a fresh barrier passes. Addresses are
+// 32 bits in the window of shared memory; one of another CTA of the cluster comes from `map_to_rank`.
+#pragma once
+#include <cuda_runtime.h>
+#include <ldst.cuh>
+
+// One thread initialises; then it fences, and all meet, before anybody else uses the barrier.
+__device__ __forceinline__ void mbarrier_init(unsigned barrier, unsigned count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void fence_mbarrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// In any CTA of the cluster.
+__device__ __forceinline__ void mbarrier_arrive_cluster(unsigned barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Expects `bytes` more in this phase, then arrives.
+__device__ __forceinline__ void mbarrier_arrive_expect(unsigned barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned parity) {
+    unsigned done;
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done != 0;
+}
+
+// With -DWAIT_LIMIT_NS=n a wait that takes longer stops the kernel instead of hanging.
+__device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity) {
+#ifdef WAIT_LIMIT_NS
+    unsigned long long start, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
+    while (!mbarrier_try_wait(barrier, parity)) {
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+        if (now - start > WAIT_LIMIT_NS) asm volatile("trap;");
+    }
+#else
+    while (!mbarrier_try_wait(barrier, parity)) {
+    }
+#endif
+}

@@ -1,0 +1,211 @@
+//! What kernels call: the C interface of `kernels/host/simt_system.h`.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use super::{
+    CURRENT, Operation, Place, Schedule, SimtThread,
+    bulk::Shape,
+    wait_or_stop,
+    wgmma::{Fragments, Step},
+    worker,
+};
+use crate::device::tensor_map::TensorMap;
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_thread() -> *mut SimtThread {
+    CURRENT.get()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_barrier(id: u32, threads: u32, wait: u32, file: *const c_char, line: u32) {
+    let worker = worker();
+    // SAFETY: called by the running CUDA thread, which has control of the worker.
+    unsafe {
+        let outcome = (*worker).arrive(id, threads, wait != 0, Place { file, line });
+        wait_or_stop(worker, outcome);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_collective(mask: u32, payload: *mut c_void, operation: Operation, file: *const c_char, line: u32) {
+    let worker = worker();
+    // SAFETY: called by the running CUDA thread, which has control of the worker. Every payload lies on the stack of a
+    // thread that waits here, and all lanes came to the same call; no reference to the worker is held during it.
+    unsafe {
+        let outcome = match (*worker).meet(mask, payload, Place { file, line }) {
+            Ok(true) => {
+                let mut lanes = (*worker).payloads(mask);
+                if let Some(operation) = operation {
+                    operation(lanes.as_mut_ptr(), mask);
+                }
+                Ok((*worker).part(mask))
+            }
+            waits_or_fails => waits_or_fails,
+        };
+        wait_or_stop(worker, outcome);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_fail(message: *const c_char, file: *const c_char, line: u32) {
+    let worker = worker();
+    // SAFETY: called by the running CUDA thread with a static message.
+    unsafe {
+        let message = CStr::from_ptr(message).to_string_lossy();
+        let me = &mut *worker;
+        let place = if file.is_null() { me.threads[me.running].place } else { Place { file, line } };
+        me.fail(&format!("{message} at {place}"));
+    }
+}
+
+/// Runs a step of the running thread, which waits if it is not to go on.
+fn step(work: impl FnOnce(&mut super::Worker) -> Result<bool, String>) {
+    let worker = worker();
+    // SAFETY: called by the running CUDA thread, which has control of the worker until it suspends.
+    unsafe {
+        let outcome = work(&mut *worker);
+        wait_or_stop(worker, outcome);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_elect(file: *const c_char, line: u32) -> u32 {
+    simt_collective(u32::MAX, std::ptr::null_mut(), None, file, line);
+    let worker = worker();
+    // SAFETY: as in `step`.
+    let (thread, schedule) = unsafe { ((*worker).running, (*worker).grid().options.schedule) };
+    // Which lane is unspecified.
+    let chosen = if schedule == Schedule::Reversed { 31 } else { 0 };
+    u32::from(thread % 32 == chosen)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_mbarrier_init(barrier: u32, count: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.mbarrier_init(barrier, count, Place { file, line }).map(|()| true));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_mbarrier_arrive(barrier: u32, bytes: u32, arrivals: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.mbarrier_arrive(barrier, bytes, arrivals, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_mbarrier_wait(barrier: u32, parity: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.mbarrier_wait(barrier, parity, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_fence(barriers: u32, _file: *const c_char, _line: u32) {
+    step(|worker| {
+        if barriers != 0 {
+            worker.fence_mbarriers();
+        } else {
+            worker.strict.fence(worker.running);
+        }
+        Ok(true)
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_cluster_barrier(wait: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.cluster_barrier(wait != 0, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_registers(count: u32, grow: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.registers(count as usize, grow != 0, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_bulk_tensor(
+    kind: u32,
+    map: *const TensorMap,
+    shared: u32,
+    barrier: u32,
+    at: *const i32,
+    rank: u32,
+    ctas: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    let place = Place { file, line };
+    step(|worker| {
+        // SAFETY: the kernel passes the address of a parameter; a C++ object of 128 bytes, maybe less aligned than ours.
+        let words = unsafe { map.cast::<[u64; 16]>().read_unaligned() };
+        let map = TensorMap::read(&words).filter(|map| map.rank == rank as usize);
+        let map = map.ok_or_else(|| format!("bulk copy at {place}: not a tensor map of rank {rank}"))?;
+        // SAFETY: `rank` coordinates, at most four.
+        let at = std::array::from_fn(|i| if i < map.rank { unsafe { at.add(i).read() } } else { 0 });
+        worker.start_bulk(kind, Shape::Box { map, at }, shared, barrier, ctas, place).map(|()| true)
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_bulk(
+    kind: u32,
+    global: u64,
+    shared: u32,
+    barrier: u32,
+    bytes: u32,
+    ctas: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    let shape = Shape::Bytes { address: global, bytes: bytes as usize };
+    step(|worker| worker.start_bulk(kind, shape, shared, barrier, ctas, Place { file, line }).map(|()| true));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_bulk_commit() {
+    step(|worker| {
+        worker.commit_bulk();
+        Ok(true)
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_bulk_wait(pending: u32, _reads_only: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.wait_bulk(pending, Place { file, line }).map(|()| true));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_wgmma(
+    d: *mut f32,
+    n: u32,
+    a: *const u32,
+    a_matrix: u64,
+    b_matrix: u64,
+    flags: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    let a_matrix = a.is_null().then_some(a_matrix);
+    let product = Step::Product { n: n as usize, flags, a_matrix, b_matrix };
+    step(|worker| worker.group_step(product, Fragments { d, a }, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_wgmma_fence(_file: *const c_char, _line: u32) {
+    step(|worker| {
+        worker.strict.product_fence(worker.running);
+        Ok(true)
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_wgmma_commit(file: *const c_char, line: u32) {
+    step(|worker| worker.group_step(Step::Commit, Fragments::NONE, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_wgmma_wait(pending: u32, file: *const c_char, line: u32) {
+    step(|worker| worker.group_step(Step::Wait { pending }, Fragments::NONE, Place { file, line }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn simt_cluster_access(shared: u32, value: *mut f32, write: u32, file: *const c_char, line: u32) {
+    // SAFETY: `value` is a variable of the calling thread.
+    step(|worker| {
+        unsafe { worker.cluster_access(shared, &mut *value, write != 0, Place { file, line }) }.map(|()| true)
+    });
+}
