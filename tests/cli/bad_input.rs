@@ -186,7 +186,7 @@ fn the_undamaged_folder_trains() {
 }
 
 #[test]
-fn configuration() {
+fn no_option_is_ignored_silently() {
     check(CONFIGURATION);
 }
 
