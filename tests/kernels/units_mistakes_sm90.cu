@@ -1,4 +1,4 @@
-// Kernels that break a rule of Hopper's units if `broken` is set. One CTA of 128 threads, 256 floats in and out.
+// Kernels that break a rule of Hopper's units if `broken` is set. Two CTAs of 128 threads, 256 floats in and out.
 
 #include <cluster.cuh>
 #include <cta.cuh>
@@ -291,5 +291,32 @@ extern "C" __global__ void odd_registers(float* y, const float* x, int n, int br
         give_registers<44>();  // mistake: odd_registers
     else
         give_registers<48>();
+    y[threadIdx.x] = 0.0f;
+}
+
+// Clusters of two CTAs.
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) arrives_at_unfenced(float* y, const float* x, int n, int broken) {
+    start(!broken);
+    cluster_sync();
+    if (cluster_rank() == 1 && threadIdx.x == 0)
+        mbarrier_arrive_cluster(map_to_rank(barrier_at(0), 0));  // mistake: arrives_at_unfenced
+    if (cluster_rank() == 0) mbarrier_wait(barrier_at(0), 0);
+    y[threadIdx.x] = 0.0f;
+    cluster_sync();
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_peer_early(float* y, const float* x, int n, int broken) {
+    values()[threadIdx.x] = 1.0f;
+    if (!broken) cluster_sync();
+    const unsigned own = shared_address(values() + threadIdx.x);
+    y[threadIdx.x] = load_cluster(map_to_rank(own, 1 - cluster_rank()));  // mistake: reads_peer_early
+    cluster_sync();
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) waits_without_arriving(float* y, const float* x, int n,
+                                                                            int broken) {
+    if (!broken) cluster_arrive();
+    cluster_wait();  // mistake: waits_without_arriving
     y[threadIdx.x] = 0.0f;
 }
