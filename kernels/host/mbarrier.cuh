@@ -6,7 +6,7 @@
 inline void mbarrier_init(unsigned barrier, unsigned count, SIMT_PLACE) {
     simt_mbarrier_init(barrier, count, file, line);
 }
-inline void fence_mbarrier_init(SIMT_PLACE) { simt_fence(1, file, line); }
+inline void fence_mbarrier_init() { simt_fence(1); }
 inline void mbarrier_arrive(unsigned barrier, SIMT_PLACE) { simt_mbarrier_arrive(barrier, 0, 1, file, line); }
 inline void mbarrier_arrive_cluster(unsigned barrier, SIMT_PLACE) { simt_mbarrier_arrive(barrier, 0, 1, file, line); }
 inline void mbarrier_arrive_expect(unsigned barrier, unsigned bytes, SIMT_PLACE) {

@@ -47,7 +47,7 @@ void simt_mbarrier_arrive(unsigned barrier, unsigned bytes, unsigned arrivals, c
 // Waits until the phase with this parity is complete.
 void simt_mbarrier_wait(unsigned barrier, unsigned parity, const char* file, unsigned line);
 // Makes the thread's writes so far visible to asynchronous units (`barriers` 0), or initialised mbarriers to the cluster.
-void simt_fence(unsigned barriers, const char* file, unsigned line);
+void simt_fence(unsigned barriers);
 // Arrives at the cluster's barrier (`wait` 0), or waits until all have.
 void simt_cluster_barrier(unsigned wait, const char* file, unsigned line);
 // Reads or writes four bytes of any CTA of the cluster.
@@ -59,14 +59,14 @@ void simt_registers(unsigned count, unsigned grow, const char* file, unsigned li
 void simt_bulk_tensor(unsigned kind, const CUtensorMap* map, unsigned shared, unsigned barrier, const int* at,
                       unsigned rank, unsigned ctas, const char* file, unsigned line);
 // The same for contiguous bytes.
-void simt_bulk(unsigned kind, void* global, unsigned shared, unsigned barrier, unsigned bytes, unsigned ctas,
-               const char* file, unsigned line);
+void simt_bulk(unsigned kind, void* global, unsigned shared, unsigned barrier, unsigned bytes, const char* file,
+               unsigned line);
 void simt_bulk_commit(void);
-void simt_bulk_wait(unsigned pending, unsigned reads_only, const char* file, unsigned line);
+void simt_bulk_wait(unsigned pending, const char* file, unsigned line);
 // One product of a warp group: d (64, n) = a (64, 16) b (n, 16) (+ d). `a` in registers, or null for `a_matrix`.
 void simt_wgmma(float* d, unsigned n, const unsigned* a, unsigned long long a_matrix, unsigned long long b_matrix,
                 unsigned flags, const char* file, unsigned line);
-void simt_wgmma_fence(const char* file, unsigned line);
+void simt_wgmma_fence(void);
 void simt_wgmma_commit(const char* file, unsigned line);
 void simt_wgmma_wait(unsigned pending, const char* file, unsigned line);
 }

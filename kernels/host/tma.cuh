@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 #include <ldst.cuh>
 
-inline void fence_async(SIMT_PLACE) { simt_fence(0, file, line); }
+inline void fence_async() { simt_fence(0); }
 inline void prefetch_map(const CUtensorMap*) {}
 
 constexpr unsigned long long kEvictNormal = 0x1000000000000000ull;
@@ -40,18 +40,18 @@ SIMT_UNSEEN inline void tma_add(const CUtensorMap* map, unsigned from, int x, in
 }
 
 inline void bulk_load(unsigned to, const void* from, unsigned bytes, unsigned barrier, SIMT_PLACE) {
-    simt_bulk(0, const_cast<void*>(from), to, barrier, bytes, 0, file, line);
+    simt_bulk(0, const_cast<void*>(from), to, barrier, bytes, file, line);
 }
 inline void bulk_store(void* to, unsigned from, unsigned bytes, SIMT_PLACE) {
-    simt_bulk(1, to, from, 0, bytes, 0, file, line);
+    simt_bulk(1, to, from, 0, bytes, file, line);
 }
 
 inline void bulk_commit() { simt_bulk_commit(); }
 template <int kPending>
 inline void bulk_wait_read(SIMT_PLACE) {
-    simt_bulk_wait(kPending, 1, file, line);
+    simt_bulk_wait(kPending, file, line);
 }
 template <int kPending>
 inline void bulk_wait(SIMT_PLACE) {
-    simt_bulk_wait(kPending, 0, file, line);
+    simt_bulk_wait(kPending, file, line);
 }

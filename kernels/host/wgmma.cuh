@@ -2,16 +2,9 @@
 // completion, when it is waited for.
 #pragma once
 #include <cuda_runtime.h>
-#include <ldst.cuh>
+#include <matrix_descriptor.cuh>
 
-inline unsigned long long matrix_along_k(unsigned shared) {
-    return 0x4000004000010000ull | (shared & 0x3ffff) >> 4;
-}
-inline unsigned long long matrix_across_k(unsigned shared, int rows) {
-    return 0x4000004000000000ull | (unsigned long long)(rows * 128 >> 4) << 16 | (shared & 0x3ffff) >> 4;
-}
-
-inline void wgmma_fence(SIMT_PLACE) { simt_wgmma_fence(file, line); }
+inline void wgmma_fence() { simt_wgmma_fence(); }
 inline void wgmma_commit(SIMT_PLACE) { simt_wgmma_commit(file, line); }
 template <int kPending>
 inline void wgmma_wait(SIMT_PLACE) {

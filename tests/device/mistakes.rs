@@ -21,33 +21,45 @@ fn case(name: &'static str, launcher: Launcher, says: &'static [&'static str]) -
 
 const THREADS: usize = 64;
 
-/// Launches one CTA of 64 threads on `elements` values in and out.
-fn run(device: &Device, launcher: Launcher, elements: usize, broken: bool) -> Result<()> {
-    let x = device.upload(&vec![1.0f32; elements])?;
-    let y = device.alloc::<f32>(elements)?;
-    // Room for two floats (or one pointer) an element.
-    let launch = Launch::linear(1, THREADS).with_smem(8 * elements);
-    // SAFETY: the kernels index with less than `elements`, unless they are meant to be caught before it does harm.
-    unsafe { launcher(device, launch, &y, &x, elements as i32, i32::from(broken)) }
+/// How the kernels of one file are launched, and what each of their reports says.
+struct Setup {
+    source: &'static str,
+    launch: Launch,
+    /// Values in and out.
+    elements: usize,
+    says: &'static [&'static str],
 }
 
-fn check(source: &str, elements: usize, cases: &[Case]) {
+/// One CTA of 64 threads with room for two floats (or one pointer) an element.
+fn one_cta(source: &'static str, elements: usize) -> Setup {
+    let launch = Launch::linear(1, THREADS).with_smem(8 * elements);
+    Setup { source, launch, elements, says: &["block (0, 0, 0)", "thread"] }
+}
+
+fn run(device: &Device, launcher: Launcher, setup: &Setup, broken: bool) -> Result<()> {
+    let x = device.upload(&vec![1.0f32; setup.elements])?;
+    let y = device.alloc::<f32>(setup.elements)?;
+    // SAFETY: the kernels index with less than `elements`, unless they are meant to be caught before it does harm.
+    unsafe { launcher(device, setup.launch, &y, &x, setup.elements as i32, i32::from(broken)) }
+}
+
+fn check(setup: &Setup, cases: &[Case]) {
     let in_order = || Device::host(HostOptions::strict(Schedule::InOrder, Completion::Late)).unwrap();
     for Case { name, launcher, says } in cases {
-        let Err(report) = run(&in_order(), *launcher, elements, true) else {
+        let Err(report) = run(&in_order(), *launcher, setup, true) else {
             panic!("{name}: the mistake was not reported");
         };
         let report = format!("{report:#}");
         println!("{report}");
-        let mut parts = vec![format!("{name} (tests/kernels/"), "block (0, 0, 0)".into(), "thread".into()];
-        parts.extend(says.iter().map(|part| (*part).to_string()));
-        parts.extend(line_of(source, name).map(|line| format!(".cu:{line}")));
+        let mut parts = vec![format!("{name} (tests/kernels/")];
+        parts.extend(setup.says.iter().chain(*says).map(|part| (*part).to_string()));
+        parts.extend(line_of(setup.source, name).map(|line| format!(".cu:{line}")));
         for part in parts {
             assert!(report.contains(&part), "{name}: the report does not say `{part}`: {report}");
         }
         for (device, on) in strict_devices() {
-            assert!(run(&device, *launcher, elements, true).is_err(), "{name} on {on}: the mistake was not reported");
-            run(&device, *launcher, elements, false).unwrap_or_else(|why| panic!("{name} on {on}: {why:#}"));
+            assert!(run(&device, *launcher, setup, true).is_err(), "{name} on {on}: the mistake was not reported");
+            run(&device, *launcher, setup, false).unwrap_or_else(|why| panic!("{name} on {on}: {why:#}"));
         }
     }
 }
@@ -83,7 +95,7 @@ fn global_and_shared_memory() {
         ),
         case("local_of_another", memory::local_of_another, &["thread 63", "out of bounds read of 4 bytes"]),
     ];
-    check(include_str!("../kernels/memory.cu"), THREADS, &cases);
+    check(&one_cta(include_str!("../kernels/memory.cu"), THREADS), &cases);
 }
 
 #[test]
@@ -106,7 +118,7 @@ fn races_in_shared_memory() {
         case("race_slot_not_released", races::race_slot_not_released, &["race: read", "write of byte"]),
         case("race_arrive_is_no_wait", races::race_arrive_is_no_wait, &["thread 32: race: read", "by thread 0"]),
     ];
-    check(include_str!("../kernels/races.cu"), THREADS, &cases);
+    check(&one_cta(include_str!("../kernels/races.cu"), THREADS), &cases);
 }
 
 fn meeting_cases() -> Vec<Case> {
@@ -141,20 +153,21 @@ fn meeting_cases() -> Vec<Case> {
 
 #[test]
 fn barriers_and_collectives() {
-    check(include_str!("../kernels/meetings.cu"), THREADS, &meeting_cases());
+    check(&one_cta(include_str!("../kernels/meetings.cu"), THREADS), &meeting_cases());
 }
 
 /// These need no instrumentation: the fast device reports them too, and goes on working.
 #[test]
 fn barriers_and_collectives_on_the_fast_device() {
+    let setup = one_cta(include_str!("../kernels/meetings.cu"), THREADS);
     for device in [fast_device(1), fast_device(2)] {
         for Case { name, launcher, says } in meeting_cases() {
-            let Err(report) = run(&device, launcher, THREADS, true) else {
+            let Err(report) = run(&device, launcher, &setup, true) else {
                 panic!("{name}: the mistake was not reported");
             };
             let report = format!("{report:#}");
             says.iter().for_each(|part| assert!(report.contains(part), "{name}: {report}"));
-            run(&device, launcher, THREADS, false).unwrap_or_else(|why| panic!("{name}: {why:#}"));
+            run(&device, launcher, &setup, false).unwrap_or_else(|why| panic!("{name}: {why:#}"));
         }
     }
 }
@@ -187,7 +200,7 @@ fn asynchronous_copies() {
         ),
         case("copy_uninitialised", copies::copy_uninitialised, &["thread 0: uninitialised read of 16 bytes", "`y`"]),
     ];
-    check(include_str!("../kernels/copies.cu"), 4 * THREADS, &cases);
+    check(&one_cta(include_str!("../kernels/copies.cu"), 4 * THREADS), &cases);
 }
 
 /// Asynchronous units of Hopper: two CTAs, in some kernels a cluster, each a warp group with room for two tiles.
@@ -233,29 +246,11 @@ fn hopper_units() {
         case("reads_peer_early", units::reads_peer_early, &["uninitialised read of 4 bytes"]),
         case("waits_without_arriving", units::waits_without_arriving, &["barrier.cluster.wait without arrive"]),
     ];
-    for Case { name, launcher, says } in cases {
-        let in_order = Device::host(HostOptions::strict(Schedule::InOrder, Completion::Late)).unwrap();
-        let report = units_report(&in_order, launcher, true).unwrap_or_else(|| panic!("{name}: not reported"));
-        println!("{report}");
-        let line = line_of(include_str!("../kernels/units_mistakes_sm90.cu"), name).map(|line| format!(".cu:{line}"));
-        let place = format!("{name} (tests/kernels/");
-        for part in says.iter().copied().chain([place.as_str(), "block ("]).chain(line.as_deref()) {
-            assert!(report.contains(part), "{name}: the report does not say `{part}`: {report}");
-        }
-        for (device, on) in strict_devices() {
-            assert!(units_report(&device, launcher, true).is_some(), "{name} on {on}: the mistake was not reported");
-            if let Some(report) = units_report(&device, launcher, false) {
-                panic!("{name} on {on}: {report}");
-            }
-        }
-    }
-}
-
-fn units_report(device: &Device, launcher: Launcher, broken: bool) -> Option<String> {
-    let x = device.upload(&[1.0f32; 256]).unwrap();
-    let y = device.alloc::<f32>(256).unwrap();
-    let launch = Launch::linear(2, 128).with_smem(2048 + 2 * 8192);
-    // SAFETY: the kernels read and write at most 256 values.
-    let done = unsafe { launcher(device, launch, &y, &x, 256, i32::from(broken)) };
-    done.err().map(|why| format!("{why:#}"))
+    let setup = Setup {
+        source: include_str!("../kernels/units_mistakes_sm90.cu"),
+        launch: Launch::linear(2, 128).with_smem(2048 + 2 * 8192),
+        elements: 256,
+        says: &["block ("],
+    };
+    check(&setup, &cases);
 }

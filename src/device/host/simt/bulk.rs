@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Completion, Place, Schedule, Worker, strict::Knowledge};
+use super::{Completion, Place, Schedule, Worker, cluster::split, strict::Knowledge};
 use crate::device::tensor_map::HostMap;
 
 /// What a copy moves.
@@ -122,7 +122,7 @@ impl Worker {
         } else {
             16
         };
-        let offset = (shared & 0xff_ffff) as usize;
+        let (_, offset) = split(shared);
         if !offset.is_multiple_of(alignment) {
             return Err(format!("bulk copy at {place}: shared byte {offset} is no multiple of {alignment}"));
         }
@@ -150,7 +150,7 @@ impl Worker {
             }
             let rank_bits = (rank as u32) << 24;
             let to = self.shared_byte(rank_bits | offset as u32, bytes, place)?;
-            let mbarrier = self.find_mbarrier(rank_bits | mbarrier & 0xff_ffff, place)?;
+            let mbarrier = self.find_mbarrier(rank_bits | split(mbarrier).1 as u32, place)?;
             if !self.mbarriers[mbarrier].fenced {
                 return Err(format!(
                     "missing fence.mbarrier_init: a copy at {place} completes on an mbarrier without it"

@@ -95,7 +95,7 @@ extern "C" fn simt_mbarrier_wait(barrier: u32, parity: u32, file: *const c_char,
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn simt_fence(barriers: u32, _file: *const c_char, _line: u32) {
+extern "C" fn simt_fence(barriers: u32) {
     step(|worker| {
         if barriers != 0 {
             worker.fence_mbarriers();
@@ -141,18 +141,9 @@ extern "C" fn simt_bulk_tensor(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn simt_bulk(
-    kind: u32,
-    global: u64,
-    shared: u32,
-    barrier: u32,
-    bytes: u32,
-    ctas: u32,
-    file: *const c_char,
-    line: u32,
-) {
+extern "C" fn simt_bulk(kind: u32, global: u64, shared: u32, barrier: u32, bytes: u32, file: *const c_char, line: u32) {
     let shape = Shape::Bytes { address: global, bytes: bytes as usize };
-    step(|worker| worker.start_bulk(kind, shape, shared, barrier, ctas, Place { file, line }).map(|()| true));
+    step(|worker| worker.start_bulk(kind, shape, shared, barrier, 0, Place { file, line }).map(|()| true));
 }
 
 #[unsafe(no_mangle)]
@@ -164,7 +155,7 @@ extern "C" fn simt_bulk_commit() {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn simt_bulk_wait(pending: u32, _reads_only: u32, file: *const c_char, line: u32) {
+extern "C" fn simt_bulk_wait(pending: u32, file: *const c_char, line: u32) {
     step(|worker| worker.wait_bulk(pending, Place { file, line }).map(|()| true));
 }
 
@@ -185,7 +176,7 @@ extern "C" fn simt_wgmma(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn simt_wgmma_fence(_file: *const c_char, _line: u32) {
+extern "C" fn simt_wgmma_fence() {
     step(|worker| {
         worker.strict.product_fence(worker.running);
         Ok(true)

@@ -2,6 +2,11 @@
 
 use super::{Place, Status, Worker, strict::Knowledge};
 
+/// Rank of the CTA and byte of its shared memory in a 32-bit address.
+pub(super) fn split(address: u32) -> (usize, usize) {
+    ((address >> 24) as usize, (address & 0xff_ffff) as usize)
+}
+
 /// Threads of a warp group, which shares out registers and multiplies together.
 pub(super) const GROUP: usize = 128;
 /// 32-bit registers of a multiprocessor.
@@ -48,12 +53,13 @@ impl RegisterPool {
 impl Worker {
     /// Rank of a thread's CTA in its cluster.
     pub(in super::super) fn rank_of(&self, thread: usize) -> usize {
-        thread / self.cta_threads
+        // Almost always one: a division for every thread costs as much as a small kernel's thread.
+        if self.ctas == 1 { 0 } else { thread / self.cta_threads }
     }
 
     /// Byte of the cluster's shared memory that a 32-bit address names.
     pub(super) fn shared_byte(&self, address: u32, bytes: usize, place: Place) -> Result<usize, String> {
-        let (rank, offset) = ((address >> 24) as usize, (address & 0xff_ffff) as usize);
+        let (rank, offset) = split(address);
         let room = self.grid().launch.smem_bytes as usize;
         if rank >= self.ctas {
             return Err(format!("address in CTA {rank} of a cluster of {} at {place}", self.ctas));
@@ -81,7 +87,7 @@ impl Worker {
         place: Place,
     ) -> Result<(), String> {
         let byte = self.shared_byte(shared, 4, place)?;
-        let rank = (shared >> 24) as usize;
+        let (rank, _) = split(shared);
         if rank != self.rank_of(self.running) {
             self.check_peer(rank, place)?;
         }

@@ -1,6 +1,6 @@
 //! mbarriers: arrivals and transferred bytes counted by phases, on which threads wait without meeting.
 
-use super::{Place, Status, Worker, strict::Knowledge};
+use super::{Place, Status, Worker, cluster::split, strict::Knowledge};
 
 /// Bytes that a phase may be short of or ahead.
 const MOST_BYTES: i64 = (1 << 20) - 1;
@@ -44,12 +44,12 @@ impl Worker {
     pub(super) fn find_mbarrier(&self, address: u32, place: Place) -> Result<usize, String> {
         let found = self.mbarriers.iter().position(|barrier| barrier.address == address);
         found.ok_or_else(|| {
-            format!("mbarrier at shared byte {} was never initialised: used at {place}", address & 0xff_ffff)
+            format!("mbarrier at shared byte {} was never initialised: used at {place}", split(address).1)
         })
     }
 
     pub(super) fn mbarrier_init(&mut self, address: u32, count: u32, place: Place) -> Result<(), String> {
-        let byte = address & 0xff_ffff;
+        let byte = split(address).1;
         let object = self.shared_byte(address, 8, place)?;
         if !address.is_multiple_of(8) {
             return Err(format!("mbarrier at shared byte {byte} at {place}: not a multiple of 8"));
@@ -103,7 +103,7 @@ impl Worker {
         let object = self.shared_byte(address, 8, place)?;
         let at = self.strict.place(place);
         self.strict.mbarrier_access(running, object, false, at)?;
-        let rank = (address >> 24) as usize;
+        let (rank, _) = split(address);
         if rank != self.rank_of(running) {
             self.check_peer(rank, place)?;
             let fenced = self.mbarriers[index].fenced;
@@ -117,7 +117,7 @@ impl Worker {
             let count = barrier.count;
             return Err(format!(
                 "mbarrier at shared byte {}: one arrival more than the {count} of a phase at {place}",
-                address & 0xff_ffff
+                split(address).1
             ));
         }
         barrier.pending -= arrivals;
@@ -145,7 +145,7 @@ impl Worker {
     /// Ends the current phase if nothing is missing; returns who waited for it.
     fn complete_phase(&mut self, index: usize, place: Place) -> Result<Vec<usize>, String> {
         let barrier = &mut self.mbarriers[index];
-        let byte = barrier.address & 0xff_ffff;
+        let byte = split(barrier.address).1;
         if barrier.bytes.abs() > MOST_BYTES {
             return Err(format!("mbarrier at shared byte {byte}: {} bytes expected at {place}", barrier.bytes));
         }
@@ -196,7 +196,7 @@ impl Worker {
             return Err(format!(
                 "parity alias: waits at {place} for phase {phase} of the mbarrier at shared byte {}, which is in phase {}: \
                  the parity stands for another one",
-                address & 0xff_ffff,
+                split(address).1,
                 barrier.phase
             ));
         }
@@ -214,13 +214,13 @@ impl Worker {
     /// What is wrong with the mbarriers of CTAs that have ended.
     pub(super) fn check_mbarriers(&self) -> Result<(), String> {
         for barrier in &self.mbarriers {
-            let byte = barrier.address & 0xff_ffff;
+            let byte = split(barrier.address).1;
             let came = barrier.count - barrier.pending;
             if came > 0 || barrier.bytes != 0 {
                 return Err(format!(
                     "{}: the kernel ends in the middle of phase {} of the mbarrier at shared byte {byte}: {came} of {} \
                      arrived, {} bytes missing",
-                    self.block_name((barrier.address >> 24) as usize),
+                    self.block_name(split(barrier.address).0),
                     barrier.phase,
                     barrier.count,
                     barrier.bytes
@@ -238,7 +238,7 @@ impl Worker {
         format!(
             "phase {} of the mbarrier at shared byte {} ({} of {} arrived, {} bytes missing)",
             barrier.phase,
-            address & 0xff_ffff,
+            split(address).1,
             barrier.count - barrier.pending,
             barrier.count,
             barrier.bytes

@@ -176,7 +176,7 @@ impl Worker {
     pub(super) fn exit(&mut self) {
         let running = self.running;
         let (base, lane) = (running / WARP * WARP, running % WARP);
-        if self.grid().kernel.is_hopper()
+        if self.hopper
             && let Err(why) = self.check_products(running).and_then(|()| self.check_stores(running))
         {
             self.fail(&why);

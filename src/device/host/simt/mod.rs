@@ -182,6 +182,8 @@ pub(super) struct Worker {
     bulk: Bulk,
     groups: Vec<WarpGroup>,
     pools: Vec<RegisterPool>,
+    /// The kernel may use Hopper's units: asked once a cluster, not once a thread.
+    hopper: bool,
     /// CTAs that run together, threads of one, and threads of each that have exited.
     ctas: usize,
     cta_threads: usize,
@@ -254,6 +256,7 @@ impl Worker {
             bulk: Bulk::default(),
             groups: Vec::new(),
             pools: Vec::new(),
+            hopper: false,
             ctas: 1,
             cta_threads: 1,
             gone: Vec::new(),
@@ -279,6 +282,7 @@ impl Worker {
     fn start_cluster(&mut self, grid: &Grid, first: usize) {
         self.grid = grid;
         (self.ctas, self.cta_threads) = (grid.cluster(), grid.threads());
+        self.hopper = grid.kernel.is_hopper();
         let count = self.ctas * self.cta_threads;
         let fresh = ThreadState { status: Status::Unstarted, fiber: 0, place: Place::NONE, payload: ptr::null_mut() };
         self.threads.clear();
@@ -327,7 +331,7 @@ impl Worker {
             cluster_size: self.ctas as u32,
             shared: shared.cast(),
         };
-        if grid.kernel.is_hopper() {
+        if self.hopper {
             self.start_units(count);
         }
     }
@@ -388,11 +392,10 @@ impl Worker {
     /// As [`pick`](Self::pick); copies that are held back arrive when nobody can run without them, and at random times
     /// under a random schedule.
     fn pick_or_land(&mut self) -> Result<Option<usize>, String> {
-        let grid = self.grid();
-        if !grid.kernel.is_hopper() {
+        if !self.hopper {
             return Ok(self.pick());
         }
-        let random = matches!(grid.options.schedule, Schedule::Random(_));
+        let random = matches!(self.grid().options.schedule, Schedule::Random(_));
         if random && !self.bulk.loads.is_empty() && self.random.below(8) == 0 {
             self.land_one()?;
         }
@@ -519,7 +522,6 @@ impl Worker {
     }
 
     fn end_cluster(&mut self) -> Result<(), String> {
-        let hopper = self.grid().kernel.is_hopper();
         self.strict.end();
         if let Some(error) = self.error.take() {
             // Fibers stopped in the middle of a kernel are thrown away with whatever is on their stacks.
@@ -527,7 +529,7 @@ impl Worker {
             return Err(error);
         }
         self.check_barriers()?;
-        if hopper {
+        if self.hopper {
             self.check_loads().map_err(|why| format!("{}: {why}", self.block_name(0)))?;
             self.check_mbarriers()?;
         }

@@ -147,12 +147,11 @@ impl Worker {
             return Err(format!("wgmma at {place}: n = {n} is no multiple of 8 up to 256"));
         }
         let at = self.strict.place(place);
-        let b = self.operand("B", b_matrix, flags & B_ACROSS != 0, n, place)?;
-        let mut ranges = b.ranges(n);
+        let (b, mut ranges) = self.operand("B", b_matrix, flags & B_ACROSS != 0, n, place)?;
         let a = match a_matrix {
             Some(matrix) => {
-                let operand = self.operand("A", matrix, flags & A_ACROSS != 0, M, place)?;
-                ranges.extend(operand.ranges(M));
+                let (operand, own) = self.operand("A", matrix, flags & A_ACROSS != 0, M, place)?;
+                ranges.extend(own);
                 A::Matrix(operand)
             }
             None if flags & A_ACROSS != 0 => {
@@ -181,8 +180,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads a descriptor bit for bit.
-    fn operand(&self, what: &str, bits: u64, across: bool, outer: usize, place: Place) -> Result<Operand, String> {
+    /// Reads a descriptor bit for bit; also returns the operand's bytes.
+    fn operand(
+        &self,
+        what: &str,
+        bits: u64,
+        across: bool,
+        outer: usize,
+        place: Place,
+    ) -> Result<(Operand, Vec<Range<usize>>), String> {
         let bad = |why: &str| Err(format!("descriptor of {what} {bits:#018x} at {place}: {why}"));
         let field = |from: u32| ((bits >> from & 0x3fff) << 4) as usize;
         let (start, leading, stride) = (field(0), field(16), field(32));
@@ -207,12 +213,13 @@ impl Worker {
         }
         let rank = self.rank_of(self.running);
         let operand = Operand { start: rank * self.stride + start, leading, stride, across };
-        let end = operand.ranges(outer).iter().map(|range| range.end).max().unwrap_or(0) - rank * self.stride;
+        let ranges = operand.ranges(outer);
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or(0) - rank * self.stride;
         let room = self.grid().launch.smem_bytes as usize;
         if end > room {
             return bad(&format!("out of bounds: it ends at byte {end} of {room} bytes of shared memory"));
         }
-        Ok(operand)
+        Ok((operand, ranges))
     }
 
     fn element(&self, byte: usize) -> f32 {
