@@ -3,15 +3,12 @@
 // Every tensor is read or written once; one thread per eight columns; arithmetic in f32. Roof: memory.
 
 #include <chunk.cuh>
-#include <math.cuh>
+#include <sigmoid.cuh>
 #include <types.cuh>
 
 // ---- device code
 
 constexpr int kThreads = 128;
-
-// exp overflows to infinity for x < -88, and the quotient is then the right 0.
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 
 template <class T>
 __device__ void swiglu_fwd(T* y, const T* gate_up, int rows, int ffn) {

@@ -45,19 +45,45 @@ pub fn with_gpu<N: From<&'static str>>(host: impl FnOnce() -> Vec<(Device, N)>) 
     }
 }
 
+const SCHEDULES: [(Schedule, Completion); 4] = [
+    (Schedule::InOrder, Completion::Early),
+    (Schedule::Reversed, Completion::Late),
+    (Schedule::Random(7), Completion::Late),
+    (Schedule::Eager, Completion::Early),
+];
+
 /// The strict host device under every schedule.
 pub fn strict_devices() -> Vec<(Device, String)> {
-    let schedules = [
-        (Schedule::InOrder, Completion::Early),
-        (Schedule::Reversed, Completion::Late),
-        (Schedule::Random(7), Completion::Late),
-        (Schedule::Eager, Completion::Early),
-    ];
-    let open = |(schedule, completion)| {
-        let device = Device::host(HostOptions::strict(schedule, completion)).expect("the host device opens");
-        (device, format!("host strict {schedule:?} {completion:?}"))
+    SCHEDULES.into_iter().map(|(schedule, completion)| strict_device(schedule, completion, false)).collect()
+}
+
+fn strict_device(schedule: Schedule, completion: Completion, hopper: bool) -> (Device, String) {
+    let options = HostOptions { hopper, ..HostOptions::strict(schedule, completion) };
+    let device = Device::host(options).expect("the host device opens");
+    (device, format!("host strict {schedule:?} {completion:?}"))
+}
+
+/// The devices of [`for_each_device`] as GPUs of compute capability 9.0, and the GPU if it is one.
+pub fn for_each_hopper(mut test: impl FnMut(&Device, &str)) {
+    let host = || {
+        let mut devices = strict_hoppers();
+        devices.push((fast_hopper(2), "host".into()));
+        devices
     };
-    schedules.into_iter().map(open).collect()
+    for (device, name) in with_gpu(host).into_iter().filter(|(device, _)| device.is_hopper()) {
+        test(&device, &name);
+    }
+}
+
+/// The strict host device as a GPU of compute capability 9.0, under every schedule.
+pub fn strict_hoppers() -> Vec<(Device, String)> {
+    SCHEDULES.into_iter().map(|(schedule, completion)| strict_device(schedule, completion, true)).collect()
+}
+
+/// The host device at full speed as a GPU of compute capability 9.0.
+pub fn fast_hopper(threads: usize) -> Device {
+    let gemm = warpo::device::GemmBackend::Kernel;
+    Device::host(HostOptions { threads, gemm, hopper: true, ..HostOptions::default() }).expect("the host device opens")
 }
 
 /// The host device with emulated kernels at full speed.

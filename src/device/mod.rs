@@ -233,6 +233,15 @@ impl Device {
         matches!(&*self.0, Backend::Cuda(_))
     }
 
+    /// True for a GPU of compute capability 9.0 with its kernels embedded, and for a host device that plays one: ops take
+    /// the kernels of files whose stem ends in `_sm90`.
+    pub fn is_hopper(&self) -> bool {
+        match &*self.0 {
+            Backend::Host(host) => host.options().hopper,
+            Backend::Cuda(cuda) => cuda.is_hopper(),
+        }
+    }
+
     /// One line for people: which device, and what it can do.
     pub fn describe(&self) -> String {
         match &*self.0 {

@@ -8,8 +8,8 @@ use super::{Activation, Batch, LayerRanges, Model, NormKind, NormRanges, QkNorm,
 use crate::{
     device::{Buffer, Float},
     ops::{
-        attention, bias, embedding, geglu, gelu,
-        gemm::{self, Gemm},
+        attention, embedding, geglu, gelu,
+        gemm::{self, Extras, Gemm},
         head, layernorm, residual,
         rmsnorm::{self, RmsNorm},
         rope, swiglu,
@@ -134,11 +134,46 @@ impl<T: Float> Model<T> {
         bias: &Option<Range<usize>>,
         [tokens, rows, columns]: [usize; 3],
     ) -> Result<()> {
-        gemm::run(&self.device, &Gemm::nt(tokens, rows, columns), y, x, &self.weight(weight))?;
-        match bias {
-            Some(range) => bias::add(&self.device, y, &self.weight(range), tokens, rows),
-            None => Ok(()),
-        }
+        self.project_onto(y, None, x, weight, bias, [tokens, rows, columns])
+    }
+
+    /// The same added to a stream.
+    fn project_onto(
+        &self,
+        y: &Buffer<T>,
+        stream: Option<&Buffer<T>>,
+        x: &Buffer<T>,
+        weight: &Range<usize>,
+        bias: &Option<Range<usize>>,
+        [tokens, rows, columns]: [usize; 3],
+    ) -> Result<()> {
+        let bias = bias.as_ref().map(|range| self.weight(range));
+        let extras = Extras { bias: bias.as_ref(), addend: stream };
+        gemm::run_adding(&self.device, &Gemm::nt(tokens, rows, columns), y, x, &self.weight(weight), &extras)
+    }
+
+    /// `y = stream + norm(x Wᵀ + b)`, or without the norm: what ends a block of the model. `out` keeps the product where a
+    /// norm follows it.
+    fn end_block(
+        &self,
+        y: &Buffer<T>,
+        out: Span,
+        stream: &Buffer<T>,
+        x: &Buffer<T>,
+        (weight, bias): (&Range<usize>, &Option<Range<usize>>),
+        after: (Span, &Option<NormRanges>),
+    ) -> Result<()> {
+        let hidden = self.config.hidden;
+        let tokens = stream.len() / hidden;
+        let shape = [tokens, hidden, x.len() / tokens];
+        let (stats, Some(ranges)) = after else {
+            return self.project_onto(y, Some(stream), x, weight, bias, shape);
+        };
+        let out = self.part(out, tokens * hidden);
+        self.project(&out, x, weight, bias, shape)?;
+        let normed = self.part(self.plan.spans.normed, tokens * hidden);
+        self.norm(&normed, stats, &out, ranges, tokens)?;
+        residual::add(&self.device, y, stream, &normed, tokens * hidden)
     }
 
     fn attention_fwd(&self, batch: &Batch, index: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
@@ -162,10 +197,9 @@ impl<T: Float> Model<T> {
             config.attention_scale as f32,
             &self.attention_dims(index, tokens),
         )?;
-        let out = self.block_output(layer.attention_out, tokens);
-        self.project(&out, &attended, &ranges.o, &ranges.o_bias, [tokens, hidden, q])?;
         let middle = self.part(layer.middle, tokens * hidden);
-        self.add_to_stream(&middle, &x, &out, layer.after_attention, &ranges.after_attention)
+        let after = (layer.after_attention, &ranges.after_attention);
+        self.end_block(&middle, layer.attention_out, &x, &attended, (&ranges.o, &ranges.o_bias), after)
     }
 
     /// Queries, keys and values, queries and keys normed where the model does so.
@@ -231,37 +265,32 @@ impl<T: Float> Model<T> {
         rope::apply(device, qkv, position, &cos, &sin, inverse, batch.tokens, heads, kv_heads, head_dim)
     }
 
-    /// Where a block's result goes: kept if a norm follows it, else in the scratch.
-    fn block_output(&self, kept: Span, tokens: usize) -> Buffer<T> {
-        let span = if self.config.norm_after { kept } else { self.plan.spans.normed };
-        self.part(span, tokens * self.config.hidden)
-    }
-
-    /// `y = x + norm(out)`, or without the norm.
-    fn add_to_stream(
-        &self,
-        y: &Buffer<T>,
-        x: &Buffer<T>,
-        out: &Buffer<T>,
-        stats: Span,
-        ranges: &Option<NormRanges>,
-    ) -> Result<()> {
-        let Some(ranges) = ranges else { return residual::add(&self.device, y, x, out, x.len()) };
-        let normed = self.part(self.plan.spans.normed, x.len());
-        self.norm(&normed, stats, out, ranges, x.len() / self.config.hidden)?;
-        residual::add(&self.device, y, x, &normed, x.len())
-    }
-
     fn mlp_fwd(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans, y: &Buffer<T>) -> Result<()> {
-        let (hidden, ffn, gate) = (self.config.hidden, self.config.ffn, self.config.gate_width());
-        let x = self.part(layer.middle, tokens * hidden);
+        let x = self.part(layer.middle, tokens * self.config.hidden);
         let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
+        let inner = self.gate_fwd(tokens, ranges, layer, &input)?;
+        let after = (layer.after_mlp, &ranges.after_mlp);
+        self.end_block(y, layer.mlp_out, &x, &inner, (&ranges.down, &ranges.down_bias), after)
+    }
+
+    /// The first matrix of the MLP and its activation, in one kernel where there is one.
+    fn gate_fwd(
+        &self,
+        tokens: usize,
+        ranges: &LayerRanges,
+        layer: &LayerSpans,
+        input: &Buffer<T>,
+    ) -> Result<Buffer<T>> {
+        let (hidden, ffn, gate) = (self.config.hidden, self.config.ffn, self.config.gate_width());
         let gate_up = self.part::<T>(layer.gate_up, tokens * gate);
-        self.project(&gate_up, &input, &ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden])?;
-        let inner = self.activate(&gate_up, tokens)?;
-        let out = self.block_output(layer.mlp_out, tokens);
-        self.project(&out, &inner, &ranges.down, &ranges.down_bias, [tokens, hidden, ffn])?;
-        self.add_to_stream(y, &x, &out, layer.after_mlp, &ranges.after_mlp)
+        if self.config.activation == Activation::SwiGlu && ranges.gate_up_bias.is_none() {
+            let inner = self.part(self.plan.spans.inner, tokens * ffn);
+            let w = self.weight(&ranges.gate_up);
+            swiglu::project(&self.device, &inner, &gate_up, input, &w, [tokens, ffn, hidden])?;
+            return Ok(inner);
+        }
+        self.project(&gate_up, input, &ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden])?;
+        self.activate(&gate_up, tokens)
     }
 
     /// What the second matrix of the MLP reads.

@@ -1,7 +1,13 @@
 //! Matrix products in the three operand orders of a linear layer.
 
 use anyhow::{Result, bail, ensure};
+use half::bf16;
 
+use super::{
+    bias,
+    gemm_sm90::{self, Plan},
+    residual,
+};
 use crate::device::{
     Buffer, DType, Device, Element, Float, GemmBackend, Launch,
     host::gemm::{Matrix, Product},
@@ -81,6 +87,23 @@ impl Gemm {
     }
 }
 
+/// What is added to a result before it is rounded; of its type, not together with `accumulate`.
+#[derive(Clone, Copy)]
+pub struct Extras<'a, T> {
+    /// (n), the same for every row.
+    pub bias: Option<&'a Buffer<T>>,
+    /// (m, n) in rows as far apart as D's; for D itself there is `accumulate`.
+    pub addend: Option<&'a Buffer<T>>,
+}
+
+impl<T> Extras<'_, T> {
+    pub const NONE: Self = Self { bias: None, addend: None };
+
+    fn is_none(&self) -> bool {
+        self.bias.is_none() && self.addend.is_none()
+    }
+}
+
 /// Runs one product: `O` is `T`, or f32 for bf16 operands.
 ///
 /// A buffer may be longer than its matrix. bf16 operands start at a multiple of 16 bytes, and so does every row of
@@ -95,21 +118,99 @@ pub fn run<T: Float, O: Float>(
     a: &Buffer<T>,
     b: &Buffer<T>,
 ) -> Result<()> {
-    let [a_shape, b_shape] = gemm.stored();
-    check_operand("A", gemm, a, a_shape, gemm.lda)?;
-    check_operand("B", gemm, b, b_shape, gemm.ldb)?;
-    check_span("D", gemm, d, (gemm.m, gemm.n), gemm.ldd)?;
-    if gemm.m == 0 || gemm.n == 0 || gemm.k == 0 && gemm.accumulate {
+    if is_empty(gemm, d, a, b, &Extras::NONE)? {
         return Ok(());
     }
-    ensure!(gemm.k > 0, "{gemm:?}: no terms to sum");
     if let Some(host) = device.as_host()
         && host.options().gemm == GemmBackend::Native
     {
         // SAFETY: all lengths were checked above.
         return unsafe { host.multiply(&product(gemm, d, a, b)) };
     }
+    if device.is_hopper() && gemm_sm90::takes(gemm, d, &Extras::<T>::NONE) {
+        let plan = Plan::choose(gemm, device.sm_count());
+        return gemm_sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE);
+    }
     launch(device, gemm, d, a, b)
+}
+
+/// Whether products of bf16 run on Hopper's own units.
+pub(super) fn uses_hopper(device: &Device) -> bool {
+    device.is_hopper() && device.as_host().is_none_or(|host| host.options().gemm == GemmBackend::Kernel)
+}
+
+/// Runs one product and adds to it: in the same kernel on Hopper, in passes of their own elsewhere, each of which rounds.
+/// D is packed.
+///
+/// # Errors
+/// As [`run`]; also if rows of D are further apart than n.
+pub fn run_adding<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    d: &Buffer<T>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    extras: &Extras<T>,
+) -> Result<()> {
+    if uses_hopper(device) && gemm_sm90::takes(gemm, d, extras) {
+        return run_planned(device, &Plan::choose(gemm, device.sm_count()), gemm, d, a, b, extras);
+    }
+    is_empty(gemm, d, a, b, extras)?;
+    ensure!(gemm.ldd == gemm.n || extras.is_none(), "{gemm:?}: what is added needs a packed D");
+    run(device, gemm, d, a, b)?;
+    if let Some(bias) = extras.bias {
+        bias::add(device, d, bias, gemm.m, gemm.n)?;
+    }
+    extras.addend.map_or(Ok(()), |addend| residual::add(device, d, d, addend, gemm.m * gemm.n))
+}
+
+/// Runs one product of bf16 on Hopper's own units by a given plan.
+///
+/// # Errors
+/// As [`run`]; also if the kernels cannot write such a D or the plan does not fit.
+pub fn run_planned<T: Float, O: Float>(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    d: &Buffer<O>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    extras: &Extras<O>,
+) -> Result<()> {
+    ensure!(T::DTYPE == DType::Bf16, "{gemm:?}: {:?} operands on tensor cores", T::DTYPE);
+    if is_empty(gemm, d, a, b, extras)? {
+        return Ok(());
+    }
+    ensure!(O::DTYPE == DType::Bf16 || extras.is_none(), "{gemm:?}: f32 results take no bias or addend");
+    let [bias, addend] = [extras.bias, extras.addend].map(|x| x.map(Buffer::cast::<bf16>));
+    let extras = Extras { bias: bias.as_ref(), addend: addend.as_ref() };
+    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras)
+}
+
+/// Checks all lengths; true if there is nothing to compute.
+fn is_empty<T: Float, O: Float>(
+    gemm: &Gemm,
+    d: &Buffer<O>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    extras: &Extras<O>,
+) -> Result<bool> {
+    let [a_shape, b_shape] = gemm.stored();
+    check_operand("A", gemm, a, a_shape, gemm.lda)?;
+    check_operand("B", gemm, b, b_shape, gemm.ldb)?;
+    check_span("D", gemm, d, (gemm.m, gemm.n), gemm.ldd)?;
+    if let Some(addend) = extras.addend {
+        check_span("the addend", gemm, addend, (gemm.m, gemm.n), gemm.ldd)?;
+    }
+    if let Some(bias) = extras.bias {
+        check_span("the bias", gemm, bias, (1, gemm.n), gemm.n)?;
+    }
+    ensure!(!gemm.accumulate || extras.is_none(), "{gemm:?}: adds to D or something else, not both");
+    if gemm.m == 0 || gemm.n == 0 || gemm.k == 0 && gemm.accumulate {
+        return Ok(true);
+    }
+    ensure!(gemm.k > 0, "{gemm:?}: no terms to sum");
+    Ok(false)
 }
 
 fn check_span<T: Element>(

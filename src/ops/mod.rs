@@ -7,6 +7,7 @@ pub mod embedding;
 pub mod geglu;
 pub mod gelu;
 pub mod gemm;
+pub mod gemm_sm90;
 pub mod grad_norm;
 pub mod head;
 pub mod layernorm;

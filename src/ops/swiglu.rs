@@ -1,9 +1,70 @@
-//! The gated activation of the feed-forward layer.
+//! The gated activation of the feed-forward layer, alone and with the product before it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use half::bf16;
 
-use super::{chunk_launch, expect_len};
-use crate::device::{Buffer, Device, Float, kernels::swiglu as kernel};
+use super::{
+    chunk_launch, expect_len,
+    gemm::{self, Gemm},
+    gemm_sm90::{self, Plan, Tile},
+};
+use crate::device::{Buffer, DType, Device, Float, kernels::swiglu as kernel, kernels::swiglu_sm90 as fused};
+
+/// `gate_up = x wᵀ`, `y = silu(gate) * up`: one kernel on Hopper, two elsewhere; y has the same bits for the same gate_up.
+///
+/// Shapes: `y` (rows, ffn); `gate_up` (rows, 2 * ffn), gate first; `x` (rows, hidden); `w` (2 * ffn, hidden).
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+pub fn project<T: Float>(
+    device: &Device,
+    y: &Buffer<T>,
+    gate_up: &Buffer<T>,
+    x: &Buffer<T>,
+    w: &Buffer<T>,
+    [rows, ffn, hidden]: [usize; 3],
+) -> Result<()> {
+    let gemm = Gemm::nt(rows, 2 * ffn, hidden);
+    let whole = [ffn, hidden].iter().all(|width| width.is_multiple_of(8));
+    if T::DTYPE == DType::Bf16 && gemm::uses_hopper(device) && whole && rows > 0 {
+        // Each tile has 128 columns of the gate and 128 of up.
+        let plan = Plan::with_tile(&gemm, Tile::M128N256, device.sm_count());
+        return project_planned(device, &plan, &y.cast(), &gate_up.cast(), &x.cast(), &w.cast(), [rows, ffn, hidden]);
+    }
+    gemm::run(device, &gemm, gate_up, x, w)?;
+    fwd(device, y, gate_up, rows, ffn)
+}
+
+/// [`project`] on Hopper's own units.
+///
+/// # Errors
+/// As [`project`]; also if the plan's tile is not 128 x 256 or a width is no multiple of 8.
+pub fn project_planned(
+    device: &Device,
+    plan: &Plan,
+    y: &Buffer<bf16>,
+    gate_up: &Buffer<bf16>,
+    x: &Buffer<bf16>,
+    w: &Buffer<bf16>,
+    [rows, ffn, hidden]: [usize; 3],
+) -> Result<()> {
+    expect_len("swiglu y", y, &[rows, ffn])?;
+    expect_len("swiglu gate_up", gate_up, &[rows, 2, ffn])?;
+    expect_len("swiglu x", x, &[rows, hidden])?;
+    expect_len("swiglu w", w, &[2, ffn, hidden])?;
+    ensure!(plan.tile == Tile::M128N256, "swiglu: {plan:?}: the kernel has tiles of 128 x 256");
+    let [x_map, w_map] = gemm_sm90::operand_maps(device, plan.tile, &Gemm::nt(rows, 2 * ffn, hidden), x, w)?;
+    let y_map = gemm_sm90::result_map(device, y, [rows, ffn], ffn)?;
+    let [gate, up] = [gate_up.clone(), gate_up.slice(ffn..gate_up.len())];
+    let gate_map = gemm_sm90::result_map(device, &gate, [rows, ffn], 2 * ffn)?;
+    let up_map = gemm_sm90::result_map(device, &up, [rows, ffn], 2 * ffn)?;
+    let [rows, ffn, hidden, stages] = [rows, ffn, hidden, plan.stages].map(|x| x as i32);
+    let at = plan.launch();
+    // SAFETY: all lengths were checked above; the maps carry them.
+    unsafe {
+        fused::swiglu_project_bf16(device, at, &y_map, &gate_map, &up_map, &x_map, &w_map, rows, ffn, hidden, stages)
+    }
+}
 
 /// `y = silu(gate) * up`.
 ///

@@ -1,6 +1,6 @@
 use half::bf16;
 use warpo::{
-    device::{Device, Float, HostOptions},
+    device::{Buffer, Device, Float, HostOptions},
     ops::gemm::{self, Gemm, Order},
 };
 
@@ -9,7 +9,7 @@ use crate::{
     support::{cast, for_each_device, normal, roundoff, type_name, widen},
 };
 
-const ORDERS: [fn(usize, usize, usize) -> Gemm; 3] = [Gemm::nt, Gemm::nn, Gemm::tn];
+pub const ORDERS: [fn(usize, usize, usize) -> Gemm; 3] = [Gemm::nt, Gemm::nn, Gemm::tn];
 
 /// (m, n, k): one element, one row, one column, ragged, exact tiles, one to five k-blocks of 32 (one more than the
 /// ring has stages), and more tiles than the persistent grid of 8 CTAs has, also with more tile rows than a band.
@@ -115,15 +115,15 @@ fn padded<T: Float>(gemm: Gemm) -> Gemm {
 }
 
 /// One product with its data; padding is NaN in the operands and must stay as it is in the result.
-struct Case<T, O> {
-    gemm: Gemm,
+pub struct Case<T, O> {
+    pub gemm: Gemm,
     a: Vec<T>,
     b: Vec<T>,
-    before: Vec<O>,
+    pub before: Vec<O>,
 }
 
 impl<T: Float, O: Float> Case<T, O> {
-    fn new(gemm: Gemm) -> Self {
+    pub fn new(gemm: Gemm) -> Self {
         let Gemm { order, m, n, k, lda, ldb, ldd, .. } = gemm;
         let (a_shape, b_shape) = match order {
             Order::Nt => ((m, k), (n, k)),
@@ -135,17 +135,30 @@ impl<T: Float, O: Float> Case<T, O> {
 
     /// Returns the result, padding included, wide and as it is.
     fn run(&self, device: &Device) -> (Vec<f64>, Vec<O>) {
-        let d = device.upload(&self.before).unwrap();
-        let (a, b) = (device.upload(&self.a).unwrap(), device.upload(&self.b).unwrap());
-        gemm::run(device, &self.gemm, &d, &a, &b).unwrap();
-        let d = device.download(&d).unwrap();
+        let d = self.by(device, |d, a, b| gemm::run(device, &self.gemm, d, a, b)).unwrap();
         (widen(&d), d)
     }
 
+    /// The result, padding included, of a product that `run` launches.
+    pub fn by(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&Buffer<O>, &Buffer<T>, &Buffer<T>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<O>> {
+        let d = device.upload(&self.before)?;
+        run(&d, &device.upload(&self.a)?, &device.upload(&self.b)?)?;
+        device.download(&d)
+    }
+
     fn check(&self, device: &Device, on: &str) {
+        let (got, _) = self.run(device);
+        self.compare(&got, on);
+    }
+
+    /// Against the oracle.
+    pub fn compare(&self, got: &[f64], on: &str) {
         let Gemm { n, k, ldd, accumulate, .. } = self.gemm;
         let (sums, magnitudes) = oracles::gemm::run(&self.gemm, &widen(&self.a), &widen(&self.b));
-        let (got, _) = self.run(device);
         let before = widen(&self.before);
         for (at, (&got, &before)) in got.iter().zip(&before).enumerate() {
             let (row, column) = (at / ldd, at % ldd);

@@ -7,6 +7,7 @@ mod embedding;
 mod geglu;
 mod gelu;
 mod gemm;
+mod gemm_sm90;
 mod grad_norm;
 mod head;
 mod layernorm;

@@ -1,12 +1,19 @@
 use half::bf16;
 use warpo::{
     device::{Device, Float},
-    ops::swiglu,
+    ops::{
+        gemm::{self, Gemm},
+        gemm_sm90::{Plan, Tile},
+        swiglu,
+    },
 };
 
 use crate::{
     oracles,
-    support::{assert_within_rule, cast, for_each_device, max_abs, normal, round_to, roundoff, type_name, widen},
+    support::{
+        assert_within_rule, cast, for_each_device, for_each_hopper, max_abs, normal, round_to, roundoff, type_name,
+        widen,
+    },
 };
 
 /// (rows, ffn): one row, ragged, exact chunks, more than one CTA.
@@ -79,5 +86,35 @@ fn gates_far_in_the_tails() {
         swiglu::bwd(device, &gate_up, &device.upload(&[2.0f32; 4]).unwrap(), &gate_up, 1, 4).unwrap();
         let dgate_up = device.download(&gate_up).unwrap();
         assert_eq!(dgate_up, [0.0, 0.0, 6.0, 6.0, 0.0, 0.0, 200.0, 400.0], "dgate_up on {on}");
+    });
+}
+
+/// (rows, ffn, hidden): ragged; tiles exact in the gate's columns; more tiles than the grid walks at once.
+const PROJECT_SHAPES: &[(usize, usize, usize)] = &[(9, 40, 24), (130, 128, 64), (520, 264, 72)];
+
+/// The product and the activation in one kernel have the bits of one after the other: the product is gemm_sm90's, whose
+/// sums the same tile forms in the same order, and y is computed from its rounded values.
+#[test]
+fn the_product_and_the_activation_in_one_kernel() {
+    for_each_hopper(|device, on| {
+        for &(rows, ffn, hidden) in PROJECT_SHAPES {
+            let x: Vec<bf16> = cast(&normal(1, rows * hidden));
+            let w: Vec<bf16> = cast(&normal(2, 2 * ffn * hidden));
+            let [x, w] = [&x, &w].map(|x| device.upload(x).unwrap());
+            let alloc = |len: usize| device.alloc::<bf16>(len).unwrap();
+            let (gate_up, y) = (alloc(rows * 2 * ffn), alloc(rows * ffn));
+            gemm::run(device, &Gemm::nt(rows, 2 * ffn, hidden), &gate_up, &x, &w).unwrap();
+            swiglu::fwd(device, &y, &gate_up, rows, ffn).unwrap();
+            let want = [device.download(&gate_up).unwrap(), device.download(&y).unwrap()].concat();
+            for stages in [1, 4] {
+                let (gate_up, y) = (alloc(rows * 2 * ffn), alloc(rows * ffn));
+                let plan = Plan::with_tile(&Gemm::nt(rows, 2 * ffn, hidden), Tile::M128N256, 4);
+                let plan = Plan { stages, ..plan };
+                swiglu::project_planned(device, &plan, &y, &gate_up, &x, &w, [rows, ffn, hidden])
+                    .unwrap_or_else(|why| panic!("{rows}x{ffn}x{hidden} on {on}: {why:#}"));
+                let got = [device.download(&gate_up).unwrap(), device.download(&y).unwrap()].concat();
+                assert!(got == want, "{rows}x{ffn}x{hidden}, {stages} slots on {on}");
+            }
+        }
     });
 }

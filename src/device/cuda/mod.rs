@@ -49,6 +49,7 @@ struct Inner {
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
     options: CudaOptions,
+    hopper: bool,
     allocated: AtomicUsize,
     peak: AtomicUsize,
     unchecked: Mutex<Unchecked>,
@@ -108,10 +109,13 @@ impl CudaDevice {
     pub fn new(ordinal: usize, options: CudaOptions) -> Result<Self> {
         let gpu = Gpu::open(ordinal)?;
         let stream = gpu.context.new_stream().map_err(|e| explain(e).context("stream"))?;
+        let capability = gpu.info.capability;
+        let mut for_hopper = super::kernels::ALL.iter().filter(|kernel| kernel.is_hopper());
         let inner = Inner {
             gpu,
             stream,
             options,
+            hopper: for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             unchecked: Mutex::default(),
@@ -136,6 +140,11 @@ impl CudaDevice {
 
     pub fn info(&self) -> &GpuInfo {
         &self.inner.gpu.info
+    }
+
+    /// Whether the build has images of the kernels for Hopper's own units, and this GPU takes them.
+    pub fn is_hopper(&self) -> bool {
+        self.inner.hopper
     }
 
     pub fn describe(&self) -> String {

@@ -59,6 +59,8 @@ pub struct HostOptions {
     /// Worker threads; 0 takes one per core. Results do not depend on it.
     pub threads: usize,
     pub gemm: GemmBackend,
+    /// Plays a GPU of compute capability 9.0: ops take the kernels that need one.
+    pub hopper: bool,
     /// Runs the instrumented build and checks every access.
     pub strict: bool,
     pub schedule: Schedule,
@@ -70,6 +72,7 @@ impl Default for HostOptions {
         Self {
             threads: 0,
             gemm: GemmBackend::Native,
+            hopper: false,
             strict: false,
             schedule: Schedule::InOrder,
             completion: Completion::Early,
@@ -80,7 +83,7 @@ impl Default for HostOptions {
 impl HostOptions {
     /// Emulated kernels under every check: what the kernel tests run.
     pub fn strict(schedule: Schedule, completion: Completion) -> Self {
-        Self { threads: 1, gemm: GemmBackend::Kernel, strict: true, schedule, completion }
+        Self { gemm: GemmBackend::Kernel, threads: 1, strict: true, schedule, completion, ..Self::default() }
     }
 }
 
@@ -170,7 +173,8 @@ impl HostDevice {
 
     pub fn describe(&self) -> String {
         let strict = if self.options.strict { ", strict" } else { "" };
-        format!("host ({} worker threads{strict})", self.pool.current_num_threads())
+        let hopper = if self.options.hopper { ", as capability 9.0" } else { "" };
+        format!("host ({} worker threads{strict}{hopper})", self.pool.current_num_threads())
     }
 
     pub fn sm_count(&self) -> usize {

@@ -1,0 +1,290 @@
+// D (m, n) = A * B, or D += A * B, in three operand orders, all row-major, the reduction over k, on Hopper's own units:
+//   nt: A (m, k), B (n, k)    nn: A (m, k), B (k, n)    tn: A (k, m), B (k, n)
+// bf16 results may add a bias (n) and an addend (m, n) before they are rounded (the residual, or D itself); n is even then.
+//
+// Persistent grid of clusters of two CTAs of 384 threads; lib/product_pipeline.cuh has the main loop. Each of the two
+// multiplying groups owns half of the tile's rows: 64 rows of 128x256 or 128x192, 128 rows of 256x128, 64 of 128x128. Results
+// leave through two panels a group in shared memory by bulk stores, while the producer fetches for the next tile; f32
+// results are added by bulk reductions where they accumulate. Ragged m, n, k are zero-filled on the way in and cut on the way
+// out. `stages` slots of (tile_m + tile_n) * 128 bytes follow 33 KB of barriers and panels.
+// f32 accumulation in k order, one owner per tile, no split of k: the same bits on every run.
+// Roof: tensor cores.
+
+#include <product_pipeline.cuh>
+
+// ---- device code
+
+// What is added to a bf16 result before it is rounded; either may be absent.
+struct Extras {
+    const bf16 *addend, *bias;
+    int addend_pitch, with_addend, with_bias;
+};
+
+// Adds two neighbours, which lie at an even index of an even number of columns.
+__device__ __forceinline__ void add_pair(float& x, float& y, const bf16* from, bool is_there) {
+    const unsigned pair = is_there ? *reinterpret_cast<const unsigned*>(from) : 0u;
+    x += __uint_as_float(pair << 16);
+    y += __uint_as_float(pair & 0xffff0000u);
+}
+
+// To 64 rows of D from (row0, n0) on.
+template <int kTileN>
+__device__ __forceinline__ void add_extras(float (&sum)[kTileN / 2], const Extras& extras, int row0, int n0,
+                                           const Problem& p) {
+    const int row = row0 + fragment_row(), column0 = n0 + fragment_column();
+    if (extras.with_bias) {
+#pragma unroll
+        for (int j = 0; j < kTileN / 8; ++j) {
+            const int column = column0 + 8 * j;
+            add_pair(sum[4 * j], sum[4 * j + 1], extras.bias + column, column < p.n);
+            add_pair(sum[4 * j + 2], sum[4 * j + 3], extras.bias + column, column < p.n);
+        }
+    }
+    if (extras.with_addend) {
+#pragma unroll
+        for (int j = 0; j < kTileN / 8; ++j) {
+            const int column = column0 + 8 * j;
+            const bf16* from = extras.addend + (long long)row * extras.addend_pitch + column;
+            add_pair(sum[4 * j], sum[4 * j + 1], from, row < p.m && column < p.n);
+            add_pair(sum[4 * j + 2], sum[4 * j + 3], from + 8ll * extras.addend_pitch, row + 8 < p.m && column < p.n);
+        }
+    }
+}
+
+template <class Order, int kTileM, int kTileN>
+__device__ __forceinline__ void gemm_bf16(const CUtensorMap* d_map, const CUtensorMap* a_map, const CUtensorMap* b_map,
+                                          const Extras& extras, const Problem& p) {
+    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p, [&](Outbox& outbox, float (&sum)[kTileN / 2], int row0, int n0) {
+        add_extras<kTileN>(sum, extras, row0, n0, p);
+        write_rows<0, kTileN>(outbox, d_map, sum, row0, n0, p);
+    });
+}
+
+template <class Order, int kTileM, int kTileN>
+__device__ __forceinline__ void gemm_wide(const CUtensorMap* d_map, const CUtensorMap* a_map, const CUtensorMap* b_map,
+                                          int accumulate, const Problem& p) {
+    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p, [&](Outbox& outbox, const float (&sum)[kTileN / 2], int row0, int n0) {
+        if (accumulate)
+            write_wide_rows<true>(outbox, d_map, sum, row0, n0, p);
+        else
+            write_wide_rows<false>(outbox, d_map, sum, row0, n0, p);
+    });
+}
+
+// ---- entry points
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x256_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nt, 128, 256>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x256_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nt, 128, 256>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_256x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nt, 256, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_256x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nt, 256, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x192_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nt, 128, 192>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x192_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nt, 128, 192>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nt, 128, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (n, k)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nt, 128, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x256_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nn, 128, 256>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x256_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nn, 128, 256>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_256x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nn, 256, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_256x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nn, 256, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x192_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nn, 128, 192>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x192_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nn, 128, 192>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Nn, 128, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (m, k)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Nn, 128, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x256_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Tn, 128, 256>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x256_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Tn, 128, 256>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Tn, 256, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Tn, 256, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Tn, 128, 192>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Tn, 128, 192>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
+    const bf16* bias,                           // (n)
+    int addend_pitch, int with_addend, int with_bias, int m, int n, int k, int stages) {
+    gemm_bf16<Tn, 128, 128>(&d_map, &a_map, &b_map, {addend, bias, addend_pitch, with_addend, with_bias}, {m, n, k, stages});
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_wide_bf16(
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap a_map,  // (k, m)
+    const __grid_constant__ CUtensorMap b_map,  // (k, n)
+    int accumulate, int m, int n, int k, int stages) {
+    gemm_wide<Tn, 128, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+}
