@@ -74,7 +74,7 @@ __device__ __forceinline__ void gemm_wide(const CUtensorMap* d_map, const CUtens
 // ---- entry points
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x256_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -84,7 +84,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x256_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     int accumulate, int m, int n, int k, int stages) {
@@ -92,7 +92,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_256x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -102,7 +102,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_256x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     int accumulate, int m, int n, int k, int stages) {
@@ -110,7 +110,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x192_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -120,7 +120,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x192_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     int accumulate, int m, int n, int k, int stages) {
@@ -128,7 +128,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -138,7 +138,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nt_128x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (n, k)
     int accumulate, int m, int n, int k, int stages) {
@@ -146,7 +146,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x256_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -156,7 +156,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x256_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -164,7 +164,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_256x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -174,7 +174,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_256x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -182,7 +182,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x192_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -192,7 +192,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x192_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -200,7 +200,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -210,7 +210,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_nn_128x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (m, k)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -218,7 +218,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x256_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -228,7 +228,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x256_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -236,7 +236,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -246,7 +246,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -254,7 +254,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -264,7 +264,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {
@@ -272,7 +272,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n)
+    const __grid_constant__ CUtensorMap d_map,  // (m, n), written
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     const bf16* addend,                         // (m, n), row pitch addend_pitch; may be d
@@ -282,7 +282,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, added to if accumulate
+    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
     const __grid_constant__ CUtensorMap a_map,  // (k, m)
     const __grid_constant__ CUtensorMap b_map,  // (k, n)
     int accumulate, int m, int n, int k, int stages) {

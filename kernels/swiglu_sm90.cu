@@ -30,9 +30,9 @@ __device__ __forceinline__ void activate(float (&sum)[kTileN / 2]) {
 // ---- entry points
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) swiglu_project_bf16(
-    const __grid_constant__ CUtensorMap y_map,     // (rows, ffn)
-    const __grid_constant__ CUtensorMap gate_map,  // (rows, ffn), row pitch 2 * ffn
-    const __grid_constant__ CUtensorMap up_map,    // (rows, ffn), row pitch 2 * ffn
+    const __grid_constant__ CUtensorMap y_map,     // (rows, ffn), written
+    const __grid_constant__ CUtensorMap gate_map,  // (rows, ffn), row pitch 2 * ffn, written
+    const __grid_constant__ CUtensorMap up_map,    // (rows, ffn), row pitch 2 * ffn, written
     const __grid_constant__ CUtensorMap x_map,     // (rows, hidden)
     const __grid_constant__ CUtensorMap w_map,     // (2 * ffn, hidden), gate first
     int rows, int ffn, int hidden, int stages) {

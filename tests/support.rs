@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use warpo::device::{Choice, CudaOptions, Device, Element, Float, HostOptions, Schedule, host::Completion};
+use warpo::device::{Choice, CudaOptions, Device, Element, Fault, Float, HostOptions, Schedule, host::Completion};
 
 /// Where `examples` and `tests/fixtures` are: in the project, or beside the test program if it came in a bundle.
 pub fn root() -> PathBuf {
@@ -55,6 +55,21 @@ const SCHEDULES: [(Schedule, Completion); 4] = [
 /// The strict host device under every schedule.
 pub fn strict_devices() -> Vec<(Device, String)> {
     SCHEDULES.into_iter().map(|(schedule, completion)| strict_device(schedule, completion, false)).collect()
+}
+
+/// Runs a kernel with every fault it could have: each must be reported, or be seen in a result that is not `right`, under
+/// every schedule.
+pub fn every_fault_is_caught(faults: &[Fault], mut is_right: impl FnMut(&Device) -> anyhow::Result<bool>) {
+    for &fault in faults {
+        for (schedule, completion) in SCHEDULES {
+            let options = HostOptions { hopper: true, fault: Some(fault), ..HostOptions::strict(schedule, completion) };
+            let device = Device::host(options).expect("the host device opens");
+            match is_right(&device) {
+                Ok(right) => assert!(!right, "{fault:?} goes unseen under {schedule:?} {completion:?}"),
+                Err(why) => println!("{fault:?} under {schedule:?} {completion:?}: {why:#}"),
+            }
+        }
+    }
 }
 
 fn strict_device(schedule: Schedule, completion: Completion, hopper: bool) -> (Device, String) {

@@ -18,7 +18,8 @@
 
 // Two groups multiply, the third one's first warp fetches.
 constexpr int kMultipliers = 2;
-constexpr int kPipelineThreads = (kMultipliers + 1) * kGroupThreads;
+constexpr int kPipelineThreads = 384;
+static_assert(kPipelineThreads == (kMultipliers + 1) * kGroupThreads, "");
 // Registers a thread: (40 + 2 * 232) * 128 is what 384 threads enter with. With 24 for the producer ptxas spills there.
 constexpr int kProducerRegisters = 40;
 constexpr int kMultiplierRegisters = 232;

@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 
 pub use buffer::{Buffer, DType, Element, Float};
 pub use cuda::CudaOptions;
-pub use host::{GemmBackend, HostOptions, Schedule};
+pub use host::{Fault, GemmBackend, HostOptions, Schedule};
 pub use tensor_map::{Swizzle, TensorMap, TensorShape};
 
 /// Which device a run asked for: `auto`, `cuda`, `cuda:N` or `host`.

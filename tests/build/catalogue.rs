@@ -2,7 +2,7 @@
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
-use super::signatures::{Entry, Module, Param, read_folder};
+use super::signatures::{Entry, Module, Param, Type, read_folder};
 
 const BEGIN: &str = "<!-- written by UPDATE_CATALOGUE=1 cargo test --release -- build::catalogue -->\n";
 const END: &str = "<!-- end -->\n";
@@ -37,7 +37,7 @@ fn the_readme_names_every_kernel() {
     assert_eq!(found, expected, "README.md's table of kernels");
 }
 
-/// Entry points that differ in element type or head size only.
+/// Entry points that differ in element type, head size or tile only.
 struct Family<'a> {
     names: Vec<&'a str>,
     first: &'a Entry,
@@ -46,7 +46,8 @@ struct Family<'a> {
 }
 
 fn table(module: &Module, kernels: &Path) -> String {
-    let source = fs::read_to_string(kernels.join(format!("{}.cu", module.stem))).unwrap();
+    let read = |name: String| fs::read_to_string(kernels.join(name)).unwrap();
+    let source = read(format!("{}.cu", module.stem)) + &read("lib/product_pipeline.cuh".into());
     let mut text = format!("\n### {}\n\n", module.stem);
     text += "| entry points | threads | writes | reads | scalars |\n| --- | --- | --- | --- | --- |\n";
     for family in families(module) {
@@ -54,7 +55,7 @@ fn table(module: &Module, kernels: &Path) -> String {
             let params = family.first.params.iter().filter(|p| wanted(p));
             params.map(|p| describe(p, &family)).collect::<Vec<_>>().join("<br>")
         };
-        let scalar = |p: &&Param| !p.pointer;
+        let scalar = |p: &&Param| !is_memory(p);
         let scalars = || -> String {
             let names = family.first.params.iter().filter(scalar).map(|p| p.name.as_str());
             names.collect::<Vec<_>>().join(", ")
@@ -65,12 +66,21 @@ fn table(module: &Module, kernels: &Path) -> String {
             "| {} | {} | {} | {} | {} |",
             names.join("<br>"),
             resolve(&family.first.bounds, &source),
-            list(&|p| p.pointer && !p.constant),
-            list(&|p| p.pointer && p.constant),
+            list(&is_written),
+            list(&|p| is_memory(p) && !is_written(p)),
             scalars()
         );
     }
     text
+}
+
+fn is_memory(param: &Param) -> bool {
+    param.pointer || param.ty == Type::TensorMap
+}
+
+/// A tensor map does not tell which way it is used; its comment does.
+fn is_written(param: &Param) -> bool {
+    if param.ty == Type::TensorMap { param.comment.contains("written") } else { param.pointer && !param.constant }
 }
 
 fn families(module: &Module) -> Vec<Family<'_>> {
@@ -105,7 +115,14 @@ fn shape(entry: &Entry) -> Shape<'_> {
         Some(head_dim) => name.replace(&format!("_hd{head_dim}"), ""),
         None => name,
     };
+    let name = tile(&entry.name).map_or(name.clone(), |tile| name.replace(&format!("_{tile}"), ""));
     Shape { name, bounds: &entry.bounds, params }
+}
+
+/// The sides in `_128x256`.
+fn tile(name: &str) -> Option<&str> {
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    name.split('_').find(|part| part.split_once('x').is_some_and(|(m, n)| is_number(m) && is_number(n)))
 }
 
 /// The number in `_hd64`.

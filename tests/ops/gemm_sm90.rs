@@ -2,7 +2,7 @@
 
 use half::bf16;
 use warpo::{
-    device::{Device, Float},
+    device::{Device, Fault, Float},
     ops::{
         gemm::{self, Extras, Gemm},
         gemm_sm90::{Plan, Tile},
@@ -12,7 +12,7 @@ use warpo::{
 use super::gemm::{Case, ORDERS};
 use crate::{
     oracles,
-    support::{cast, fast_device, fast_hopper, for_each_hopper, normal, roundoff, widen},
+    support::{self, cast, fast_device, fast_hopper, for_each_hopper, normal, roundoff, strict_hoppers, widen},
 };
 
 /// Rows on multiples of 16 bytes, further apart than packed ones; NaN between them.
@@ -95,6 +95,17 @@ fn a_bias_and_an_addend_are_rounded_once() {
             }
         }
     });
+}
+
+#[test]
+fn every_fault_is_caught() {
+    let gemm = Gemm::nt(260, 136, 5 * 64);
+    let case = Case::<bf16, bf16>::new(gemm);
+    let plan = Plan { stages: 2, ..Plan::with_tile(&gemm, Tile::M128N128, 4) };
+    let run =
+        |device: &Device| case.by(device, |d, a, b| gemm::run_planned(device, &plan, &gemm, d, a, b, &Extras::NONE));
+    let want = run(&strict_hoppers()[0].0).unwrap();
+    support::every_fault_is_caught(&Fault::ALL, |device| Ok(run(device)? == want));
 }
 
 #[test]

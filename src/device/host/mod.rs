@@ -53,6 +53,38 @@ pub enum Completion {
     Late,
 }
 
+/// What a kernel leaves out or gets wrong at every place where it uses Hopper's units: the tests of a kernel show that
+/// strict mode or the result would tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `fence.proxy.async` is missing.
+    NoAsyncFence,
+    /// `wgmma.fence` is missing.
+    NoProductFence,
+    /// Waits for the other parity of an mbarrier.
+    WrongParity,
+    /// Does not wait for its products: lets go of slots and reads accumulators while they are at work.
+    NoProductWait,
+    /// B's rows are taken to be twice as far apart.
+    WrongStride,
+    /// An mbarrier expects no bytes.
+    NoExpectedBytes,
+    /// Overwrites a panel that a bulk store may still read.
+    NoStoreWait,
+}
+
+impl Fault {
+    pub const ALL: [Self; 7] = [
+        Self::NoAsyncFence,
+        Self::NoProductFence,
+        Self::WrongParity,
+        Self::NoProductWait,
+        Self::WrongStride,
+        Self::NoExpectedBytes,
+        Self::NoStoreWait,
+    ];
+}
+
 /// How the host device runs.
 #[derive(Clone, Copy, Debug)]
 pub struct HostOptions {
@@ -65,6 +97,8 @@ pub struct HostOptions {
     pub strict: bool,
     pub schedule: Schedule,
     pub completion: Completion,
+    /// For tests of kernels.
+    pub fault: Option<Fault>,
 }
 
 impl Default for HostOptions {
@@ -76,6 +110,7 @@ impl Default for HostOptions {
             strict: false,
             schedule: Schedule::InOrder,
             completion: Completion::Early,
+            fault: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     wgmma::{Fragments, Step},
     worker,
 };
-use crate::device::tensor_map::TensorMap;
+use crate::device::{host::Fault, tensor_map::TensorMap};
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_thread() -> *mut SimtThread {
@@ -68,6 +68,12 @@ fn step(work: impl FnOnce(&mut super::Worker) -> Result<bool, String>) {
     }
 }
 
+/// Whether the kernel is run with this fault.
+fn has(fault: Fault) -> bool {
+    // SAFETY: as in `step`.
+    unsafe { (*worker()).grid().options.fault == Some(fault) }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn simt_elect(file: *const c_char, line: u32) -> u32 {
     simt_collective(u32::MAX, std::ptr::null_mut(), None, file, line);
@@ -86,11 +92,13 @@ extern "C" fn simt_mbarrier_init(barrier: u32, count: u32, file: *const c_char, 
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_mbarrier_arrive(barrier: u32, bytes: u32, arrivals: u32, file: *const c_char, line: u32) {
+    let bytes = if has(Fault::NoExpectedBytes) { 0 } else { bytes };
     step(|worker| worker.mbarrier_arrive(barrier, bytes, arrivals, Place { file, line }));
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_mbarrier_wait(barrier: u32, parity: u32, file: *const c_char, line: u32) {
+    let parity = parity ^ u32::from(has(Fault::WrongParity));
     step(|worker| worker.mbarrier_wait(barrier, parity, Place { file, line }));
 }
 
@@ -99,7 +107,7 @@ extern "C" fn simt_fence(barriers: u32) {
     step(|worker| {
         if barriers != 0 {
             worker.fence_mbarriers();
-        } else {
+        } else if !has(Fault::NoAsyncFence) {
             worker.strict.fence(worker.running);
         }
         Ok(true)
@@ -156,7 +164,10 @@ extern "C" fn simt_bulk_commit() {
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_bulk_wait(pending: u32, file: *const c_char, line: u32) {
-    step(|worker| worker.wait_bulk(pending, Place { file, line }).map(|()| true));
+    // Without the waits in between; the last one is what lets the thread go.
+    if pending == 0 || !has(Fault::NoStoreWait) {
+        step(|worker| worker.wait_bulk(pending, Place { file, line }).map(|()| true));
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -171,12 +182,16 @@ extern "C" fn simt_wgmma(
     line: u32,
 ) {
     let a_matrix = a.is_null().then_some(a_matrix);
+    let b_matrix = if has(Fault::WrongStride) { b_matrix + (64 << 32) } else { b_matrix };
     let product = Step::Product { n: n as usize, flags, a_matrix, b_matrix };
     step(|worker| worker.group_step(product, Fragments { d, a }, Place { file, line }));
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_wgmma_fence() {
+    if has(Fault::NoProductFence) {
+        return;
+    }
     step(|worker| {
         worker.strict.product_fence(worker.running);
         Ok(true)
@@ -190,7 +205,9 @@ extern "C" fn simt_wgmma_commit(file: *const c_char, line: u32) {
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_wgmma_wait(pending: u32, file: *const c_char, line: u32) {
-    step(|worker| worker.group_step(Step::Wait { pending }, Fragments::NONE, Place { file, line }));
+    if !has(Fault::NoProductWait) {
+        step(|worker| worker.group_step(Step::Wait { pending }, Fragments::NONE, Place { file, line }));
+    }
 }
 
 #[unsafe(no_mangle)]
