@@ -3,7 +3,10 @@
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::expect_len;
+use super::{
+    attention_sm90::{self, Plan},
+    expect_len,
+};
 use crate::{
     device::{
         Buffer, DType, Device, Float, Launch,
@@ -49,10 +52,12 @@ pub fn fwd<T: Float>(
     dims: &Dims,
 ) -> Result<()> {
     dims.check(subtree_end, tile_bounds, position)?;
+    if device.is_hopper() && attention_sm90::takes(dims, out, qkv, subtree_end) {
+        let (plan, out, qkv) = (Plan::choose(dims, device.sm_count()), out.cast(), qkv.cast());
+        return fwd_planned(device, &plan, &out, lse, &qkv, subtree_end, tile_bounds, position, scale, dims);
+    }
+    dims.check_fwd(out, lse, qkv)?;
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
-    expect_len("attention out", out, &[tokens, heads, head_dim])?;
-    expect_len("attention lse", lse, &[heads, tokens])?;
-    expect_len("attention qkv", qkv, &dims.qkv())?;
     let kernel = match head_dim {
         32 => fwd_kernel::attention_fwd_hd32::<T>,
         64 => fwd_kernel::attention_fwd_hd64::<T>,
@@ -66,6 +71,29 @@ pub fn fwd<T: Float>(
     unsafe {
         kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, position, scale, softcap, window, t, h, g)
     }
+}
+
+/// [`fwd`] on Hopper's own units by a given plan.
+///
+/// # Errors
+/// As [`fwd`]; also if the plan does not fit, the head size is neither 64 nor 128 or a buffer does not start at a multiple
+/// of 16 bytes.
+#[allow(clippy::too_many_arguments)]
+pub fn fwd_planned(
+    device: &Device,
+    plan: &Plan,
+    out: &Buffer<bf16>,
+    lse: &Buffer<f32>,
+    qkv: &Buffer<bf16>,
+    subtree_end: &Buffer<i32>,
+    tile_bounds: &Buffer<i32>,
+    position: &Buffer<i32>,
+    scale: f32,
+    dims: &Dims,
+) -> Result<()> {
+    dims.check(subtree_end, tile_bounds, position)?;
+    dims.check_fwd(out, lse, qkv)?;
+    attention_sm90::fwd(device, plan, out, lse, qkv, subtree_end, tile_bounds, position, scale, dims)
 }
 
 /// Gradients of [`fwd`]: writes all of `dqkv`. `delta` (heads, tokens) is scratch; the other shapes are those of
@@ -182,8 +210,14 @@ impl Dims {
         expect_len("attention tile_bounds", tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
     }
 
+    fn check_fwd<T: Float>(&self, out: &Buffer<T>, lse: &Buffer<f32>, qkv: &Buffer<T>) -> Result<()> {
+        expect_len("attention out", out, &[self.tokens, self.heads, self.head_dim])?;
+        expect_len("attention lse", lse, &[self.heads, self.tokens])?;
+        expect_len("attention qkv", qkv, &self.qkv())
+    }
+
     /// Soft cap and window as the kernels take them: 0 is none.
-    fn bounds(&self) -> Result<(f32, i32)> {
+    pub(super) fn bounds(&self) -> Result<(f32, i32)> {
         let window = self.window.map_or(0, |window| i32::try_from(window).unwrap_or(i32::MAX));
         Ok((super::softcap("attention", self.softcap)?, window))
     }

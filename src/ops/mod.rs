@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod attention_sm90;
 pub mod bias;
 pub mod embedding;
 pub mod geglu;

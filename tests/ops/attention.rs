@@ -14,22 +14,23 @@ use crate::{
 };
 
 /// One segment: parent, tokens.
-type Shape = &'static [(Option<usize>, usize)];
+pub(super) type Shape = &'static [(Option<usize>, usize)];
 
-struct Case {
-    name: &'static str,
-    trees: &'static [Shape],
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    window: Option<usize>,
-    softcap: Option<f32>,
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) trees: &'static [Shape],
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) window: Option<usize>,
+    pub(super) softcap: Option<f32>,
 }
 
-const ROOT: Option<usize> = None;
-const PAIR: Shape = &[(ROOT, 5), (Some(0), 4), (Some(0), 3)];
-const DEEP: Shape = &[(ROOT, 4), (Some(0), 3), (Some(1), 5), (Some(1), 2), (Some(0), 6), (Some(4), 1), (Some(4), 7)];
-const LIST: Shape = &[
+pub(super) const ROOT: Option<usize> = None;
+pub(super) const PAIR: Shape = &[(ROOT, 5), (Some(0), 4), (Some(0), 3)];
+pub(super) const DEEP: Shape =
+    &[(ROOT, 4), (Some(0), 3), (Some(1), 5), (Some(1), 2), (Some(0), 6), (Some(4), 1), (Some(4), 7)];
+pub(super) const LIST: Shape = &[
     (ROOT, 7),
     (Some(0), 3),
     (Some(0), 1),
@@ -42,9 +43,10 @@ const LIST: Shape = &[
 ];
 
 /// Two responses of more than a tile behind one prompt.
-const LONG: &[Shape] = &[PAIR, &[(ROOT, 30), (Some(0), 90), (Some(0), 40)]];
+pub(super) const LONG: &[Shape] = &[PAIR, &[(ROOT, 30), (Some(0), 90), (Some(0), 40)]];
 
-const PLAIN: Case = Case { name: "", trees: &[], heads: 1, kv_heads: 1, head_dim: 32, window: None, softcap: None };
+pub(super) const PLAIN: Case =
+    Case { name: "", trees: &[], heads: 1, kv_heads: 1, head_dim: 32, window: None, softcap: None };
 const WIDE: Case = Case { heads: 2, head_dim: 256, ..PLAIN };
 
 /// Ragged and exact tiles of 64 tokens, tiles that are skipped, full and partial, every head size and several group
@@ -181,24 +183,24 @@ fn oracle_agrees_with_central_differences() {
 }
 
 /// What goes into a forward and a backward pass.
-struct Inputs<T> {
-    forest: Forest,
-    dims: Dims,
-    scale: f32,
-    qkv: Vec<T>,
+pub(super) struct Inputs<T> {
+    pub(super) forest: Forest,
+    pub(super) dims: Dims,
+    pub(super) scale: f32,
+    pub(super) qkv: Vec<T>,
     dout: Vec<T>,
 }
 
 /// What comes out of them.
 #[derive(PartialEq)]
-struct Outputs<T> {
+pub(super) struct Outputs<T> {
     out: Vec<T>,
     lse: Vec<f32>,
     dqkv: Vec<T>,
 }
 
 impl<T: Float> Inputs<T> {
-    fn new(case: &Case) -> Self {
+    pub(super) fn new(case: &Case) -> Self {
         let trees: Vec<Tree> = case.trees.iter().map(|shape| tree(shape)).collect();
         let forest = Forest::pack(&trees).unwrap();
         let Case { heads, kv_heads, head_dim, window, softcap, .. } = *case;
@@ -213,7 +215,7 @@ impl<T: Float> Inputs<T> {
     }
 
     /// Runs both passes; every output starts as NaN, so that what is not written shows.
-    fn run(&self, device: &Device) -> Outputs<T> {
+    pub(super) fn run(&self, device: &Device) -> Outputs<T> {
         let nan = |len| device.upload(&vec![T::from_f32(f32::NAN); len]).unwrap();
         let nan_f32 = |len| device.upload(&vec![f32::NAN; len]).unwrap();
         let (out, dqkv) = (nan(self.dout.len()), nan(self.qkv.len()));
@@ -242,13 +244,13 @@ fn tree(shape: Shape) -> Tree {
 }
 
 /// Accumulates in f32, and rounds to `T` what the kernels store or feed to a matrix product.
-const fn naive<T: Float>() -> Rounding<'static> {
+pub(super) const fn naive<T: Float>() -> Rounding<'static> {
     Rounding { each: &|x| f64::from(x as f32), stored: &|x| f64::from(T::from_f32(x as f32).to_f32()) }
 }
 
 /// Both exponentials of a probability are within 2^-22, four roundings of f32, and a result is a sum of terms weighted
 /// by probabilities; a factor of 2 for terms that cancel.
-fn allowance(want: &[f64]) -> f64 {
+pub(super) fn allowance(want: &[f64]) -> f64 {
     2.0 * 8.0 * roundoff::<f32>() * want.iter().fold(0.0, |top, x| f64::max(top, x.abs()))
 }
 

@@ -97,8 +97,11 @@ impl Worker {
     pub(super) fn group_step(&mut self, step: Step, own: Fragments, place: Place) -> Result<bool, String> {
         let running = self.running;
         let index = running / GROUP;
-        if !self.cta_threads.is_multiple_of(GROUP) {
-            return Err(format!("wgmma at {place}: a CTA of {} threads has no whole warp groups", self.cta_threads));
+        // Warps after the last whole group may do other work; groups of a cluster are counted through.
+        let (thread, threads) = (running % self.cta_threads, self.cta_threads);
+        let counted = threads.is_multiple_of(GROUP) || running < threads;
+        if (thread / GROUP + 1) * GROUP > threads || !counted {
+            return Err(format!("wgmma at {place}: thread {thread} of {threads} is in no whole warp group"));
         }
         let group = &mut self.groups[index];
         match group.step {
