@@ -6,14 +6,14 @@ use warpo::{
     ops::preference_loss,
 };
 
-use super::{document, fast_devices, list, model_for, named, pair, random_params, steps, tiny_config};
+use super::{document, fast_devices, list, model_for, named, pair, random_params, steps, tiny_config, tiny_json};
 use crate::{
     oracles::{
         self,
         model::{Input, Params},
         preference_loss::Params as Loss,
     },
-    support::{normal, relative_error, strict_devices},
+    support::{fast_device, fast_hopper, normal, relative_error, strict_devices, strict_hoppers},
 };
 
 const BETA: f64 = 0.5;
@@ -225,6 +225,27 @@ fn strict_bf16() {
     let case = Case::new::<bf16>(smallest_config(), &[pair(1, [3, 2, 4])]);
     let ((want_logps, want), (naive_logps, naive)) = (case.oracle(|x| x), case.oracle(|x| bf16::from_f64(x).to_f64()));
     for (device, on) in strict_devices() {
+        let (logps, grads) = case.engine::<bf16>(&device);
+        assert_naive(&format!("{on}: log-probabilities"), &logps, &naive_logps, &want_logps);
+        for (name, want) in &want {
+            assert_naive(&format!("{on}: {name}"), &grads[name], &naive[name], want);
+        }
+    }
+}
+
+/// The whole chain on Hopper's units, attention included, which takes heads of 64: by the rule of [`gradients_bf16`], beside
+/// the portable path on the same weights and trees.
+#[test]
+fn both_paths_keep_the_rule() {
+    let heads_of_64 = tiny_json(true, 2).replace(r#""head_dim": 32"#, r#""head_dim": 64"#);
+    let config = ModelConfig::parse(&heads_of_64).unwrap();
+    assert_eq!(config.head_dim, 64);
+    let case = Case::new::<bf16>(config, &trees());
+    let ((want_logps, want), (naive_logps, naive)) = (case.oracle(|x| x), case.oracle(|x| bf16::from_f64(x).to_f64()));
+    let mut devices = vec![(fast_device(2), "portable".to_string()), (fast_hopper(2), "sm_90a".to_string())];
+    // One schedule of each completion mode: the kernels' own tests go through all.
+    devices.extend(strict_hoppers().into_iter().take(2));
+    for (device, on) in devices {
         let (logps, grads) = case.engine::<bf16>(&device);
         assert_naive(&format!("{on}: log-probabilities"), &logps, &naive_logps, &want_logps);
         for (name, want) in &want {

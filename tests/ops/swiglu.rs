@@ -1,6 +1,6 @@
 use half::bf16;
 use warpo::{
-    device::{Device, Float},
+    device::{Device, Fault, Float},
     ops::{
         gemm::{self, Gemm},
         gemm_sm90::{Plan, Tile},
@@ -11,8 +11,8 @@ use warpo::{
 use crate::{
     oracles,
     support::{
-        assert_within_rule, cast, for_each_device, for_each_hopper, max_abs, normal, round_to, roundoff, type_name,
-        widen,
+        assert_within_rule, cast, every_fault_is_caught, for_each_device, for_each_hopper, max_abs, normal, round_to,
+        roundoff, strict_hoppers, type_name, widen,
     },
 };
 
@@ -117,4 +117,19 @@ fn the_product_and_the_activation_in_one_kernel() {
             }
         }
     });
+}
+
+#[test]
+fn every_fault_of_the_product_is_caught() {
+    let [rows, ffn, hidden] = [260, 136, 5 * 64];
+    let [x, w]: [Vec<bf16>; 2] = [rows * hidden, 2 * ffn * hidden].map(|len| cast(&normal(len as u64, len)));
+    let plan = Plan { stages: 2, ..Plan::with_tile(&Gemm::nt(rows, 2 * ffn, hidden), Tile::M128N256, 4) };
+    let run = |device: &Device| -> anyhow::Result<[Vec<bf16>; 2]> {
+        let (gate_up, y) = (device.zeros(rows * 2 * ffn)?, device.zeros(rows * ffn)?);
+        let [x, w] = [device.upload(&x)?, device.upload(&w)?];
+        swiglu::project_planned(device, &plan, &y, &gate_up, &x, &w, [rows, ffn, hidden])?;
+        Ok([device.download(&gate_up)?, device.download(&y)?])
+    };
+    let want = run(&strict_hoppers()[0].0).unwrap();
+    every_fault_is_caught(&Fault::ALL, |device| Ok(run(device)? == want));
 }
