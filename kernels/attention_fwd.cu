@@ -20,6 +20,7 @@
 #include <cta.cuh>
 #include <lanes.cuh>
 #include <math.cuh>
+#include <online_softmax.cuh>
 #include <row_tiles.cuh>
 #include <tree_mask.cuh>
 #include <types.cuh>
@@ -71,48 +72,6 @@ __device__ void attention_fwd_rows(float* out, float* lse, const float* qkv, con
     lse[(long long)head * mask.tokens + i] = top + log2f(total);
 }
 
-// One step of the online softmax on two rows of a warp's scores, in base 2.
-struct Softmax {
-    float top[2] = {-INFINITY, -INFINITY};
-    // This lane's columns only.
-    float total[2] = {0.0f, 0.0f};
-
-    // Scores become weights; `shrink` is what everything summed so far must be multiplied by.
-    __device__ __forceinline__ void step(float (&s)[kTileFragments][4], float (&shrink)[2]) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float highest = top[half];
-#pragma unroll
-            for (int f = 0; f < kTileFragments; ++f)
-                highest = fmaxf(highest, fmaxf(s[f][2 * half], s[f][2 * half + 1]));
-            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(kFullMask, highest, 2));
-            // A row that has seen nothing yet: its weights are exp2(-inf) = 0.
-            const float base = highest == -INFINITY ? 0.0f : highest;
-            shrink[half] = exp2_approx(top[half] - base);
-            top[half] = highest;
-            float sum = 0.0f;
-#pragma unroll
-            for (int f = 0; f < kTileFragments; ++f) {
-#pragma unroll
-                for (int c = 2 * half; c < 2 * half + 2; ++c) {
-                    s[f][c] = exp2_approx(s[f][c] - base);
-                    sum += s[f][c];
-                }
-            }
-            total[half] = total[half] * shrink[half] + sum;
-        }
-    }
-
-    __device__ __forceinline__ void finish() {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            total[half] += __shfl_xor_sync(kFullMask, total[half], 1);
-            total[half] += __shfl_xor_sync(kFullMask, total[half], 2);
-        }
-    }
-};
-
 // Columns of the output that one CTA owns: more accumulators would spill, so two CTAs compute the same scores.
 template <int kHeadDim>
 constexpr int kOwnColumns = kHeadDim <= 128 ? kHeadDim : 128;
@@ -138,7 +97,8 @@ __device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, cons
     copy_tile<kHeadDim>(k_tile, keys, dims.pitch(), n * kTileTokens, tokens);
     cp_async_commit();
     float sum[kOwnColumns<kHeadDim> / 8][4] = {};
-    Softmax softmax;
+    // The scores are in base 2 already.
+    Softmax softmax{1.0f};
     while (n <= tile) {
         cp_async_wait<0>();
         // The keys are here, and no warp reads the values of the tile before.
@@ -150,7 +110,7 @@ __device__ void attention_fwd_tiles(bf16* out, float* lse, const bf16* qkv, cons
         score_fragments(scores, s);
         if (!sees_all(mask, tile, n)) hide_keys(s, mask, first_row, n * kTileTokens, -INFINITY);
         float shrink[2];
-        softmax.step(s, shrink);
+        softmax.step(in_a_row(s), shrink);
 #pragma unroll
         for (int f = 0; f < kOwnColumns<kHeadDim> / 8; ++f) {
 #pragma unroll

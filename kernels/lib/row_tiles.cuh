@@ -104,6 +104,12 @@ __device__ __forceinline__ bool sees_all(const Mask& mask, int queries, int keys
            min((queries + 1) * kTileTokens, mask.tokens) <= mask.tile_bounds[2 * keys];
 }
 
+// Fragments as the accumulators they are.
+template <int kFragments>
+__device__ __forceinline__ float (&in_a_row(float (&x)[kFragments][4]))[4 * kFragments] {
+    return reinterpret_cast<float(&)[4 * kFragments]>(x);
+}
+
 template <int kFragments>
 __device__ __forceinline__ void scale_fragments(float (&x)[kFragments][4], float by) {
 #pragma unroll

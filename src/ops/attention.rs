@@ -52,11 +52,11 @@ pub fn fwd<T: Float>(
     dims: &Dims,
 ) -> Result<()> {
     dims.check(subtree_end, tile_bounds, position)?;
+    dims.check_fwd(out, lse, qkv)?;
     if device.is_hopper() && attention_sm90::takes(dims, out, qkv, subtree_end) {
         let (plan, out, qkv) = (Plan::choose(dims, device.sm_count()), out.cast(), qkv.cast());
-        return fwd_planned(device, &plan, &out, lse, &qkv, subtree_end, tile_bounds, position, scale, dims);
+        return attention_sm90::fwd(device, &plan, &out, lse, &qkv, subtree_end, tile_bounds, position, scale, dims);
     }
-    dims.check_fwd(out, lse, qkv)?;
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
     let kernel = match head_dim {
         32 => fwd_kernel::attention_fwd_hd32::<T>,

@@ -4,22 +4,19 @@
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::attention::Dims;
+use super::{
+    attention::Dims,
+    gemm_sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
+};
 use crate::device::{
     Buffer, DType, Device, Float, Launch, Swizzle, TensorMap, TensorShape, kernels::attention_fwd_sm90 as fwd_kernel,
 };
 
 const GROUP_THREADS: usize = 128;
-/// Rows of 128 bytes in a panel of a swizzled copy, 64 columns of bf16.
-const PANEL: usize = 64;
-const PANEL_BYTES: usize = PANEL * 128;
-const BARRIER_BYTES: usize = 1024;
 /// Room for the keys' `subtree_end` in a slot.
 const ENDS_BYTES: usize = 1024;
-/// Shared memory of an SM, and what a resident CTA costs beside its own.
-const SM_SMEM_BYTES: usize = 233_472;
+/// What a resident CTA takes of an SM's shared memory beside its own.
 const CTA_SMEM_BYTES: usize = 1024;
-const MAX_STAGES: usize = 8;
 
 /// Queries that one CTA owns, by keys that it takes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +63,8 @@ impl Tile {
 
     /// Slots that fit beside the CTAs that share an SM.
     fn max_stages(self, head_dim: usize) -> usize {
-        let share = SM_SMEM_BYTES / (2 / self.groups()) - CTA_SMEM_BYTES;
+        let ctas = 2 / self.groups();
+        let share = (MAX_SMEM_BYTES + CTA_SMEM_BYTES) / ctas - CTA_SMEM_BYTES;
         ((share - self.fixed_bytes()) / self.slot_bytes(head_dim)).min(MAX_STAGES)
     }
 }
@@ -128,8 +126,9 @@ pub(super) fn fwd(
     ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
     let (softcap, window) = dims.bounds()?;
     let bounded = softcap > 0.0 || window > 0;
-    let out_map = rows_map(device, out, tokens, heads * head_dim)?;
-    let qkv_map = rows_map(device, qkv, tokens, (heads + 2 * kv_heads) * head_dim)?;
+    let [columns, qkv_columns] = [heads * head_dim, (heads + 2 * kv_heads) * head_dim];
+    let out_map = panel_map(device, out, [tokens, columns], columns)?;
+    let qkv_map = panel_map(device, qkv, [tokens, qkv_columns], qkv_columns)?;
     let ends_map = ends_map(device, subtree_end, plan.tile.side())?;
     let launcher = match (head_dim, plan.tile, bounded) {
         (64, Tile::Q64K64, false) => fwd_kernel::attention_fwd_hd64_64x64_bf16,
@@ -163,11 +162,6 @@ pub(super) fn fwd(
             s,
         )
     }
-}
-
-/// Panels of a head's rows in a packed matrix (tokens, columns).
-fn rows_map(device: &Device, rows: &Buffer<bf16>, tokens: usize, columns: usize) -> Result<TensorMap> {
-    device.tensor_map(rows, &TensorShape::matrix(tokens, columns, columns, [PANEL, PANEL]))
 }
 
 /// The ends of one tile of keys; past the last token they read 0, which hides the key.

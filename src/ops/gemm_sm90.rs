@@ -14,10 +14,14 @@ const CLUSTER_CTAS: usize = 2;
 const BLOCK_K: usize = 64;
 /// Rows of 128 bytes in a panel of a swizzled copy.
 const PANEL_ROWS: usize = 64;
+pub(super) const PANEL_BYTES: usize = PANEL_ROWS * 128;
+/// Barriers and notes at the head of shared memory.
+pub(super) const BARRIER_BYTES: usize = 1024;
 /// Barriers, and two panels a group through which results leave.
-const FIXED_SMEM_BYTES: usize = 1024 + 4 * PANEL_ROWS * 128;
-const MAX_SMEM_BYTES: usize = 232_448;
-const MAX_STAGES: usize = 8;
+const FIXED_SMEM_BYTES: usize = BARRIER_BYTES + 4 * PANEL_BYTES;
+/// Shared memory of a CTA that has an SM to itself.
+pub(super) const MAX_SMEM_BYTES: usize = 232_448;
+pub(super) const MAX_STAGES: usize = 8;
 
 /// The tile of D that one CTA computes at a time, rows by columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +139,7 @@ pub(super) fn run<O: Float>(
     ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
     ensure!(takes(gemm, d, extras), "{gemm:?}: D cannot be written in bulk");
     let [a_map, b_map] = operand_maps(device, plan.tile, gemm, a, b)?;
-    let d_map = result_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
+    let d_map = panel_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
     let at = plan.launch();
     let sizes = Sizes { m: gemm.m as i32, n: gemm.n as i32, k: gemm.k as i32, stages: plan.stages as i32 };
     match O::DTYPE {
@@ -153,8 +157,8 @@ pub(super) fn run<O: Float>(
     }
 }
 
-/// Panels through which a result (rows, columns) leaves.
-pub(super) fn result_map<O: Float>(
+/// Boxes of one panel of a matrix (rows, columns): 64 rows of 128 bytes.
+pub(super) fn panel_map<O: Float>(
     device: &Device,
     d: &Buffer<O>,
     [rows, columns]: [usize; 2],

@@ -54,10 +54,10 @@ pub fn project_planned(
     expect_len("swiglu w", w, &[2, ffn, hidden])?;
     ensure!(plan.tile == Tile::M128N256, "swiglu: {plan:?}: the kernel has tiles of 128 x 256");
     let [x_map, w_map] = gemm_sm90::operand_maps(device, plan.tile, &Gemm::nt(rows, 2 * ffn, hidden), x, w)?;
-    let y_map = gemm_sm90::result_map(device, y, [rows, ffn], ffn)?;
+    let y_map = gemm_sm90::panel_map(device, y, [rows, ffn], ffn)?;
     let [gate, up] = [gate_up.clone(), gate_up.slice(ffn..gate_up.len())];
-    let gate_map = gemm_sm90::result_map(device, &gate, [rows, ffn], 2 * ffn)?;
-    let up_map = gemm_sm90::result_map(device, &up, [rows, ffn], 2 * ffn)?;
+    let gate_map = gemm_sm90::panel_map(device, &gate, [rows, ffn], 2 * ffn)?;
+    let up_map = gemm_sm90::panel_map(device, &up, [rows, ffn], 2 * ffn)?;
     let [rows, ffn, hidden, stages] = [rows, ffn, hidden, plan.stages].map(|x| x as i32);
     let at = plan.launch();
     // SAFETY: all lengths were checked above; the maps carry them.

@@ -46,8 +46,7 @@ struct Family<'a> {
 }
 
 fn table(module: &Module, kernels: &Path) -> String {
-    let read = |name: String| fs::read_to_string(kernels.join(name)).unwrap();
-    let source = read(format!("{}.cu", module.stem)) + &read("lib/product_pipeline.cuh".into());
+    let source = fs::read_to_string(kernels.join(format!("{}.cu", module.stem))).unwrap() + &library(kernels);
     let mut text = format!("\n### {}\n\n", module.stem);
     text += "| entry points | threads | writes | reads | scalars |\n| --- | --- | --- | --- | --- |\n";
     for family in families(module) {
@@ -72,6 +71,13 @@ fn table(module: &Module, kernels: &Path) -> String {
         );
     }
     text
+}
+
+/// The files of `lib/`, one after the other.
+fn library(kernels: &Path) -> String {
+    let mut files: Vec<_> = fs::read_dir(kernels.join("lib")).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
 fn is_memory(param: &Param) -> bool {
@@ -133,7 +139,10 @@ fn head_dim(name: &str) -> Option<&str> {
 fn comment(param: &Param, entry: &Entry) -> String {
     match head_dim(&entry.name) {
         // Tiles of 64 keys are counted as ceil(tokens / 64): no head size.
-        Some(head_dim) => param.comment.replace(&format!(", {head_dim})"), ", head_dim)"),
+        Some(head_dim) => {
+            let of_rows = param.comment.replace(&format!(", {head_dim})"), ", head_dim)");
+            of_rows.replace(&format!(" * {head_dim})"), " * head_dim)")
+        }
         None => param.comment.clone(),
     }
 }
@@ -144,7 +153,7 @@ fn describe(param: &Param, family: &Family) -> String {
     format!("{ty} `{}` {shape}", param.name).trim().into()
 }
 
-/// `__launch_bounds__` with the file's own constants put in.
+/// `__launch_bounds__` with the constants of the file and of `lib/` put in.
 fn resolve(bounds: &str, source: &str) -> String {
     let threads = bounds.split(',').next().unwrap_or("").trim();
     let constant = format!("constexpr int {threads} = ");

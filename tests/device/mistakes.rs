@@ -203,6 +203,18 @@ fn asynchronous_copies() {
     check(&one_cta(include_str!("../kernels/copies.cu"), 4 * THREADS), &cases);
 }
 
+/// Three warps are no warp group; the kernel is right otherwise.
+#[test]
+fn a_product_needs_a_whole_group() {
+    let launch = Launch::linear(1, 96).with_smem(2048 + 2 * 8192);
+    let setup = Setup { source: "", launch, elements: 256, says: &[] };
+    for (device, on) in strict_devices() {
+        let report = run(&device, units::product_not_fenced, &setup, false).unwrap_err();
+        let report = format!("{report:#}");
+        assert!(report.contains("of 96 is in no whole warp group"), "on {on}: {report}");
+    }
+}
+
 /// Asynchronous units of Hopper: two CTAs, in some kernels a cluster, each a warp group with room for two tiles.
 #[test]
 fn hopper_units() {
