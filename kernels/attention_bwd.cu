@@ -18,6 +18,7 @@
 // stages up to head_dim 96: at most 80896 bytes. Heads of 256 are not tuned: four CTAs, the third grid dimension, compute
 // the same scores and own 64 columns each, in 135680 bytes.
 
+#include <chunk.cuh>
 #include <cta.cuh>
 #include <lanes.cuh>
 #include <math.cuh>
@@ -30,19 +31,28 @@
 // Launch bounds with one CTA per SM in view: ptxas would otherwise aim at more and spill. dkdv of bf16 heads of 32 has
 // room for three, which the soft cap's registers would take away.
 constexpr int kRowThreads = 64;
+constexpr int kDeltaThreads = 128;
+
+// Lanes that share a row: eight columns each at a time, so that a warp's load is of whole sectors.
+constexpr int kDeltaLanes = 4;
 
 template <class T>
 __device__ void attention_bwd_delta(float* delta, const T* dout, const T* out, int tokens, int heads, int head_dim) {
-    const long long row = (long long)blockIdx.x * kRowThreads + threadIdx.x;
-    if (row >= (long long)tokens * heads) return;
-    const T *a = dout + row * head_dim, *b = out + row * head_dim;
-    float sum[kLanes] = {};
-    for (int d = 0; d < head_dim; d += kLanes) {
+    const long long row = (long long)blockIdx.x * (kDeltaThreads / kDeltaLanes) + threadIdx.x / kDeltaLanes;
+    const int lane = threadIdx.x % kDeltaLanes;
+    const bool exists = row < (long long)tokens * heads;
+    float total = 0.0f;
+    for (int d = lane * kChunk; exists && d < head_dim; d += kDeltaLanes * kChunk) {
+        float a[kChunk], b[kChunk];
+        load_chunk(a, dout + row * head_dim + d);
+        load_chunk(b, out + row * head_dim + d);
 #pragma unroll
-        for (int l = 0; l < kLanes; ++l) sum[l] += to_f32(a[d + l]) * to_f32(b[d + l]);
+        for (int i = 0; i < kChunk; ++i) a[i] *= b[i];
+        total += ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
     }
-    const float total = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-    delta[row % heads * tokens + row / heads] = total;
+    total += __shfl_xor_sync(kFullMask, total, 1);
+    total += __shfl_xor_sync(kFullMask, total, 2);
+    if (exists && lane == 0) delta[row % heads * tokens + row / heads] = total;
 }
 
 // Eight values from `from` on, or the last of `count` again and again.
@@ -324,7 +334,7 @@ __device__ void attention_bwd_dq_tiles(bf16* dqkv, const bf16* dout, const float
 
 // ---- entry points
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_delta_f32(
+extern "C" __global__ void __launch_bounds__(kDeltaThreads) attention_bwd_delta_f32(
     float* delta,       // (heads, tokens)
     const float* dout,  // (tokens, heads, head_dim)
     const float* out,   // (tokens, heads, head_dim)
@@ -332,7 +342,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_delta
     attention_bwd_delta<float>(delta, dout, out, tokens, heads, head_dim);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 1) attention_bwd_delta_bf16(
+extern "C" __global__ void __launch_bounds__(kDeltaThreads) attention_bwd_delta_bf16(
     float* delta,       // (heads, tokens)
     const bf16* dout,   // (tokens, heads, head_dim)
     const bf16* out,    // (tokens, heads, head_dim)

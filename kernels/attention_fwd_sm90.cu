@@ -3,13 +3,13 @@
 // Grid (heads, ceil(tokens / queries)), the heads of one key head side by side so that they share its keys in L2, the last
 // queries first because they have the most keys before them. 64 queries by tiles of 64 keys with one group that computes
 // and 160 threads (two CTAs an SM), or 128 by 128 with two groups and 384 threads; the first warp after them fetches
-// (lib/key_pipeline.cuh). The scores of the next tile are issued before the weights of this one meet their values, so the
+// (lib/attention_pipeline.cuh). The scores of the next tile are issued before the weights of this one meet their values, so the
 // tensor cores work while the softmax does. Weights stay in registers. Tiles of which every query sees every key do no work
 // for the mask; the element test reads one subtree_end a column from the slot.
 // `bounded` kernels also know a window and a soft cap, 0 is none.
 // Roof: tensor cores; exp2 for heads of 64.
 
-#include <key_pipeline.cuh>
+#include <attention_pipeline.cuh>
 #include <online_softmax.cuh>
 
 // ---- device code
@@ -23,7 +23,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[kCount], const float (&b
 // One group's 64 queries: the weighted sum of the values, the softmax's state.
 template <int kHeadDim, int kGroups, int kTileKeys, bool kBounded>
 __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& softmax,
-                                       KeyRing<kGroups, kTileKeys, kHeadDim>& ring, int group, const Mask& mask,
+                                       TileRing<kGroups, kTileKeys, kHeadDim>& ring, int group, const Mask& mask,
                                        const Scores& scores, int first_row) {
     char* memory = shared_memory<char>();
     auto weigh = [&](float (&s)[kTileKeys / 2], const int* ends, int note, float (&shrink)[2]) {
@@ -43,11 +43,11 @@ __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& soft
         float s[kTileKeys / 2];
         mbarrier_wait(ring.full(kKeysPart), ring.parity);
         wgmma_fence();
-        multiply_heads<64, kTileKeys, kHeadDim>(s, ring.own(group), ring.keys());
+        multiply_heads<64, kTileKeys, kHeadDim>(s, ring.own(group), ring.tile(kKeysPart));
         wgmma_commit();
         wgmma_wait<0>();
         hold_registers(s);
-        weigh(s, ring.ends_of(memory), ring.note(memory), shrink);
+        weigh(s, ring.ends(memory), ring.note(memory), shrink);
         ring.release(kKeysPart);
         ring.next();
         pack_operand(weights, s);
@@ -58,15 +58,15 @@ __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& soft
         if (note == kNoMoreTiles) break;
         float s[kTileKeys / 2];
         wgmma_fence();
-        multiply_heads<64, kTileKeys, kHeadDim>(s, ring.own(group), ring.keys());
+        multiply_heads<64, kTileKeys, kHeadDim>(s, ring.own(group), ring.tile(kKeysPart));
         wgmma_commit();
         mbarrier_wait(values.full(kValuesPart), values.parity);
         wgmma_fence();
-        add_rows<kTileKeys, kHeadDim>(sum, weights, values.values());
+        add_rows<kTileKeys, kHeadDim>(sum, weights, values.tile(kValuesPart));
         wgmma_commit();
         wgmma_wait<1>();
         hold_registers(s);
-        weigh(s, ring.ends_of(memory), note, shrink);
+        weigh(s, ring.ends(memory), note, shrink);
         ring.release(kKeysPart);
         ring.next();
         wgmma_wait<0>();
@@ -78,7 +78,7 @@ __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& soft
     }
     mbarrier_wait(values.full(kValuesPart), values.parity);
     wgmma_fence();
-    add_rows<kTileKeys, kHeadDim>(sum, weights, values.values());
+    add_rows<kTileKeys, kHeadDim>(sum, weights, values.tile(kValuesPart));
     wgmma_commit();
     wgmma_wait<0>();
     hold_registers(sum);
@@ -93,7 +93,7 @@ __device__ __forceinline__ void attention_fwd(float* lse, const CUtensorMap* out
     const int head = blockIdx.x, kv_head = head / dims.group();
     const int first = (gridDim.y - 1 - blockIdx.y) * kGroups * 64;
     const int group = __shfl_sync(kFullMask, threadIdx.x / kGroupThreads, 0);
-    KeyRing<kGroups, kTileKeys, kHeadDim> ring(shared_address(memory), stages);
+    TileRing<kGroups, kTileKeys, kHeadDim> ring(shared_address(memory), stages);
     if (threadIdx.x == 0) ring.init();
     __syncthreads();
     if (group == kGroups) {
@@ -101,8 +101,7 @@ __device__ __forceinline__ void attention_fwd(float* lse, const CUtensorMap* out
         if (threadIdx.x / kWarpThreads != kGroups * kGroupThreads / kWarpThreads) return;
         if (threadIdx.x % kWarpThreads == 0) {
             mbarrier_arrive_expect(ring.own_full(), kGroups * 64 * kHeadDim * 2);
-            for (int g = 0; g < kGroups; ++g)
-                fetch_rows<64, kHeadDim>(ring.own(g), qkv_map, dims.query(head), first + 64 * g, ring.own_full());
+            fetch_own(ring, 0, qkv_map, dims.query(head), first);
         }
         __syncwarp();
         fetch_keys(ring, qkv_map, ends_map, mask.tile_bounds, mask.tokens, first, dims.key(kv_head), dims.value(kv_head),

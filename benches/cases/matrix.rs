@@ -61,8 +61,9 @@ fn attention_shape(size: &Size) -> String {
     format!("{trees} pairs of {prompt}+2x{response}, {heads}/{kv_heads}x{head_dim}")
 }
 
-fn tables(device: &Device, forest: &Forest) -> Result<[Buffer<i32>; 3]> {
-    Ok([device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?, device.upload(&forest.position)?])
+fn mask(device: &Device, forest: &Forest) -> Result<attention::Mask> {
+    let (subtree_end, tile_bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
+    Ok(attention::Mask { subtree_end, tile_bounds, position: device.upload(&forest.position)? })
 }
 
 /// Two products of two FLOPs for each visible pair, head and column.
@@ -73,11 +74,11 @@ fn attention_fwd<T: Float>(size: &Size) -> Case {
     let moved = bytes::<T>(dims.tokens * (width + out_width)) + bytes::<f32>(dims.tokens * dims.heads);
     Case::new::<T>("attention_fwd", attention_shape(size), flops, moved, move |device| {
         let forest = forest?;
-        let [end, bounds, position] = tables(device, &forest)?;
+        let mask = mask(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let qkv = filled(device, dims.tokens * width, 1.0)?;
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)))
+        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)))
     })
 }
 
@@ -89,15 +90,13 @@ fn attention_bwd<T: Float>(size: &Size) -> Case {
     let moved = bytes::<T>(dims.tokens * (2 * width + 2 * out_width)) + bytes::<f32>(dims.tokens * dims.heads);
     Case::new::<T>("attention_bwd", attention_shape(size), flops, moved, move |device| {
         let forest = forest?;
-        let [end, bounds, position] = tables(device, &forest)?;
+        let mask = mask(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let (qkv, dout) = (filled(device, dims.tokens * width, 1.0)?, filled(device, dims.tokens * out_width, 1.0)?);
         let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        attention::fwd(device, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)?;
-        Ok(Box::new(move |device| {
-            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &end, &bounds, &position, scale, &dims)
-        }))
+        attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)?;
+        Ok(Box::new(move |device| attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, scale, &dims)))
     })
 }
 

@@ -200,9 +200,7 @@ impl<T: Float> Model<T> {
             attended,
             &self.part(layer.lse, heads * tokens),
             &self.part(layer.qkv, tokens * self.config.qkv_width()),
-            &batch.subtree_end,
-            &batch.tile_bounds,
-            &batch.position,
+            &batch.mask(),
             self.config.attention_scale as f32,
             &self.attention_dims(index, tokens),
         )

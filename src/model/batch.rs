@@ -8,7 +8,7 @@ use super::{MemoryPlan, ModelConfig};
 use crate::{
     device::{Buffer, Device},
     forest::Forest,
-    ops::head,
+    ops::{attention, head},
 };
 
 /// Elements between starts of tables: `Device::alloc`'s alignment.
@@ -48,6 +48,15 @@ impl Batch {
             token_rows: self.token_rows.clone(),
             rows: self.rows,
             tokens: self.tokens,
+        }
+    }
+
+    /// The tables attention reads.
+    pub(super) fn mask(&self) -> attention::Mask {
+        attention::Mask {
+            subtree_end: self.subtree_end.clone(),
+            tile_bounds: self.tile_bounds.clone(),
+            position: self.position.clone(),
         }
     }
 

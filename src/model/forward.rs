@@ -191,9 +191,7 @@ impl<T: Float> Model<T> {
             &attended,
             &self.part(layer.lse, config.heads * tokens),
             &qkv,
-            &batch.subtree_end,
-            &batch.tile_bounds,
-            &batch.position,
+            &batch.mask(),
             config.attention_scale as f32,
             &self.attention_dims(index, tokens),
         )?;

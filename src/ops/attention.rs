@@ -30,32 +30,48 @@ pub struct Dims {
     pub softcap: Option<f32>,
 }
 
-/// `out = softmax(scale q kᵀ) v` under the forest's mask; `lse` keeps the base-2 logarithm of each softmax's
-/// denominator for [`bwd`].
+/// Who sees whom: the tables of a [`Forest`](crate::forest::Forest) by the same names, on the device.
+pub struct Mask {
+    /// (tokens)
+    pub subtree_end: Buffer<i32>,
+    /// (tiles, 2)
+    pub tile_bounds: Buffer<i32>,
+    /// (tokens)
+    pub position: Buffer<i32>,
+}
+
+/// The kernels of an attention call: what a CTA owns, and what it walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Queries, over the keys that they see.
+    Fwd,
+    /// Keys, over the queries that see them.
+    Dkdv,
+    /// As the forward pass.
+    Dq,
+}
+
+/// `out = softmax(scale q kᵀ) v` under the mask; `lse` keeps the base-2 logarithm of each softmax's denominator for
+/// [`bwd`].
 ///
 /// Shapes: `out` (tokens, heads, head_dim); `lse` (heads, tokens); `qkv` (tokens, heads + 2 kv_heads, head_dim), query
-/// heads first, then keys, then values; `subtree_end` (tokens) and `position` (tokens) and
-/// `tile_bounds` (tiles, 2) as in [`Forest`](crate::forest::Forest).
+/// heads first, then keys, then values.
 ///
 /// # Errors
 /// A buffer does not have its shape, there is no kernel for the head size, or the launch fails.
-#[allow(clippy::too_many_arguments)]
 pub fn fwd<T: Float>(
     device: &Device,
     out: &Buffer<T>,
     lse: &Buffer<f32>,
     qkv: &Buffer<T>,
-    subtree_end: &Buffer<i32>,
-    tile_bounds: &Buffer<i32>,
-    position: &Buffer<i32>,
+    mask: &Mask,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    dims.check(subtree_end, tile_bounds, position)?;
-    dims.check_fwd(out, lse, qkv)?;
-    if device.is_hopper() && attention_sm90::takes(dims, out, qkv, subtree_end) {
-        let (plan, out, qkv) = (Plan::choose(dims, device.sm_count()), out.cast(), qkv.cast());
-        return attention_sm90::fwd(device, &plan, &out, lse, &qkv, subtree_end, tile_bounds, position, scale, dims);
+    dims.check_fwd(out, lse, qkv, mask)?;
+    if device.is_hopper() && attention_sm90::takes(dims, &[out, qkv], &[lse], mask) {
+        let plan = Plan::choose(Pass::Fwd, dims, device.sm_count());
+        return attention_sm90::fwd(device, &plan, &out.cast(), lse, &qkv.cast(), mask, scale, dims);
     }
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
     let kernel = match head_dim {
@@ -67,6 +83,7 @@ pub fn fwd<T: Float>(
     };
     let launch = dims.launch(T::DTYPE, Pass::Fwd);
     let ((softcap, window), [t, h, g]) = (dims.bounds()?, [tokens as i32, heads as i32, kv_heads as i32]);
+    let Mask { subtree_end, tile_bounds, position } = mask;
     // SAFETY: all lengths were checked above.
     unsafe {
         kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, position, scale, softcap, window, t, h, g)
@@ -85,15 +102,12 @@ pub fn fwd_planned(
     out: &Buffer<bf16>,
     lse: &Buffer<f32>,
     qkv: &Buffer<bf16>,
-    subtree_end: &Buffer<i32>,
-    tile_bounds: &Buffer<i32>,
-    position: &Buffer<i32>,
+    mask: &Mask,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    dims.check(subtree_end, tile_bounds, position)?;
-    dims.check_fwd(out, lse, qkv)?;
-    attention_sm90::fwd(device, plan, out, lse, qkv, subtree_end, tile_bounds, position, scale, dims)
+    dims.check_fwd(out, lse, qkv, mask)?;
+    attention_sm90::fwd(device, plan, out, lse, qkv, mask, scale, dims)
 }
 
 /// Gradients of [`fwd`]: writes all of `dqkv`. `delta` (heads, tokens) is scratch; the other shapes are those of
@@ -110,23 +124,18 @@ pub fn bwd<T: Float>(
     out: &Buffer<T>,
     lse: &Buffer<f32>,
     qkv: &Buffer<T>,
-    subtree_end: &Buffer<i32>,
-    tile_bounds: &Buffer<i32>,
-    position: &Buffer<i32>,
+    mask: &Mask,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    dims.check(subtree_end, tile_bounds, position)?;
+    dims.check_bwd(dqkv, delta, dout, out, lse, qkv, mask)?;
+    self::delta(device, delta, dout, out, dims)?;
+    if device.is_hopper() && attention_sm90::takes(dims, &[dqkv, dout, qkv], &[lse, delta], mask) {
+        let [dqkv, dout, qkv] = [dqkv, dout, qkv].map(Buffer::cast);
+        let plans = [Pass::Dkdv, Pass::Dq].map(|pass| Plan::choose(pass, dims, device.sm_count()));
+        return attention_sm90::bwd(device, &plans, &dqkv, delta, &dout, lse, &qkv, mask, scale, dims);
+    }
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
-    for (what, buffer) in [("attention dqkv", dqkv), ("attention qkv", qkv)] {
-        expect_len(what, buffer, &dims.qkv())?;
-    }
-    for (what, buffer) in [("attention dout", dout), ("attention out", out)] {
-        expect_len(what, buffer, &[tokens, heads, head_dim])?;
-    }
-    for (what, buffer) in [("attention delta", delta), ("attention lse", lse)] {
-        expect_len(what, buffer, &[heads, tokens])?;
-    }
     let dkdv: Gradient<T> = match head_dim {
         32 => bwd_kernel::attention_bwd_dkdv_hd32::<T>,
         64 => bwd_kernel::attention_bwd_dkdv_hd64::<T>,
@@ -141,15 +150,47 @@ pub fn bwd<T: Float>(
         128 => bwd_kernel::attention_bwd_dq_hd128::<T>,
         _ => bwd_kernel::attention_bwd_dq_hd256::<T>,
     };
-    let by_row = Launch::linear((tokens * heads).div_ceil(ROW_THREADS), ROW_THREADS);
     let (by_key, by_query) = (dims.launch(T::DTYPE, Pass::Dkdv), dims.launch(T::DTYPE, Pass::Dq));
-    let (t, h, g, d) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
-    let ((cap, w), ends, bounds, at) = (dims.bounds()?, subtree_end, tile_bounds, position);
+    let (t, h, g) = (tokens as i32, heads as i32, kv_heads as i32);
+    let ((cap, w), Mask { subtree_end: ends, tile_bounds: bounds, position: at }) = (dims.bounds()?, mask);
     // SAFETY: all lengths were checked above.
     unsafe {
-        bwd_kernel::attention_bwd_delta(device, by_row, delta, dout, out, t, h, d)?;
         dkdv(device, by_key, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
         dq(device, by_query, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)
+    }
+}
+
+/// [`bwd`] on Hopper's own units by given plans, of [`Pass::Dkdv`] and [`Pass::Dq`].
+///
+/// # Errors
+/// As [`bwd`]; also if a plan does not fit, the head size is neither 64 nor 128 or a buffer does not start at a multiple
+/// of 16 bytes.
+#[allow(clippy::too_many_arguments)]
+pub fn bwd_planned(
+    device: &Device,
+    plans: &[Plan; 2],
+    dqkv: &Buffer<bf16>,
+    delta: &Buffer<f32>,
+    dout: &Buffer<bf16>,
+    out: &Buffer<bf16>,
+    lse: &Buffer<f32>,
+    qkv: &Buffer<bf16>,
+    mask: &Mask,
+    scale: f32,
+    dims: &Dims,
+) -> Result<()> {
+    dims.check_bwd(dqkv, delta, dout, out, lse, qkv, mask)?;
+    self::delta(device, delta, dout, out, dims)?;
+    attention_sm90::bwd(device, plans, dqkv, delta, dout, lse, qkv, mask, scale, dims)
+}
+
+/// `delta = rowsum(dout * out)` of checked lengths.
+fn delta<T: Float>(device: &Device, delta: &Buffer<f32>, dout: &Buffer<T>, out: &Buffer<T>, dims: &Dims) -> Result<()> {
+    let Dims { tokens, heads, head_dim, .. } = *dims;
+    let launch = Launch::linear((tokens * heads).div_ceil(DELTA_THREADS / DELTA_LANES), DELTA_THREADS);
+    // SAFETY: `check_bwd` checked all lengths.
+    unsafe {
+        bwd_kernel::attention_bwd_delta(device, launch, delta, dout, out, tokens as i32, heads as i32, head_dim as i32)
     }
 }
 
@@ -173,24 +214,20 @@ type Gradient<T> = unsafe fn(
     i32,
 ) -> Result<()>;
 
-/// Threads of a CTA of the f32 kernels, one row each, and of the delta kernels.
+/// Threads of a CTA of the f32 kernels, one row each.
 const ROW_THREADS: usize = 64;
+/// Threads of a CTA of the delta kernels, and how many share a row.
+const DELTA_THREADS: usize = 128;
+const DELTA_LANES: usize = 4;
 /// Threads of a CTA of the bf16 kernels: four warps of 16 rows.
 const TILE_THREADS: usize = 128;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Fwd,
-    Dkdv,
-    Dq,
-}
 
 impl Dims {
     fn qkv(&self) -> [usize; 3] {
         [self.tokens, self.heads + 2 * self.kv_heads, self.head_dim]
     }
 
-    fn check(&self, subtree_end: &Buffer<i32>, tile_bounds: &Buffer<i32>, position: &Buffer<i32>) -> Result<()> {
+    fn check(&self, mask: &Mask) -> Result<()> {
         let Self { tokens, heads, kv_heads, head_dim, window, softcap } = *self;
         ensure!(
             [32, 64, 96, 128, 256].contains(&head_dim),
@@ -205,15 +242,33 @@ impl Dims {
             "attention: a window of 0 positions: a token always sees itself, expected 1 or more"
         );
         super::softcap("attention", softcap)?;
-        expect_len("attention position", position, &[tokens])?;
-        expect_len("attention subtree_end", subtree_end, &[tokens])?;
-        expect_len("attention tile_bounds", tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
+        expect_len("attention position", &mask.position, &[tokens])?;
+        expect_len("attention subtree_end", &mask.subtree_end, &[tokens])?;
+        expect_len("attention tile_bounds", &mask.tile_bounds, &[tokens.div_ceil(TILE_TOKENS), 2])
     }
 
-    fn check_fwd<T: Float>(&self, out: &Buffer<T>, lse: &Buffer<f32>, qkv: &Buffer<T>) -> Result<()> {
+    fn check_fwd<T: Float>(&self, out: &Buffer<T>, lse: &Buffer<f32>, qkv: &Buffer<T>, mask: &Mask) -> Result<()> {
+        self.check(mask)?;
         expect_len("attention out", out, &[self.tokens, self.heads, self.head_dim])?;
         expect_len("attention lse", lse, &[self.heads, self.tokens])?;
         expect_len("attention qkv", qkv, &self.qkv())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the buffers of bwd")]
+    fn check_bwd<T: Float>(
+        &self,
+        dqkv: &Buffer<T>,
+        delta: &Buffer<f32>,
+        dout: &Buffer<T>,
+        out: &Buffer<T>,
+        lse: &Buffer<f32>,
+        qkv: &Buffer<T>,
+        mask: &Mask,
+    ) -> Result<()> {
+        self.check_fwd(out, lse, qkv, mask)?;
+        expect_len("attention dqkv", dqkv, &self.qkv())?;
+        expect_len("attention dout", dout, &[self.tokens, self.heads, self.head_dim])?;
+        expect_len("attention delta", delta, &[self.heads, self.tokens])
     }
 
     /// Soft cap and window as the kernels take them: 0 is none.

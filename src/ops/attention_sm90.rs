@@ -5,73 +5,64 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::{
-    attention::Dims,
+    attention::{Dims, Mask, Pass},
     gemm_sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
 };
 use crate::device::{
-    Buffer, DType, Device, Float, Launch, Swizzle, TensorMap, TensorShape, kernels::attention_fwd_sm90 as fwd_kernel,
+    Buffer, DType, Device, Element, Float, Launch, Swizzle, TensorMap, TensorShape,
+    kernels::{attention_bwd_sm90 as bwd_kernel, attention_fwd_sm90 as fwd_kernel},
 };
 
 const GROUP_THREADS: usize = 128;
-/// Room for the keys' `subtree_end` in a slot.
-const ENDS_BYTES: usize = 1024;
+/// Room in a slot for a few words a row.
+const WORDS_BYTES: usize = 1024;
 /// What a resident CTA takes of an SM's shared memory beside its own.
 const CTA_SMEM_BYTES: usize = 1024;
 
-/// Queries that one CTA owns, by keys that it takes at a time.
+/// Rows that one CTA owns: queries, or keys in [`Pass::Dkdv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tile {
     /// Two groups that compute, one CTA an SM.
-    Q128K128,
+    Rows128,
     /// One group, two CTAs an SM: fills short sequences better.
-    Q64K64,
+    Rows64,
 }
 
 impl Tile {
-    /// All, the best for long sequences first.
-    pub const ALL: [Self; 2] = [Self::Q128K128, Self::Q64K64];
-
-    fn side(self) -> usize {
-        match self {
-            Self::Q128K128 => 128,
-            Self::Q64K64 => 64,
+    /// Those of a pass, the best for long sequences first. In [`Pass::Dkdv`] two CTAs have no registers for the sums of heads
+    /// of 128.
+    pub fn all(pass: Pass, head_dim: usize) -> &'static [Self] {
+        match (pass, head_dim) {
+            (Pass::Dkdv, 128) => &[Self::Rows128],
+            _ => &[Self::Rows128, Self::Rows64],
         }
     }
 
-    /// Groups that compute, 64 queries each.
+    fn rows(self) -> usize {
+        match self {
+            Self::Rows128 => 128,
+            Self::Rows64 => 64,
+        }
+    }
+
+    /// Groups that compute, 64 rows each.
     fn groups(self) -> usize {
-        self.side() / 64
+        self.rows() / 64
     }
 
     /// Threads of the groups that compute, and of the warp that fetches: of a whole group where registers change hands.
     fn threads(self) -> usize {
         match self {
-            Self::Q128K128 => 3 * GROUP_THREADS,
-            Self::Q64K64 => GROUP_THREADS + 32,
+            Self::Rows128 => 3 * GROUP_THREADS,
+            Self::Rows64 => GROUP_THREADS + 32,
         }
-    }
-
-    /// Barriers and the queries, which the results replace.
-    fn fixed_bytes(self) -> usize {
-        BARRIER_BYTES + self.groups() * 2 * PANEL_BYTES
-    }
-
-    /// Keys, values and the keys' `subtree_end`.
-    fn slot_bytes(self, head_dim: usize) -> usize {
-        2 * self.side() * head_dim * size_of::<bf16>() + ENDS_BYTES
-    }
-
-    /// Slots that fit beside the CTAs that share an SM.
-    fn max_stages(self, head_dim: usize) -> usize {
-        let ctas = 2 / self.groups();
-        let share = (MAX_SMEM_BYTES + CTA_SMEM_BYTES) / ctas - CTA_SMEM_BYTES;
-        ((share - self.fixed_bytes()) / self.slot_bytes(head_dim)).min(MAX_STAGES)
     }
 }
 
-/// How a forward pass is launched.
+/// How one pass is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
+    pub pass: Pass,
     pub tile: Tile,
     /// Slots of the ring between the warp that fetches and the groups that compute.
     pub stages: usize,
@@ -79,28 +70,76 @@ pub struct Plan {
 
 impl Plan {
     /// Large tiles, unless they would leave SMs without a CTA.
-    pub fn choose(dims: &Dims, sm_count: usize) -> Self {
-        let large = dims.tokens.div_ceil(Tile::Q128K128.side()) * dims.heads;
-        Self::with_tile(dims, if large >= sm_count { Tile::Q128K128 } else { Tile::Q64K64 })
+    pub fn choose(pass: Pass, dims: &Dims, sm_count: usize) -> Self {
+        let large = Self::with_tile(pass, dims, Tile::Rows128);
+        let [owners, tiles, _] = large.grid(dims);
+        let fills = owners as usize * tiles as usize >= sm_count;
+        match Tile::all(pass, dims.head_dim) {
+            [_, small] if !fills => Self::with_tile(pass, dims, *small),
+            _ => large,
+        }
     }
 
     /// The plan for a given tile, with as many slots as fit.
-    pub fn with_tile(dims: &Dims, tile: Tile) -> Self {
-        Self { tile, stages: tile.max_stages(dims.head_dim) }
+    pub fn with_tile(pass: Pass, dims: &Dims, tile: Tile) -> Self {
+        let plan = Self { pass, tile, stages: 0 };
+        Self { stages: plan.max_stages(dims.head_dim), ..plan }
+    }
+
+    /// Rows that are walked at a time. The two sums of [`Pass::Dkdv`] leave registers for 64.
+    fn walked_rows(&self) -> usize {
+        if self.pass == Pass::Dkdv { 64 } else { self.tile.rows() }
+    }
+
+    /// Barriers and the own rows, of one or two tensors, which the results replace.
+    fn fixed_bytes(&self) -> usize {
+        let tensors = if self.pass == Pass::Fwd { 1 } else { 2 };
+        BARRIER_BYTES + tensors * self.tile.groups() * 2 * PANEL_BYTES
+    }
+
+    /// Two tiles of what is walked, and a few words a row.
+    fn slot_bytes(&self, head_dim: usize) -> usize {
+        2 * self.walked_rows() * head_dim * size_of::<bf16>() + WORDS_BYTES
+    }
+
+    /// Slots that fit beside the CTAs that share an SM.
+    fn max_stages(&self, head_dim: usize) -> usize {
+        let ctas = 2 / self.tile.groups();
+        let share = (MAX_SMEM_BYTES + CTA_SMEM_BYTES) / ctas - CTA_SMEM_BYTES;
+        ((share - self.fixed_bytes()) / self.slot_bytes(head_dim)).min(MAX_STAGES)
+    }
+
+    fn grid(&self, dims: &Dims) -> [u32; 3] {
+        let owners = if self.pass == Pass::Dkdv { dims.kv_heads } else { dims.heads };
+        [owners as u32, dims.tokens.div_ceil(self.tile.rows()) as u32, 1]
     }
 
     fn launch(&self, dims: &Dims) -> Launch {
-        let grid = [dims.heads as u32, dims.tokens.div_ceil(self.tile.side()) as u32, 1];
-        let smem_bytes = self.tile.fixed_bytes() + self.stages * self.tile.slot_bytes(dims.head_dim);
-        Launch { grid, ..Launch::linear(1, self.tile.threads()) }.with_smem(smem_bytes)
+        let smem_bytes = self.fixed_bytes() + self.stages * self.slot_bytes(dims.head_dim);
+        Launch { grid: self.grid(dims), ..Launch::linear(1, self.tile.threads()) }.with_smem(smem_bytes)
+    }
+
+    fn check(&self, pass: Pass, dims: &Dims) -> Result<()> {
+        ensure!(self.pass == pass, "{self:?}: expected a plan of {pass:?}");
+        let tiles = Tile::all(pass, dims.head_dim);
+        ensure!(tiles.contains(&self.tile), "{self:?}: heads of {} have {tiles:?}", dims.head_dim);
+        let stages = self.max_stages(dims.head_dim);
+        ensure!((1..=stages).contains(&self.stages), "{self:?}: 1 to {stages} slots fit shared memory");
+        Ok(())
     }
 }
 
 /// Whether there is such a kernel: bf16, heads of 64 or 128, buffers that start at multiples of 16 bytes.
-pub fn takes<T: Float>(dims: &Dims, out: &Buffer<T>, qkv: &Buffer<T>, subtree_end: &Buffer<i32>) -> bool {
-    let starts = [out.address(), qkv.address(), subtree_end.address()];
-    let aligned = starts.iter().all(|start| start.is_multiple_of(16));
+pub fn takes<T: Float>(dims: &Dims, tensors: &[&Buffer<T>], statistics: &[&Buffer<f32>], mask: &Mask) -> bool {
+    let addresses = tensors.iter().map(|x| x.address()).chain(statistics.iter().map(|x| x.address()));
+    let aligned = addresses.chain([mask.subtree_end.address()]).all(|start| start.is_multiple_of(16));
     T::DTYPE == DType::Bf16 && [64, 128].contains(&dims.head_dim) && aligned
+}
+
+fn check_takes(dims: &Dims, tensors: &[&Buffer<bf16>], statistics: &[&Buffer<f32>], mask: &Mask) -> Result<()> {
+    let taken = takes(dims, tensors, statistics, mask);
+    ensure!(taken, "{dims:?}: expected heads of 64 or 128 at multiples of 16 bytes");
+    Ok(())
 }
 
 /// Runs a forward pass whose lengths were checked, as planned.
@@ -114,60 +153,110 @@ pub(super) fn fwd(
     out: &Buffer<bf16>,
     lse: &Buffer<f32>,
     qkv: &Buffer<bf16>,
-    subtree_end: &Buffer<i32>,
-    tile_bounds: &Buffer<i32>,
-    position: &Buffer<i32>,
+    mask: &Mask,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
-    let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
-    ensure!(takes(dims, out, qkv, subtree_end), "{dims:?}: expected heads of 64 or 128 at multiples of 16 bytes");
-    let stages = plan.tile.max_stages(head_dim);
-    ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
+    check_takes(dims, &[out, qkv], &[lse], mask)?;
+    plan.check(Pass::Fwd, dims)?;
     let (softcap, window) = dims.bounds()?;
-    let bounded = softcap > 0.0 || window > 0;
-    let [columns, qkv_columns] = [heads * head_dim, (heads + 2 * kv_heads) * head_dim];
-    let out_map = panel_map(device, out, [tokens, columns], columns)?;
-    let qkv_map = panel_map(device, qkv, [tokens, qkv_columns], qkv_columns)?;
-    let ends_map = ends_map(device, subtree_end, plan.tile.side())?;
-    let launcher = match (head_dim, plan.tile, bounded) {
-        (64, Tile::Q64K64, false) => fwd_kernel::attention_fwd_hd64_64x64_bf16,
-        (64, Tile::Q64K64, true) => fwd_kernel::attention_fwd_hd64_64x64_bounded_bf16,
-        (64, Tile::Q128K128, false) => fwd_kernel::attention_fwd_hd64_128x128_bf16,
-        (64, Tile::Q128K128, true) => fwd_kernel::attention_fwd_hd64_128x128_bounded_bf16,
-        (_, Tile::Q64K64, false) => fwd_kernel::attention_fwd_hd128_64x64_bf16,
-        (_, Tile::Q64K64, true) => fwd_kernel::attention_fwd_hd128_64x64_bounded_bf16,
-        (_, Tile::Q128K128, false) => fwd_kernel::attention_fwd_hd128_128x128_bf16,
-        (_, Tile::Q128K128, true) => fwd_kernel::attention_fwd_hd128_128x128_bounded_bf16,
+    let (out_map, qkv_map) = (out_map(device, out, dims)?, qkv_map(device, qkv, dims)?);
+    let ends = row_map(device, &mask.subtree_end, plan.walked_rows())?;
+    let launcher = match (dims.head_dim, plan.tile, softcap > 0.0 || window > 0) {
+        (64, Tile::Rows64, false) => fwd_kernel::attention_fwd_hd64_64x64_bf16,
+        (64, Tile::Rows64, true) => fwd_kernel::attention_fwd_hd64_64x64_bounded_bf16,
+        (64, Tile::Rows128, false) => fwd_kernel::attention_fwd_hd64_128x128_bf16,
+        (64, Tile::Rows128, true) => fwd_kernel::attention_fwd_hd64_128x128_bounded_bf16,
+        (_, Tile::Rows64, false) => fwd_kernel::attention_fwd_hd128_64x64_bf16,
+        (_, Tile::Rows64, true) => fwd_kernel::attention_fwd_hd128_64x64_bounded_bf16,
+        (_, Tile::Rows128, false) => fwd_kernel::attention_fwd_hd128_128x128_bf16,
+        (_, Tile::Rows128, true) => fwd_kernel::attention_fwd_hd128_128x128_bounded_bf16,
     };
-    let [t, h, g, s] = [tokens, heads, kv_heads, plan.stages].map(|x| x as i32);
-    let at = plan.launch(dims);
+    let [t, h, g, s] = [dims.tokens, dims.heads, dims.kv_heads, plan.stages].map(|x| x as i32);
+    let (at, Mask { tile_bounds: bounds, position, .. }) = (plan.launch(dims), mask);
     // SAFETY: `attention::fwd` checked the lengths; the maps carry them.
     unsafe {
-        launcher(
-            device,
-            at,
-            &out_map,
-            lse,
-            &qkv_map,
-            &ends_map,
-            tile_bounds,
-            position,
-            scale,
-            softcap,
-            window,
-            t,
-            h,
-            g,
-            s,
+        launcher(device, at, &out_map, lse, &qkv_map, &ends, bounds, position, scale, softcap, window, t, h, g, s)
+    }
+}
+
+/// Runs a backward pass whose lengths were checked and whose `delta` is there, as planned: [`Pass::Dkdv`], then
+/// [`Pass::Dq`].
+///
+/// # Errors
+/// As [`fwd`].
+#[expect(clippy::too_many_arguments, reason = "as attention::bwd")]
+pub(super) fn bwd(
+    device: &Device,
+    [by_key, by_query]: &[Plan; 2],
+    dqkv: &Buffer<bf16>,
+    delta: &Buffer<f32>,
+    dout: &Buffer<bf16>,
+    lse: &Buffer<f32>,
+    qkv: &Buffer<bf16>,
+    mask: &Mask,
+    scale: f32,
+    dims: &Dims,
+) -> Result<()> {
+    check_takes(dims, &[dqkv, dout, qkv], &[lse, delta], mask)?;
+    by_key.check(Pass::Dkdv, dims)?;
+    by_query.check(Pass::Dq, dims)?;
+    let (cap, w) = dims.bounds()?;
+    let bounded = cap > 0.0 || w > 0;
+    let [dqkv_map, qkv_map] = [qkv_map(device, dqkv, dims)?, qkv_map(device, qkv, dims)?];
+    let dout_map = out_map(device, dout, dims)?;
+    let [lse_map, delta_map] =
+        [row_map(device, lse, by_key.walked_rows())?, row_map(device, delta, by_key.walked_rows())?];
+    let ends_map = row_map(device, &mask.subtree_end, by_query.walked_rows())?;
+    let dkdv = match (dims.head_dim, by_key.tile, bounded) {
+        (64, Tile::Rows64, false) => bwd_kernel::attention_bwd_dkdv_hd64_64x64_bf16,
+        (64, Tile::Rows64, true) => bwd_kernel::attention_bwd_dkdv_hd64_64x64_bounded_bf16,
+        (64, Tile::Rows128, false) => bwd_kernel::attention_bwd_dkdv_hd64_128x64_bf16,
+        (64, Tile::Rows128, true) => bwd_kernel::attention_bwd_dkdv_hd64_128x64_bounded_bf16,
+        (_, _, false) => bwd_kernel::attention_bwd_dkdv_hd128_128x64_bf16,
+        (_, _, true) => bwd_kernel::attention_bwd_dkdv_hd128_128x64_bounded_bf16,
+    };
+    let dq = match (dims.head_dim, by_query.tile, bounded) {
+        (64, Tile::Rows64, false) => bwd_kernel::attention_bwd_dq_hd64_64x64_bf16,
+        (64, Tile::Rows64, true) => bwd_kernel::attention_bwd_dq_hd64_64x64_bounded_bf16,
+        (64, Tile::Rows128, false) => bwd_kernel::attention_bwd_dq_hd64_128x128_bf16,
+        (64, Tile::Rows128, true) => bwd_kernel::attention_bwd_dq_hd64_128x128_bounded_bf16,
+        (_, Tile::Rows64, false) => bwd_kernel::attention_bwd_dq_hd128_64x64_bf16,
+        (_, Tile::Rows64, true) => bwd_kernel::attention_bwd_dq_hd128_64x64_bounded_bf16,
+        (_, Tile::Rows128, false) => bwd_kernel::attention_bwd_dq_hd128_128x128_bf16,
+        (_, Tile::Rows128, true) => bwd_kernel::attention_bwd_dq_hd128_128x128_bounded_bf16,
+    };
+    let [t, h, g, slots, key_slots] =
+        [dims.tokens, dims.heads, dims.kv_heads, by_query.stages, by_key.stages].map(|x| x as i32);
+    let Mask { subtree_end: ends, tile_bounds: bounds, position } = mask;
+    let at = [by_key.launch(dims), by_query.launch(dims)];
+    let maps = (&dqkv_map, &dout_map, &qkv_map);
+    // SAFETY: `attention::bwd` checked the lengths; the maps carry them.
+    unsafe {
+        dkdv(
+            device, at[0], maps.0, maps.1, &lse_map, &delta_map, maps.2, ends, bounds, position, scale, cap, w, t, h,
+            g, key_slots,
+        )?;
+        dq(
+            device, at[1], maps.0, maps.1, lse, delta, maps.2, &ends_map, bounds, position, scale, cap, w, t, h, g,
+            slots,
         )
     }
 }
 
-/// The ends of one tile of keys; past the last token they read 0, which hides the key.
-fn ends_map(device: &Device, subtree_end: &Buffer<i32>, keys: usize) -> Result<TensorMap> {
-    let tokens = subtree_end.len();
+fn out_map(device: &Device, out: &Buffer<bf16>, dims: &Dims) -> Result<TensorMap> {
+    let columns = dims.heads * dims.head_dim;
+    panel_map(device, out, [dims.tokens, columns], columns)
+}
+
+fn qkv_map(device: &Device, qkv: &Buffer<bf16>, dims: &Dims) -> Result<TensorMap> {
+    let columns = (dims.heads + 2 * dims.kv_heads) * dims.head_dim;
+    panel_map(device, qkv, [dims.tokens, columns], columns)
+}
+
+/// One row, `count` words at a time. What lies after the last one reads 0; a `subtree_end` of 0 hides the key.
+fn row_map<T: Element>(device: &Device, words: &Buffer<T>, count: usize) -> Result<TensorMap> {
     // A pitch of whole 16 bytes, though there is one row.
-    let (dims, pitches) = (vec![tokens, 1], vec![tokens.next_multiple_of(4)]);
-    device.tensor_map(subtree_end, &TensorShape { dims, pitches, tile: vec![keys, 1], swizzle: Swizzle::None })
+    let (dims, pitches) = (vec![words.len(), 1], vec![words.len().next_multiple_of(4)]);
+    device.tensor_map(words, &TensorShape { dims, pitches, tile: vec![count, 1], swizzle: Swizzle::None })
 }

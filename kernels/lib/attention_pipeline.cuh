@@ -1,40 +1,51 @@
-// How attention on Hopper's units gets its keys and values: a warp finds the tiles of keys that some query of the CTA sees
-// and fills a ring of slots by bulk tensor copies; one or two groups own 64 queries each and work from it.
+// How attention on Hopper's units gets its rows: groups own 64 rows each, of queries or of keys, and work through tiles of
+// the others. A warp fills a ring of slots with these tiles by bulk tensor copies.
 //
-// A slot holds the keys of a tile, its values, and the keys' subtree_end. Keys and values have barriers of their own, so that
-// scores start before the values are here. Tiles lie in panels of 64 columns by their rows, 128 bytes a row, swizzled.
+// A slot holds two tiles, keys and values or queries and gradients of outputs, and a few words a row: the keys' subtree_end,
+// or the queries' lse and delta. Both tiles have barriers of their own, so that scores start before the second one is here.
+// Tiles lie in panels of 64 columns by their rows, 128 bytes a row, swizzled.
 #pragma once
 #include <product_pipeline.cuh>
 #include <tree_mask.cuh>
 
-// Shared memory: barriers and notes, the groups' own rows, the slots. A group's own 64 rows of a head are up to two panels,
-// and become the outbox through which its results leave.
+// Shared memory: barriers and notes, the groups' own rows, the slots. A group's own 64 rows of a head are up to two panels;
+// the first of its rows become the outbox through which its results leave.
 constexpr int kNotesAt = 512;
 constexpr int kOwnBytes = 2 * kPanelBytes;
-constexpr int kEndsBytes = 1024;
+constexpr int kWordsBytes = 1024;
 // The note of a slot says which tile it holds and whether every query sees every key of it.
 constexpr int kNoMoreTiles = -1;
 
-enum Part { kKeysPart, kValuesPart };
+enum Part { kKeysPart, kValuesPart, kQueriesPart = kKeysPart, kDoutPart = kValuesPart };
 
-template <int kGroups, int kTileKeys, int kHeadDim>
-struct KeyRing {
-    static constexpr int kTileBytes = kTileKeys * kHeadDim * 2, kSlotBytes = 2 * kTileBytes + kEndsBytes;
+// kOwn: how many times 64 rows a group owns, of as many tensors.
+template <int kGroups, int kTileRows, int kHeadDim, int kOwn = 1>
+struct TileRing {
+    static constexpr int kTileBytes = kTileRows * kHeadDim * 2, kSlotBytes = 2 * kTileBytes + kWordsBytes;
     unsigned shared;
     int stages, stage = 0;
     unsigned parity = 0;
 
-    __device__ __forceinline__ KeyRing(unsigned shared, int stages) : shared(shared), stages(stages) {}
+    __device__ __forceinline__ TileRing(unsigned shared, int stages) : shared(shared), stages(stages) {}
     __device__ __forceinline__ unsigned own_full() const { return shared + 8 * (4 * kMaxStages); }
     __device__ __forceinline__ unsigned full(Part part) const { return shared + 8 * (part * kMaxStages + stage); }
     __device__ __forceinline__ unsigned empty(Part part) const { return shared + 8 * ((2 + part) * kMaxStages + stage); }
-    __device__ __forceinline__ unsigned own(int group) const { return shared + kBarrierBytes + group * kOwnBytes; }
-    __device__ __forceinline__ unsigned slot_at() const { return kBarrierBytes + kGroups * kOwnBytes + stage * kSlotBytes; }
-    __device__ __forceinline__ unsigned keys() const { return shared + slot_at(); }
-    __device__ __forceinline__ unsigned values() const { return keys() + kTileBytes; }
-    __device__ __forceinline__ unsigned ends() const { return keys() + 2 * kTileBytes; }
-    __device__ __forceinline__ const int* ends_of(const char* memory) const {
+    __device__ __forceinline__ unsigned own(int group, int tensor = 0) const {
+        return shared + kBarrierBytes + (tensor * kGroups + group) * kOwnBytes;
+    }
+    __device__ __forceinline__ unsigned slot_at() const {
+        return kBarrierBytes + kOwn * kGroups * kOwnBytes + stage * kSlotBytes;
+    }
+    __device__ __forceinline__ unsigned tile(Part part) const { return shared + slot_at() + part * kTileBytes; }
+    // A word for each row of the tile; a second one for each 512 bytes further.
+    __device__ __forceinline__ unsigned words(Part part = kKeysPart) const {
+        return shared + slot_at() + 2 * kTileBytes + part * (kWordsBytes / 2);
+    }
+    __device__ __forceinline__ const int* ends(const char* memory) const {
         return reinterpret_cast<const int*>(memory + slot_at() + 2 * kTileBytes);
+    }
+    __device__ __forceinline__ const float* statistics(const char* memory, Part part) const {
+        return reinterpret_cast<const float*>(memory + slot_at() + 2 * kTileBytes + part * (kWordsBytes / 2));
     }
     __device__ __forceinline__ int& note(char* memory) const { return reinterpret_cast<int*>(memory + kNotesAt)[stage]; }
     __device__ __forceinline__ void next() {
@@ -68,6 +79,14 @@ __device__ __forceinline__ void fetch_rows(unsigned to, const CUtensorMap* map, 
             tma_load(to + panel * kRows * 128 + block * kPanelBytes, map, column + 64 * panel, row + 64 * block, barrier);
 }
 
+// The rows that the groups own of one tensor.
+template <int kGroups, int kTileRows, int kHeadDim, int kOwn>
+__device__ __forceinline__ void fetch_own(const TileRing<kGroups, kTileRows, kHeadDim, kOwn>& ring, int tensor,
+                                          const CUtensorMap* map, int column, int first) {
+    for (int g = 0; g < kGroups; ++g)
+        fetch_rows<64, kHeadDim>(ring.own(g, tensor), map, column, first + 64 * g, ring.own_full());
+}
+
 // The tiles of keys that some of `queries` queries from `first` on see, in order, found by a warp 32 at a time: their
 // number, and whether all is seen.
 template <int kTileKeys, class Visit>
@@ -93,23 +112,24 @@ __device__ __forceinline__ void for_each_visible_tile(const int* tile_bounds, in
 }
 
 // The warp that fetches: every visible tile of keys and values of one key head, then the end.
-template <int kGroups, int kTileKeys, int kHeadDim>
-__device__ __forceinline__ void fetch_keys(KeyRing<kGroups, kTileKeys, kHeadDim>& ring, const CUtensorMap* qkv_map,
+template <int kGroups, int kTileKeys, int kHeadDim, int kOwn>
+__device__ __forceinline__ void fetch_keys(TileRing<kGroups, kTileKeys, kHeadDim, kOwn>& ring, const CUtensorMap* qkv_map,
                                            const CUtensorMap* ends_map, const int* tile_bounds, int tokens, int first,
                                            int key_column, int value_column, bool may_be_whole) {
-    using Ring = KeyRing<kGroups, kTileKeys, kHeadDim>;
+    constexpr int kTileBytes = TileRing<kGroups, kTileKeys, kHeadDim, kOwn>::kTileBytes;
     char* memory = shared_memory<char>();
     const bool issues = elect_one();
     for_each_visible_tile<kTileKeys>(tile_bounds, tokens, first, kGroups * 64, [&](int tile, bool whole) {
         if (issues) {
+            const int row = tile * kTileKeys;
             mbarrier_wait(ring.empty(kKeysPart), ring.parity ^ 1);
             ring.note(memory) = 2 * tile + (whole && may_be_whole);
-            mbarrier_arrive_expect(ring.full(kKeysPart), Ring::kTileBytes + kTileKeys * 4);
-            fetch_rows<kTileKeys, kHeadDim>(ring.keys(), qkv_map, key_column, tile * kTileKeys, ring.full(kKeysPart));
-            tma_load(ring.ends(), ends_map, tile * kTileKeys, 0, ring.full(kKeysPart));
+            mbarrier_arrive_expect(ring.full(kKeysPart), kTileBytes + kTileKeys * 4);
+            fetch_rows<kTileKeys, kHeadDim>(ring.tile(kKeysPart), qkv_map, key_column, row, ring.full(kKeysPart));
+            tma_load(ring.words(), ends_map, row, 0, ring.full(kKeysPart));
             mbarrier_wait(ring.empty(kValuesPart), ring.parity ^ 1);
-            mbarrier_arrive_expect(ring.full(kValuesPart), Ring::kTileBytes);
-            fetch_rows<kTileKeys, kHeadDim>(ring.values(), qkv_map, value_column, tile * kTileKeys, ring.full(kValuesPart));
+            mbarrier_arrive_expect(ring.full(kValuesPart), kTileBytes);
+            fetch_rows<kTileKeys, kHeadDim>(ring.tile(kValuesPart), qkv_map, value_column, row, ring.full(kValuesPart));
         }
         ring.next();
     });
@@ -143,6 +163,12 @@ __device__ __forceinline__ void pack_operand(unsigned (&x)[kCount / 8][4], const
     for (int k = 0; k < kCount / 8; ++k)
 #pragma unroll
         for (int r = 0; r < 4; ++r) x[k][r] = pack_bf16x2(s[8 * k + 2 * r], s[8 * k + 2 * r + 1]);
+}
+
+template <int kCount>
+__device__ __forceinline__ void scale_all(float (&sum)[kCount], float by) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sum[i] *= by;
 }
 
 // Rows are queries from `i0` on, columns the keys of a tile from `j0` on: puts `by` where the query does not see the key.
