@@ -94,7 +94,7 @@ __device__ __forceinline__ void attention_bwd_dq(const BackwardMaps& maps, const
     if (group == kGroups) {
         if (kGroups > 1) give_registers<kProducerRegisters>();
         if (threadIdx.x / kWarpThreads != kGroups * kGroupThreads / kWarpThreads) return;
-        if (threadIdx.x % kWarpThreads == 0) {
+        if (elect_one()) {
             mbarrier_arrive_expect(ring.own_full(), 2 * kGroups * 64 * kHeadDim * 2);
             fetch_own(ring, 0, maps.qkv, dims.query(head), first);
             fetch_own(ring, 1, maps.dout, dims.query(head), first);

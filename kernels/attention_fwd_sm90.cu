@@ -99,7 +99,7 @@ __device__ __forceinline__ void attention_fwd(float* lse, const CUtensorMap* out
     if (group == kGroups) {
         if (kGroups > 1) give_registers<kProducerRegisters>();
         if (threadIdx.x / kWarpThreads != kGroups * kGroupThreads / kWarpThreads) return;
-        if (threadIdx.x % kWarpThreads == 0) {
+        if (elect_one()) {
             mbarrier_arrive_expect(ring.own_full(), kGroups * 64 * kHeadDim * 2);
             fetch_own(ring, 0, qkv_map, dims.query(head), first);
         }

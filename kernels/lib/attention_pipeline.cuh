@@ -171,6 +171,10 @@ __device__ __forceinline__ void scale_all(float (&sum)[kCount], float by) {
     for (int i = 0; i < kCount; ++i) sum[i] *= by;
 }
 
+struct alignas(8) IntPair {
+    int x, y;
+};
+
 // Rows are queries from `i0` on, columns the keys of a tile from `j0` on: puts `by` where the query does not see the key.
 template <bool kBounded, int kCount>
 __device__ __forceinline__ void hide_columns(float (&s)[kCount], const Mask& mask, const int* ends, int i0, int j0,
@@ -179,10 +183,12 @@ __device__ __forceinline__ void hide_columns(float (&s)[kCount], const Mask& mas
 #pragma unroll
     for (int f = 0; f < kCount / 4; ++f) {
         const int column = 8 * f + fragment_column();
+        const IntPair pair = *reinterpret_cast<const IntPair*>(ends + column);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             const int row = i + c / 2 * 8, j = j0 + column + c % 2;
-            bool visible = j <= row && row < ends[column + c % 2];
+            // No branch: both comparisons cost less than one.
+            bool visible = (j <= row) & (row < (c % 2 == 0 ? pair.x : pair.y));
             if (kBounded) visible = visible && mask.in_window(row, j);
             if (!visible) s[4 * f + c] = by;
         }

@@ -50,6 +50,11 @@ impl Tile {
         self.rows() / 64
     }
 
+    /// CTAs that share an SM.
+    pub fn ctas_per_sm(self) -> usize {
+        2 / self.groups()
+    }
+
     /// Threads of the groups that compute, and of the warp that fetches: of a whole group where registers change hands.
     fn threads(self) -> usize {
         match self {
@@ -86,9 +91,14 @@ impl Plan {
         Self { stages: plan.max_stages(dims.head_dim), ..plan }
     }
 
-    /// Rows that are walked at a time. The two sums of [`Pass::Dkdv`] leave registers for 64.
+    /// Rows that a CTA owns, and that it walks at a time. The two sums of [`Pass::Dkdv`] leave registers for 64.
+    pub fn sides(&self) -> [usize; 2] {
+        let rows = self.tile.rows();
+        [rows, if self.pass == Pass::Dkdv { 64 } else { rows }]
+    }
+
     fn walked_rows(&self) -> usize {
-        if self.pass == Pass::Dkdv { 64 } else { self.tile.rows() }
+        self.sides()[1]
     }
 
     /// Barriers and the own rows, of one or two tensors, which the results replace.
@@ -104,7 +114,7 @@ impl Plan {
 
     /// Slots that fit beside the CTAs that share an SM.
     fn max_stages(&self, head_dim: usize) -> usize {
-        let ctas = 2 / self.tile.groups();
+        let ctas = self.tile.ctas_per_sm();
         let share = (MAX_SMEM_BYTES + CTA_SMEM_BYTES) / ctas - CTA_SMEM_BYTES;
         ((share - self.fixed_bytes()) / self.slot_bytes(head_dim)).min(MAX_STAGES)
     }
@@ -114,9 +124,14 @@ impl Plan {
         [owners as u32, dims.tokens.div_ceil(self.tile.rows()) as u32, 1]
     }
 
+    /// Dynamic shared memory of a CTA.
+    pub fn smem_bytes(&self, head_dim: usize) -> usize {
+        self.fixed_bytes() + self.stages * self.slot_bytes(head_dim)
+    }
+
     fn launch(&self, dims: &Dims) -> Launch {
-        let smem_bytes = self.fixed_bytes() + self.stages * self.slot_bytes(dims.head_dim);
-        Launch { grid: self.grid(dims), ..Launch::linear(1, self.tile.threads()) }.with_smem(smem_bytes)
+        let launch = Launch { grid: self.grid(dims), ..Launch::linear(1, self.tile.threads()) };
+        launch.with_smem(self.smem_bytes(dims.head_dim))
     }
 
     fn check(&self, pass: Pass, dims: &Dims) -> Result<()> {

@@ -99,9 +99,13 @@ impl Plan {
 }
 
 impl Plan {
+    /// Dynamic shared memory of a CTA.
+    pub fn smem_bytes(&self) -> usize {
+        FIXED_SMEM_BYTES + self.stages * self.tile.slot_bytes()
+    }
+
     pub(super) fn launch(&self) -> Launch {
-        let smem_bytes = FIXED_SMEM_BYTES + self.stages * self.tile.slot_bytes();
-        Launch::linear(self.clusters * CLUSTER_CTAS, THREADS).with_smem(smem_bytes)
+        Launch::linear(self.clusters * CLUSTER_CTAS, THREADS).with_smem(self.smem_bytes())
     }
 }
 

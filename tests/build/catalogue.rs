@@ -1,6 +1,6 @@
 //! The tables of kernels/README.md are written from the sources.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::{env, fmt::Write as _, fs, path::Path, sync::PoisonError};
 
 use super::signatures::{Entry, Module, Param, Type, read_folder};
 
@@ -9,6 +9,7 @@ const END: &str = "<!-- end -->\n";
 
 #[test]
 fn the_catalogue_is_up_to_date() {
+    let _alone = super::README.lock().unwrap_or_else(PoisonError::into_inner);
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let modules = read_folder(&kernels).unwrap();
     let path = kernels.join("README.md");

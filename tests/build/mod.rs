@@ -1,14 +1,21 @@
 //! The build script's own rules: what it reads from a kernel, and what it refuses.
 
 mod catalogue;
+mod machine_code;
 #[allow(dead_code)]
 #[path = "../../build/ptxas.rs"]
 mod ptxas;
+mod resources;
 #[allow(dead_code)]
 #[path = "../../build/signatures.rs"]
 mod signatures;
 
+use std::sync::Mutex;
+
 use signatures::{Type, read_text};
+
+/// Held by the tests that write into kernels/README.md.
+static README: Mutex<()> = Mutex::new(());
 
 const GOOD: &str = r#"// A kernel may be named in a comment: extern "C" __global__ void not_this(int x) {}
 #include <types.cuh>
