@@ -7,17 +7,24 @@
 // by groups of eight logits that are added as a tree, and the lanes meet in one maximum and one sum. logp subtracts the
 // maximum first, so that its error is relative to the distance from the maximum and not to the logits.
 // head_dlogits reads each logit once and writes each gradient once, eight columns a thread, zeros in the padding.
+// head_finish and head_dlogits_exponentials are the second half of head_sm90.cu, which leaves exponentials and statistics
+// in place of logits: one CTA of 32 rows by 8 slices of the vocabulary merges statistics in a fixed order; gradients replace
+// the exponentials. The target's own gradient, c (1 - p), comes from its f32 logit, because 1 - p of a rounded p would be
+// rounding alone where the model is sure.
 // head_scatter adds the gradients of the rows that read a token in row order, eight columns a thread.
 // f32 arithmetic; fixed order, no atomics. Roof: memory.
 
 #include <chunk.cuh>
 #include <cta.cuh>
+#include <logit_statistics.cuh>
 #include <types.cuh>
 
 // ---- device code
 
 constexpr int kRowThreads = 128;
 constexpr int kElementThreads = 128;
+constexpr int kFinishSlices = 8;
+constexpr int kFinishThreads = kFinishSlices * kWarpThreads;
 
 // A maximum and the sum of exponentials relative to it.
 struct Exponentials {
@@ -74,6 +81,34 @@ __device__ void head_dlogits(T* dlogits, const float* logits, const float* lse, 
         z[i] = v0 + i < vocab ? c * (onehot - expf(z[i] - own_lse)) * slope[i] : 0.0f;
     }
     store_chunk(dlogits + at, z);
+}
+
+// In place: exponentials relative to their tile's largest logit become gradients.
+__device__ void head_dlogits_exponentials(bf16* dlogits, const LogitStatistics* statistics, const float* target_logits,
+                                          const float* lse, const float* coefficients, const int* targets, float softcap,
+                                          int rows, int vocab, int ld) {
+    const int chunks = ld / kChunk;
+    const int item = blockIdx.x * kElementThreads + threadIdx.x;
+    const int row = item / chunks, v0 = item % chunks * kChunk;
+    if (row >= rows) return;
+    const float own_lse = lse[row], c = coefficients[row];
+    const float top = statistics[(long long)(v0 / kStatisticsColumns) * rows + row].top;
+    const float share = expf(top - own_lse);
+    const int target = targets[row] - v0;
+    float x[kChunk];
+    load_chunk(x, dlogits + (long long)row * ld + v0, vocab - v0);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+        const bool is_target = i == target;
+        float gradient = is_target ? -expm1f(target_logits[row] - own_lse) : -(x[i] * share);
+        // A probability that was rounded to 0 passes no gradient, and its logit is lost.
+        if (softcap > 0.0f && (is_target || x[i] > 0.0f)) {
+            const float t = (is_target ? target_logits[row] : top + logf(x[i])) / softcap;
+            gradient *= 1.0f - t * t;
+        }
+        x[i] = v0 + i < vocab ? c * gradient : 0.0f;
+    }
+    store_chunk(dlogits + (long long)row * ld + v0, x);
 }
 
 template <class T>
@@ -146,6 +181,40 @@ extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_bf16(
     const int* targets,         // (rows)
     float softcap, int rows, int vocab, int ld) {
     head_dlogits<bf16>(dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld);
+}
+
+extern "C" __global__ void __launch_bounds__(kFinishThreads) head_finish(
+    float* logps,                // (rows)
+    float* lse,                  // (rows), kept for the backward pass
+    const float* statistics,     // (tiles, rows, 2) top, sum
+    const float* target_logits,  // (rows)
+    int rows, int tiles) {
+    const int lane = threadIdx.x % kWarpThreads, slice = threadIdx.x / kWarpThreads;
+    const int row = blockIdx.x * kWarpThreads + lane;
+    const LogitStatistics* own = reinterpret_cast<const LogitStatistics*>(statistics) + row;
+    LogitStatistics* slices = shared_memory<LogitStatistics>();
+    LogitStatistics all = {-INFINITY, 0.0f};
+    for (int tile = slice; tile < tiles && row < rows; tile += kFinishSlices)
+        all = merge(all, own[(long long)tile * rows]);
+    slices[slice * kWarpThreads + lane] = all;
+    __syncthreads();
+    if (slice > 0 || row >= rows) return;
+    for (int s = 1; s < kFinishSlices; ++s) all = merge(all, slices[s * kWarpThreads + lane]);
+    const float log_sum = logf(all.sum);
+    lse[row] = all.top + log_sum;
+    logps[row] = (target_logits[row] - all.top) - log_sum;
+}
+
+extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_exponentials_bf16(
+    bf16* dlogits,               // (rows, ld), in place of exponentials; columns from vocab on become 0
+    const float* statistics,     // (ceil(vocab / 256), rows, 2) top, sum
+    const float* target_logits,  // (rows)
+    const float* lse,            // (rows)
+    const float* coefficients,   // (rows), dLoss / dlogp
+    const int* targets,          // (rows)
+    float softcap, int rows, int vocab, int ld) {
+    head_dlogits_exponentials(dlogits, reinterpret_cast<const LogitStatistics*>(statistics), target_logits, lse,
+                              coefficients, targets, softcap, rows, vocab, ld);
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_f32(

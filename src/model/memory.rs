@@ -6,15 +6,20 @@
 use std::fmt;
 
 use anyhow::{Result, ensure};
+use half::bf16;
 
 use super::{
     Layout, ModelConfig,
     config::{NormKind, QkNorm},
 };
 use crate::{
-    device::DType,
+    device::{DType, Device},
     forest::TILE_TOKENS,
-    ops::{bias, head::Head, layernorm, rmsnorm},
+    ops::{
+        bias,
+        head::{self, Head},
+        head_sm90, layernorm, rmsnorm,
+    },
 };
 
 /// Where parts of the arena begin: what `Device::alloc` aligns to.
@@ -97,9 +102,11 @@ pub(super) struct Spans {
     /// (rows) each
     pub logps: Span,
     pub row_lse: Span,
-    /// (chunk rows, hidden), then twice (chunk rows, vocab rounded up)
+    /// (chunk rows, hidden)
     pub x_rows: Span,
+    /// (chunk rows, vocab rounded up) in f32, or the statistics that stand in place of it
     pub logits: Span,
+    /// (chunk rows, vocab rounded up); empty without a backward pass
     pub dlogits: Span,
 }
 
@@ -113,6 +120,8 @@ pub struct MemoryPlan {
     pub trains: bool,
     /// Rows of the rotary table: no path can be longer.
     pub positions: usize,
+    /// Whether the head keeps exponentials in bf16 instead of logits in f32: see [`head::keeps_exponentials`].
+    pub exponentials: bool,
     /// Bytes of the named parts, in the order of the table.
     pub parameters: usize,
     pub gradients: usize,
@@ -161,9 +170,10 @@ impl MemoryPlan {
         let saved = arena.end;
         arena.place_scratch(&mut spans, config, capacity, positions);
         let scratch = arena.end - saved;
-        arena.place_head(&mut spans, config, capacity);
+        arena.place_head(&mut spans, config, capacity, false);
         Ok(Self {
             precision,
+            exponentials: false,
             capacity,
             trains,
             positions,
@@ -177,6 +187,18 @@ impl MemoryPlan {
             arena: arena.end,
             spans,
         })
+    }
+
+    /// The same plan on a device: where the head keeps exponentials, the memory for logits in f32 is saved.
+    pub fn on(mut self, device: &Device, config: &ModelConfig) -> Self {
+        let head = head(config, self.capacity);
+        let width = if self.precision == DType::Bf16 { 2 } else { 4 };
+        self.exponentials = self.precision == DType::Bf16 && head::keeps_exponentials::<bf16>(device, &head);
+        let mut arena = Arena { width, end: self.saved + self.scratch, trains: self.trains };
+        arena.place_head(&mut self.spans, config, self.capacity, self.exponentials);
+        self.head = arena.end - self.saved - self.scratch;
+        self.arena = arena.end;
+        self
     }
 
     /// Bytes in all.
@@ -350,14 +372,22 @@ impl Arena {
         spans.sin = self.exact(table);
     }
 
-    fn place_head(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity) {
+    fn place_head(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity, exponentials: bool) {
         let Capacity { rows, head_chunk_rows, .. } = capacity;
-        let ld = Head { vocab: config.vocab, hidden: config.hidden, chunk_rows: head_chunk_rows, softcap: None }.ld();
+        let logits = head_chunk_rows * head(config, capacity).ld();
         spans.logps = self.exact(rows);
         spans.row_lse = self.exact(rows);
         spans.x_rows = self.wide(head_chunk_rows * config.hidden);
-        spans.logits = self.exact(head_chunk_rows * ld);
+        spans.logits = self.exact(match exponentials {
+            true => head_sm90::statistics_elements(head_chunk_rows, config.vocab),
+            false => logits,
+        });
         // In f32 the gradient overwrites the logits.
-        spans.dlogits = if self.width == 4 || !self.trains { spans.logits } else { self.wide(head_chunk_rows * ld) };
+        spans.dlogits = if self.width == 4 { spans.logits } else { self.wide(self.backward(logits)) };
     }
+}
+
+fn head(config: &ModelConfig, capacity: Capacity) -> Head {
+    let chunk_rows = capacity.head_chunk_rows;
+    Head { vocab: config.vocab, hidden: config.hidden, chunk_rows, softcap: config.final_softcap }
 }

@@ -59,6 +59,8 @@ impl<T: Float> Model<T> {
             T::DTYPE,
             layout.elements * size_of::<T>()
         );
+        let planned = plan.clone().on(device, config).exponentials;
+        ensure!(planned || !plan.exponentials, "the memory plan is for another device: this one's head stores logits");
         let model = Self {
             device: device.clone(),
             config: config.clone(),
@@ -169,13 +171,13 @@ impl<T: Float> Model<T> {
     fn head_scratch(&self, rows: usize) -> head::Scratch<T> {
         let spans = &self.plan.spans;
         let sizes = self.head();
-        let logits = sizes.chunk_rows * sizes.ld();
+        // Nothing reads what is empty without a backward pass.
+        let backward = |elements| if self.plan.trains { elements } else { 0 };
         head::Scratch {
             x_rows: self.part(spans.x_rows, sizes.chunk_rows * sizes.hidden),
-            logits: self.part(spans.logits, logits),
-            dlogits: self.part(spans.dlogits, logits),
-            // Nothing reads it without a backward pass.
-            dx_rows: self.part(spans.dx, if self.plan.trains { rows * sizes.hidden } else { 0 }),
+            logits: self.part(spans.logits, spans.logits.bytes / size_of::<f32>()),
+            dlogits: self.part(spans.dlogits, backward(sizes.chunk_rows * sizes.ld())),
+            dx_rows: self.part(spans.dx, backward(rows * sizes.hidden)),
         }
     }
 

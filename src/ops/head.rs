@@ -12,8 +12,9 @@ use anyhow::{Result, ensure};
 use super::{
     chunk_launch, embedding, expect_len,
     gemm::{self, Gemm},
+    head_sm90::{self, Logits},
 };
-use crate::device::{Buffer, Device, Float, Launch, kernels::head as kernel};
+use crate::device::{Buffer, DType, Device, Float, Launch, kernels::head as kernel};
 
 const WARPS_PER_CTA: usize = 4;
 /// The row pitch of logits is a multiple of this, so that every row starts on 16 bytes in either type.
@@ -53,9 +54,10 @@ impl Head {
 pub struct Scratch<T> {
     /// (chunk_rows, hidden)
     pub x_rows: Buffer<T>,
-    /// (chunk_rows, ld)
+    /// (chunk_rows, ld); with [`keeps_exponentials`] only
+    /// [`statistics_elements`](super::head_sm90::statistics_elements).
     pub logits: Buffer<f32>,
-    /// (chunk_rows, ld); for f32 this may be `logits`.
+    /// (chunk_rows, ld), or empty if no backward pass follows; for f32 this may be `logits`.
     pub dlogits: Buffer<T>,
     /// (rows, hidden), backward only; may be longer.
     pub dx_rows: Buffer<T>,
@@ -96,8 +98,16 @@ pub fn fwd<T: Float>(
     expect_len("head logps", logps, &[rows.rows])?;
     expect_len("head lse", lse, &[rows.rows])?;
     for chunk in head.chunks(rows.rows) {
-        let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
         let target = rows.target.slice(chunk.clone());
+        if keeps_exponentials::<T>(device, head) {
+            // What the next chunk overwrites need not be stored.
+            let stored = chunk.end == rows.rows && !scratch.dlogits.is_empty();
+            let logits = chunk_exponentials(device, scratch, hidden_states, weight, rows, head, &chunk, stored)?;
+            let [logps, lse] = [logps, lse].map(|x| x.slice(chunk.clone()));
+            head_sm90::finish(device, &logps, &lse, &logits, head)?;
+            continue;
+        }
+        let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
         let (count, ld) = (chunk.len(), head.ld());
         self::logps(
             device,
@@ -145,15 +155,23 @@ pub fn bwd<T: Float>(
     let Head { vocab, hidden, .. } = *head;
     let ld = head.ld();
     for (i, chunk) in head.chunks(rows.rows).rev().enumerate() {
-        let count = chunk.len();
-        let logits = match kept && i == 0 {
-            true => scratch.logits.slice(0..count * ld),
-            false => chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?,
-        };
+        let (count, kept) = (chunk.len(), kept && i == 0);
         let dz = scratch.dlogits.slice(0..count * ld);
-        let [lse, coefficients] = [lse, coefficients].map(|x| x.slice(chunk.clone()));
+        let [own_lse, c] = [lse, coefficients].map(|x| x.slice(chunk.clone()));
         let target = rows.target.slice(chunk.clone());
-        dlogits(device, &dz, &logits, &lse, &coefficients, &target, head.softcap, count, vocab, ld)?;
+        if keeps_exponentials::<T>(device, head) {
+            let logits = match kept {
+                true => Logits::new(dz.cast(), &scratch.logits, count, vocab),
+                false => chunk_exponentials(device, scratch, hidden_states, weight, rows, head, &chunk, true)?,
+            };
+            head_sm90::dlogits(device, &logits, &own_lse, &c, &target, head)?;
+        } else {
+            let logits = match kept {
+                true => scratch.logits.slice(0..count * ld),
+                false => chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?,
+            };
+            dlogits(device, &dz, &logits, &own_lse, &c, &target, head.softcap, count, vocab, ld)?;
+        }
         let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
         let by_rows = Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) };
         gemm::run(device, &by_rows, &dx, &dz, weight)?;
@@ -162,6 +180,34 @@ pub fn bwd<T: Float>(
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
     scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+}
+
+/// Whether the head keeps bf16 exponentials and statistics in place of f32 logits: bf16 on Hopper, whose product makes
+/// them on the way, if rows start on 16 bytes.
+pub fn keeps_exponentials<T: Float>(device: &Device, head: &Head) -> bool {
+    T::DTYPE == DType::Bf16 && gemm::uses_hopper(device) && head.hidden.is_multiple_of(PITCH)
+}
+
+/// As `chunk_logits`; the exponentials are only stored if asked for.
+#[expect(clippy::too_many_arguments, reason = "as fwd")]
+fn chunk_exponentials<T: Float>(
+    device: &Device,
+    scratch: &Scratch<T>,
+    hidden_states: &Buffer<T>,
+    weight: &Buffer<T>,
+    rows: &Rows,
+    head: &Head,
+    chunk: &Range<usize>,
+    stored: bool,
+) -> Result<Logits> {
+    let count = chunk.len();
+    let x_rows = scratch.x_rows.slice(0..count * head.hidden);
+    gather(device, &x_rows, hidden_states, &rows.source.slice(chunk.clone()), count, rows.tokens, head.hidden)?;
+    let exponentials = scratch.dlogits.slice(0..if stored { count * head.ld() } else { 0 });
+    let logits = Logits::new(exponentials.cast(), &scratch.logits, count, head.vocab);
+    let (plan, target) = (head_sm90::plan(count, head, device.sm_count()), rows.target.slice(chunk.clone()));
+    head_sm90::project(device, &plan, &logits, &x_rows.cast(), &weight.cast(), &target, head)?;
+    Ok(logits)
 }
 
 /// Gathers a chunk's hidden states and multiplies them with the weight.

@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod gemm_sm90;
 pub mod grad_norm;
 pub mod head;
+pub mod head_sm90;
 pub mod layernorm;
 pub mod preference_loss;
 pub mod residual;

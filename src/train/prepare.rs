@@ -211,7 +211,7 @@ impl Inputs {
     /// The run does not fit.
     pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
         let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
-        let plan = MemoryPlan::new(&self.model, dtype(config), capacity(&files, config))?;
+        let plan = MemoryPlan::new(&self.model, dtype(config), capacity(&files, config))?.on(device, &self.model);
         check_fits(&plan, device)?;
         Ok(plan)
     }

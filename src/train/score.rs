@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     let sets = Sets::read(config, &shape)?;
     prepare::check_lengths(&sets.train.trees, &shape)?;
     let capacity = prepare::capacity(&[&sets.train], config);
-    let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?;
+    let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?.on(&device, &shape);
     prepare::check_fits(&plan, &device)?;
     say(&format!("device: {}", device.describe()));
     say(&plan.to_string());

@@ -5,6 +5,8 @@ use warpo::{
     model::{Capacity, MemoryPlan, Model, ModelConfig},
 };
 
+use crate::support;
+
 use super::{document, list, model_for, pair, steps, tiny_config, tiny_json};
 
 fn device() -> Device {
@@ -56,6 +58,22 @@ fn allocated<T: Float>(precision: DType) {
     plan.check(plan.total()).unwrap();
     let message = plan.check(plan.total() - 1).unwrap_err().to_string();
     assert!(message.contains("the run needs") && message.contains("are free"), "{message}");
+}
+
+/// On Hopper the head of bf16 stores no logits in f32; f32 and other devices plan as before.
+#[test]
+fn a_plan_on_a_device_saves_what_its_head_does_not_store() {
+    let config = tiny_config(false, 2);
+    let capacity = Capacity { tokens: 100, rows: 60, head_chunk_rows: 16 };
+    let plan = |precision| MemoryPlan::new(&config, precision, capacity).unwrap();
+    let hopper = support::fast_hopper(1);
+    let saved = plan(DType::Bf16).arena - plan(DType::Bf16).on(&hopper, &config).arena;
+    // 67 columns in rows of 72, in place of which a pair and a target's logit a row are kept; parts begin at 256 bytes.
+    assert_eq!(saved, (16 * 72 * 4usize).next_multiple_of(256) - (16 * 3 * 4usize).next_multiple_of(256));
+    assert_eq!(plan(DType::F32).on(&hopper, &config).arena, plan(DType::F32).arena);
+    assert_eq!(plan(DType::Bf16).on(&device(), &config).arena, plan(DType::Bf16).arena);
+    let why = Model::<bf16>::new(&device(), &config, plan(DType::Bf16).on(&hopper, &config)).err().unwrap();
+    assert!(why.to_string().contains("for another device"), "{why}");
 }
 
 #[test]

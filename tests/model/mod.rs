@@ -61,7 +61,8 @@ pub fn model_for<T: Float>(device: &Device, config: &ModelConfig, forest: &Fores
     let rows = forest.rows();
     let capacity = Capacity { tokens: forest.len(), rows, head_chunk_rows: (2 * rows / 5).max(1) };
     let precision = if size_of::<T>() == 2 { DType::Bf16 } else { DType::F32 };
-    let model = Model::new(device, config, MemoryPlan::new(config, precision, capacity).unwrap()).unwrap();
+    let plan = MemoryPlan::new(config, precision, capacity).unwrap().on(device, config);
+    let model = Model::new(device, config, plan).unwrap();
     device.copy_in(model.params(), &random_params::<T>(config)).unwrap();
     model
 }

@@ -227,7 +227,7 @@ impl HostRows {
     }
 }
 
-struct Case<T> {
+pub(super) struct Case<T> {
     dims: Dims,
     x: Vec<T>,
     weight: Vec<T>,
@@ -243,7 +243,7 @@ struct Outcome {
 }
 
 impl<T: Float> Case<T> {
-    fn new(vocab: usize, hidden: usize, softcap: Option<f32>) -> Self {
+    pub(super) fn new(vocab: usize, hidden: usize, softcap: Option<f32>) -> Self {
         let forest = forest(vocab);
         let scaled = |seed, len| cast(&normal(seed, len).iter().map(|x| 0.5 * x).collect::<Vec<_>>());
         Self {
@@ -253,6 +253,10 @@ impl<T: Float> Case<T> {
             coefficients: normal(3, forest.rows()),
             rows: HostRows { source: forest.row_source.clone(), target: forest.row_target.clone(), forest },
         }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
     }
 
     fn run(&self, device: &Device, chunk_rows: usize, kept: bool) -> Outcome {
@@ -315,22 +319,27 @@ impl<T: Float> Case<T> {
 fn whole<T: Float>(device: &Device, on: &str) {
     for (vocab, hidden, softcap) in [(37, 24, None), (64, 32, None), (37, 24, Some(0.7))] {
         let case = Case::<T>::new(vocab, hidden, softcap);
-        let [want, naive] = case.oracle();
         for chunk_rows in [case.rows.len(), 5] {
-            let got = case.run(device, chunk_rows, true);
-            let check = |of: &str, got: &[f64], want: &[f64], naive: &[f64]| {
-                let what =
-                    format!("head {} {vocab}x{hidden} cap {softcap:?} by {chunk_rows} on {on}: {of}", type_name::<T>());
-                // A sum over the vocabulary of values that hold a sum over the hidden size, each term truncated in
-                // f32; the terms' magnitudes add to a few times the largest result.
-                let terms = 2.0 * (vocab + hidden) as f64;
-                let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-                assert_within_rule(&what, got, want, naive, terms * roundoff::<f32>() * largest);
-            };
-            check("logps", &got.logps, &want.logps, &naive.logps);
-            check("lse", &got.lse, &want.lse, &naive.lse);
-            check("dhidden", &got.dhidden, &want.dhidden, &naive.dhidden);
-            check("dweight", &got.dweight, &want.dweight, &naive.dweight);
+            judge(&case, device, on, chunk_rows);
         }
     }
+}
+
+/// Both passes by chunks of so many rows against the oracle.
+pub(super) fn judge<T: Float>(case: &Case<T>, device: &Device, on: &str, chunk_rows: usize) {
+    let Dims { vocab, hidden, softcap } = case.dims;
+    let [want, naive] = case.oracle();
+    let got = case.run(device, chunk_rows, true);
+    let check = |of: &str, got: &[f64], want: &[f64], naive: &[f64]| {
+        let what = format!("head {} {vocab}x{hidden} cap {softcap:?} by {chunk_rows} on {on}: {of}", type_name::<T>());
+        // A sum over the vocabulary of values that hold a sum over the hidden size, each term truncated in f32; the
+        // terms' magnitudes add to a few times the largest result.
+        let terms = 2.0 * (vocab + hidden) as f64;
+        let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        assert_within_rule(&what, got, want, naive, terms * roundoff::<f32>() * largest);
+    };
+    check("logps", &got.logps, &want.logps, &naive.logps);
+    check("lse", &got.lse, &want.lse, &naive.lse);
+    check("dhidden", &got.dhidden, &want.dhidden, &naive.dhidden);
+    check("dweight", &got.dweight, &want.dweight, &naive.dweight);
 }

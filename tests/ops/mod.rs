@@ -11,6 +11,7 @@ mod gemm;
 mod gemm_sm90;
 mod grad_norm;
 mod head;
+mod head_sm90;
 mod layernorm;
 mod preference_loss;
 mod residual;

@@ -1,0 +1,183 @@
+//! The head's product on Hopper's own units, which leaves exponentials and statistics in place of logits. [`super::head`]
+//! decides when it is taken.
+
+use anyhow::{Result, ensure};
+use half::bf16;
+
+use super::{
+    chunk_launch, expect_len,
+    gemm::Gemm,
+    gemm_sm90::{self, Plan, Tile},
+    head::Head,
+};
+use crate::device::{Buffer, Device, Launch, kernels::head as kernel, kernels::head_sm90 as fused};
+
+/// Columns of the vocabulary that one pair of statistics stands for: those of the product's tile.
+const STATISTICS_COLUMNS: usize = 256;
+/// `head_finish`: rows of a CTA, and slices of the vocabulary that its warps take.
+const FINISH_ROWS: usize = 32;
+const FINISH_SLICES: usize = 8;
+
+/// What a chunk of rows leaves between the passes.
+pub struct Logits {
+    /// (rows, ld): exponentials relative to the largest logit of their row and tile, later gradients of logits. Empty if
+    /// no gradients are wanted.
+    pub exponentials: Buffer<bf16>,
+    /// (tiles, rows, 2): largest logit, and the sum of exponentials
+    pub statistics: Buffer<f32>,
+    /// (rows)
+    pub target_logits: Buffer<f32>,
+}
+
+/// Elements of `statistics` and `target_logits` together.
+pub fn statistics_elements(rows: usize, vocab: usize) -> usize {
+    rows * (2 * vocab.div_ceil(STATISTICS_COLUMNS) + 1)
+}
+
+impl Logits {
+    /// Views of scratch memory: `statistics` of at least [`statistics_elements`].
+    pub(super) fn new(exponentials: Buffer<bf16>, statistics: &Buffer<f32>, rows: usize, vocab: usize) -> Self {
+        let pairs = 2 * rows * vocab.div_ceil(STATISTICS_COLUMNS);
+        let target_logits = statistics.slice(pairs..pairs + rows);
+        Self { exponentials, statistics: statistics.slice(0..pairs), target_logits }
+    }
+}
+
+impl Logits {
+    fn check(&self, rows: usize, head: &Head) -> Result<usize> {
+        let tiles = head.vocab.div_ceil(STATISTICS_COLUMNS);
+        expect_len("head statistics", &self.statistics, &[tiles, rows, 2])?;
+        expect_len("head target logits", &self.target_logits, &[rows])?;
+        if !self.exponentials.is_empty() {
+            expect_len("head exponentials", &self.exponentials, &[rows, head.ld()])?;
+        }
+        Ok(rows)
+    }
+}
+
+/// The plan of the product: its tile is given.
+pub fn plan(rows: usize, head: &Head, sm_count: usize) -> Plan {
+    Plan::with_tile(&Gemm::nt(rows, head.vocab, head.hidden), Tile::M128N256, sm_count)
+}
+
+/// `x_rows weightᵀ`, as [`Logits`]; their exponentials only if there is a buffer for them.
+///
+/// Shapes: `x_rows` (rows, hidden); `weight` (vocab, hidden); `targets` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, the plan has another tile, hidden is no multiple of 8, or the launch fails.
+pub fn project(
+    device: &Device,
+    plan: &Plan,
+    logits: &Logits,
+    x_rows: &Buffer<bf16>,
+    weight: &Buffer<bf16>,
+    targets: &Buffer<i32>,
+    head: &Head,
+) -> Result<()> {
+    let rows = logits.check(targets.len(), head)?;
+    expect_len("head x_rows", x_rows, &[rows, head.hidden])?;
+    expect_len("head weight", weight, &[head.vocab, head.hidden])?;
+    ensure!(plan.tile == Tile::M128N256, "head: {plan:?}: the kernel has tiles of 128 x 256");
+    let softcap = super::softcap("head", head.softcap)?;
+    let gemm = Gemm::nt(rows, head.vocab, head.hidden);
+    let [x_map, w_map] = gemm_sm90::operand_maps(device, plan.tile, &gemm, x_rows, weight)?;
+    let [m, v, h, s] = [rows, head.vocab, head.hidden, plan.stages].map(|x| x as i32);
+    let (at, Logits { exponentials, statistics, target_logits }) = (plan.launch(), logits);
+    if exponentials.is_empty() {
+        // SAFETY: all lengths were checked above; the maps carry theirs.
+        return unsafe {
+            fused::head_statistics_bf16(
+                device,
+                at,
+                statistics,
+                target_logits,
+                &x_map,
+                &w_map,
+                targets,
+                softcap,
+                m,
+                v,
+                h,
+                s,
+            )
+        };
+    }
+    let map = gemm_sm90::panel_map(device, exponentials, [rows, head.vocab], head.ld())?;
+    // SAFETY: as above.
+    unsafe {
+        fused::head_project_bf16(
+            device,
+            at,
+            &map,
+            statistics,
+            target_logits,
+            &x_map,
+            &w_map,
+            targets,
+            softcap,
+            m,
+            v,
+            h,
+            s,
+        )
+    }
+}
+
+/// Log-probabilities of the targets, and the log of the sum of exponentials.
+///
+/// Shapes: `logps`, `lse` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn finish(device: &Device, logps: &Buffer<f32>, lse: &Buffer<f32>, logits: &Logits, head: &Head) -> Result<()> {
+    let rows = logits.check(logits.target_logits.len(), head)?;
+    expect_len("head logps", logps, &[rows])?;
+    expect_len("head lse", lse, &[rows])?;
+    let tiles = head.vocab.div_ceil(STATISTICS_COLUMNS) as i32;
+    let launch = Launch::linear(rows.div_ceil(FINISH_ROWS), FINISH_ROWS * FINISH_SLICES);
+    let launch = launch.with_smem(FINISH_ROWS * FINISH_SLICES * 2 * size_of::<f32>());
+    let Logits { statistics, target_logits, .. } = logits;
+    // SAFETY: all lengths were checked above.
+    unsafe { kernel::head_finish(device, launch, logps, lse, statistics, target_logits, rows as i32, tiles) }
+}
+
+/// Exponentials become gradients of the logits, in place, and 0 in the columns from vocab on.
+///
+/// Shapes: `lse`, `coefficients`, `targets` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn dlogits(
+    device: &Device,
+    logits: &Logits,
+    lse: &Buffer<f32>,
+    coefficients: &Buffer<f32>,
+    targets: &Buffer<i32>,
+    head: &Head,
+) -> Result<()> {
+    let (rows, softcap) = (logits.check(targets.len(), head)?, super::softcap("head", head.softcap)?);
+    expect_len("head exponentials", &logits.exponentials, &[rows, head.ld()])?;
+    expect_len("head lse", lse, &[rows])?;
+    expect_len("head coefficients", coefficients, &[rows])?;
+    let launch = chunk_launch("head dlogits", rows, head.ld())?;
+    let Logits { exponentials: dz, statistics, target_logits } = logits;
+    let [m, v, ld] = [rows, head.vocab, head.ld()].map(|x| x as i32);
+    // SAFETY: all lengths were checked above.
+    unsafe {
+        kernel::head_dlogits_exponentials_bf16(
+            device,
+            launch,
+            dz,
+            statistics,
+            target_logits,
+            lse,
+            coefficients,
+            targets,
+            softcap,
+            m,
+            v,
+            ld,
+        )
+    }
+}
