@@ -1,20 +1,28 @@
-//! Times every kernel of a training step: `cargo bench -- [--device cuda|cuda:N|host] [NAME]`.
+//! Times every kernel of a training step: `cargo bench --bench kernels -- [--device cuda|cuda:N|host] [--json FILE] [NAME]`.
 //!
-//! On a GPU: normal random data, device events, the L2 cache flushed before each run, median of at least 20 runs. The
-//! roof is the longer of bytes / memory bandwidth and FLOPs / peak, each tensor counted once. On the host device the
-//! table holds what the counts say about the GPU's shapes, and every case runs once at a small shape.
+//! On a GPU: normal random data, device events, the L2 cache flushed before each run, median and spread of at least 20 runs.
+//! The roof is the longer of bytes / memory bandwidth and FLOPs / peak, each tensor counted once. Products of bf16 are also
+//! timed in cuBLASLt, if that can be loaded, on the same buffers in turn with ours; on Hopper every case that takes its units
+//! is timed by the portable kernels as well. On the host device the table holds what the counts say about the GPU's shapes,
+//! and every case runs once at a small shape.
 
 mod cases;
 
-use std::{env, process::ExitCode, time::Instant};
+use std::{env, fs, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use warpo::device::{Choice, Device, GemmBackend, HostOptions};
+use serde_json::{Value, json};
+use warpo::{
+    device::{Choice, CudaOptions, DType, Device, GemmBackend, HostOptions},
+    ops::gemm_library::Library,
+};
 
-use cases::{Case, GPU_SIZE, SMALL_SIZE};
+use cases::{Case, GPU_SIZE, Product, SMALL_SIZE};
 
 /// More than the L2 cache of any GPU.
 const FLUSH_BYTES: usize = 256 << 20;
+/// On the host device the shapes of released models are so many times smaller.
+const SMALL_SHARE: usize = 128;
 const MIN_RUNS: usize = 20;
 const ENOUGH_MS: f64 = 200.0;
 
@@ -30,54 +38,125 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut choice = Choice::Auto;
-    let mut filter = String::new();
+    let (mut filter, mut json) = (String::new(), None);
     let mut args = env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             // Cargo's own.
             "--bench" => {}
             "--device" => choice = args.next().context("--device: expected auto, cuda, cuda:N or host")?.parse()?,
+            "--json" => json = Some(args.next().context("--json: expected a file")?),
             name if !name.starts_with('-') => filter = name.into(),
-            other => bail!("argument `{other}`: expected [--device auto|cuda|cuda:N|host] [NAME]"),
+            other => bail!("argument `{other}`: expected [--device auto|cuda|cuda:N|host] [--json FILE] [NAME]"),
         }
     }
     let host = HostOptions { gemm: GemmBackend::Kernel, ..HostOptions::default() };
     let device = Device::open(choice, host)?;
     println!("{}\n", device.describe());
-    if device.is_cuda() { on_gpu(&device, &filter) } else { on_host(&device, &filter) }
-}
-
-fn on_gpu(device: &Device, filter: &str) -> Result<()> {
-    let bandwidth = match device.peak_bandwidth() {
-        Some(known) => known,
-        None => measured_bandwidth(device)?,
+    let results = match device.is_cuda() {
+        true => on_gpu(&device, choice, &filter)?,
+        false => on_host(&device, &filter)?,
     };
-    println!("roof: {:.0} GB/s\n", bandwidth / 1e9);
-    println!("| kernel | shape | µs | rate | % of roof |\n| --- | --- | ---: | ---: | ---: |");
-    let flush = device.alloc::<u8>(FLUSH_BYTES)?;
-    for case in cases::all(&GPU_SIZE).into_iter().filter(|case| case.name.contains(filter)) {
-        let Case { name, shape, dtype, flops, bytes, prepare } = case;
-        let run = prepare(device).with_context(|| format!("{name} {shape}"))?;
-        let ms = median_ms(device, || run(device), || device.fill_zero(&flush))?;
-        let (by_memory, by_compute) = (bytes / bandwidth, flops / device.peak_flops(dtype));
-        let roof = by_memory.max(by_compute);
-        let rate = if by_compute > by_memory {
-            format!("{:.1} TFLOP/s", flops / ms / 1e9)
-        } else {
-            format!("{:.0} GB/s", bytes / ms / 1e6)
-        };
-        println!("| {name} | {shape} | {:.1} | {rate} | {:.1} |", ms * 1e3, 100.0 * roof * 1e3 / ms);
+    if let Some(path) = json {
+        fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.clone())?;
     }
     Ok(())
 }
 
-fn on_host(device: &Device, filter: &str) -> Result<()> {
+fn on_gpu(device: &Device, choice: Choice, filter: &str) -> Result<Vec<Value>> {
+    let bandwidth = match device.peak_bandwidth() {
+        Some(known) => known,
+        None => measured_bandwidth(device)?,
+    };
+    println!("roof: {:.0} GB/s", bandwidth / 1e9);
+    let library = Library::open(device).inspect_err(|why| println!("no library to compare with: {why:#}")).ok();
+    let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
+    let portable = CudaOptions { portable: true, ..CudaOptions::default() };
+    let portable = device.is_hopper().then(|| Device::cuda_with(ordinal, portable)).transpose()?;
+    let flush = device.alloc::<u8>(FLUSH_BYTES)?;
+    println!(
+        "\n| kernel | shape | µs | spread | rate | % of roof | of cuBLASLt's rate | of the portable kernels' |\n\
+         | --- | --- | ---: | --- | --- | ---: | ---: | ---: |"
+    );
+    let (mut results, mut ratios) = (Vec::new(), Vec::new());
+    for case in cases::all(&GPU_SIZE, 1).into_iter().filter(|case| case.name.contains(filter)) {
+        let Case { name, shape, dtype, flops, bytes, prepare } = case;
+        let prepared = prepare(device).with_context(|| format!("{name} {shape}"))?;
+        let before = || device.fill_zero(&flush);
+        let ours = || (prepared.run)(device);
+        let theirs = library.as_ref().zip(prepared.product.as_ref()).map(|(library, product)| plan(library, product));
+        let theirs = theirs.transpose()?;
+        let mut times = vec![Times::of(device, ours, before)?];
+        if let Some(run) = &theirs {
+            // In turn, so that both see the same clocks.
+            let library = Times::of(device, || run(device), before)?;
+            times[0] = times[0].with(Times::of(device, ours, before)?);
+            times.push(library);
+        }
+        let portable = portable.as_ref().filter(|_| uses_units(&name, dtype));
+        let plain = portable.map(|device| Times::of(device, || (prepared.run)(device), || device.fill_zero(&flush)));
+        let (own, plain) = (times[0].median(), plain.transpose()?.map(|times| times.median()));
+        let vendor = times.get(1).map(Times::median);
+        ratios.extend(vendor.map(|vendor| vendor / own));
+        let (by_memory, by_compute) = (bytes / bandwidth, flops / device.peak_flops(dtype));
+        let share = by_memory.max(by_compute) * 1e3 / own;
+        let rate = match by_compute > by_memory {
+            true => format!("{:.1} TFLOP/s", flops / own / 1e9),
+            false => format!("{:.0} GB/s", bytes / own / 1e6),
+        };
+        let ratio = |other: Option<f64>| other.map_or(String::new(), |other| format!("{:.2}", other / own));
+        println!(
+            "| {name} | {shape} | {:.1} | {} | {rate} | {:.1} | {} | {} |",
+            own * 1e3,
+            times[0].spread(),
+            100.0 * share,
+            ratio(vendor),
+            ratio(plain)
+        );
+        results.push(json!({
+            "kernel": name, "shape": shape, "ms": times[0].0, "flops": flops, "bytes": bytes, "share_of_roof": share,
+            "cublaslt_ms": vendor, "portable_ms": plain, "device": device.describe(),
+        }));
+    }
+    if !ratios.is_empty() {
+        let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
+        println!("\n{} products at {mean:.3} of cuBLASLt's rate (geometric mean)", ratios.len());
+    }
+    Ok(results)
+}
+
+/// Whether there are kernels with Hopper's units for a case.
+fn uses_units(name: &str, dtype: DType) -> bool {
+    let families = ["gemm_", "attention_", "head_", "swiglu_project"];
+    dtype == DType::Bf16 && families.iter().any(|family| name.starts_with(family))
+}
+
+type LibraryRun<'a> = Box<dyn Fn(&Device) -> Result<()> + 'a>;
+
+/// The vendor's product on the same buffers.
+fn plan<'a>(library: &'a Library, product: &Product) -> Result<LibraryRun<'a>> {
+    let Product { gemm, d, wide, a, b } = product;
+    Ok(match wide {
+        Some(wide) => {
+            let planned = library.plan(gemm, wide, a, b)?;
+            Box::new(move |device| planned.run(device))
+        }
+        None => {
+            let planned = library.plan(gemm, d, a, b)?;
+            Box::new(move |device| planned.run(device))
+        }
+    })
+}
+
+fn on_host(device: &Device, filter: &str) -> Result<Vec<Value>> {
     println!("| kernel | shape | MFLOP | MB | FLOP/byte | small run |\n| --- | --- | ---: | ---: | ---: | ---: |");
-    let small = cases::all(&SMALL_SIZE);
-    for (case, small) in cases::all(&GPU_SIZE).into_iter().zip(small).filter(|(case, _)| case.name.contains(filter)) {
-        let run = (small.prepare)(device).with_context(|| format!("{} {}", small.name, small.shape))?;
+    let small = cases::all(&SMALL_SIZE, SMALL_SHARE);
+    let mut results = Vec::new();
+    for (case, small) in cases::all(&GPU_SIZE, 1).into_iter().zip(small).filter(|(case, _)| case.name.contains(filter))
+    {
+        let prepared = (small.prepare)(device).with_context(|| format!("{} {}", small.name, small.shape))?;
         let start = Instant::now();
-        run(device).with_context(|| format!("{} {}", small.name, small.shape))?;
+        (prepared.run)(device).with_context(|| format!("{} {}", small.name, small.shape))?;
         let Case { name, shape, flops, bytes, .. } = &case;
         println!(
             "| {name} | {shape} | {:.1} | {:.1} | {:.1} | {:.0} µs |",
@@ -86,31 +165,55 @@ fn on_host(device: &Device, filter: &str) -> Result<()> {
             flops / bytes,
             start.elapsed().as_secs_f64() * 1e6
         );
+        results.push(json!({"kernel": name, "shape": shape, "flops": flops, "bytes": bytes}));
     }
-    Ok(())
+    Ok(results)
 }
 
-/// Time of one run between two events on the device.
-fn median_ms(device: &Device, run: impl Fn() -> Result<()>, before: impl Fn() -> Result<()>) -> Result<f64> {
-    for _ in 0..3 {
-        run()?;
+/// Milliseconds of runs, each between two events on the device.
+struct Times(Vec<f64>);
+
+impl Times {
+    fn of(device: &Device, run: impl Fn() -> Result<()>, before: impl Fn() -> Result<()>) -> Result<Self> {
+        for _ in 0..3 {
+            run()?;
+        }
+        let mut times = Vec::new();
+        while times.len() < MIN_RUNS || times.iter().sum::<f64>() < ENOUGH_MS && times.len() < 10 * MIN_RUNS {
+            // The flush is still running when the events and the launch are queued, so launching costs nothing in between.
+            before()?;
+            let start = device.record()?;
+            run()?;
+            let end = device.record()?;
+            times.push(device.elapsed_ms(&start, &end)?);
+        }
+        Ok(Self(times))
     }
-    let mut times = Vec::new();
-    while times.len() < MIN_RUNS || times.iter().sum::<f64>() < ENOUGH_MS && times.len() < 10 * MIN_RUNS {
-        // The flush is still running when the events and the launch are queued, so launching costs nothing in between.
-        before()?;
-        let start = device.record()?;
-        run()?;
-        let end = device.record()?;
-        times.push(device.elapsed_ms(&start, &end)?);
+
+    fn with(&self, other: Self) -> Self {
+        Self([self.0.clone(), other.0].concat())
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut times = self.0.clone();
+        times.sort_by(f64::total_cmp);
+        times
+    }
+
+    fn median(&self) -> f64 {
+        self.sorted()[self.0.len() / 2]
+    }
+
+    /// The middle four fifths.
+    fn spread(&self) -> String {
+        let (times, tenth) = (self.sorted(), self.0.len() / 10);
+        format!("{:.1} to {:.1}", times[tenth] * 1e3, times[times.len() - 1 - tenth] * 1e3)
+    }
 }
 
 /// Bytes read and written a second by a copy on the device.
 fn measured_bandwidth(device: &Device) -> Result<f64> {
     let (a, b) = (device.zeros::<u8>(2 * FLUSH_BYTES)?, device.alloc::<u8>(2 * FLUSH_BYTES)?);
-    let ms = median_ms(device, || device.copy(&b, &a), || Ok(()))?;
+    let ms = Times::of(device, || device.copy(&b, &a), || Ok(()))?.median();
     Ok(2.0 * a.bytes() as f64 / ms * 1e3)
 }

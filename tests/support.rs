@@ -30,7 +30,7 @@ pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
 /// `TEST_DEVICE=host` leaves the GPU out; `TEST_DEVICE=cuda` or `cuda:N` takes that GPU alone and does not do without.
 pub fn with_gpu<N: From<&'static str>>(host: impl FnOnce() -> Vec<(Device, N)>) -> Vec<(Device, N)> {
     // Every launch is waited for, so that a kernel that fails is named.
-    let open = |ordinal| Device::cuda_with(ordinal, CudaOptions { check_launches: true });
+    let open = |ordinal| Device::cuda_with(ordinal, CudaOptions { check_launches: true, ..CudaOptions::default() });
     match std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE") {
         Choice::Host => host(),
         Choice::Cuda(ordinal) => vec![(open(ordinal).expect("TEST_DEVICE names a GPU that runs"), "cuda".into())],

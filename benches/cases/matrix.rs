@@ -1,7 +1,7 @@
 //! Kernels whose roof is the tensor cores.
 
 use warpo::{
-    device::{Buffer, Device, Float},
+    device::{Buffer, DType, Device, Float},
     forest::Forest,
     ops::{
         attention::{self, Dims},
@@ -12,16 +12,16 @@ use warpo::{
 
 use anyhow::Result;
 
-use super::{Case, Size, bytes, filled};
+use super::{Case, Prepared, Product, Size, bytes, filled};
 
 pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
     let (tokens, hidden) = (size.tokens(), size.hidden);
     vec![
-        product::<T>("gemm_nt", Gemm::nt(tokens, size.qkv(), hidden)),
-        product::<T>("gemm_nt", Gemm::nt(tokens, 2 * size.ffn, hidden)),
-        product::<T>("gemm_nt", Gemm::nt(tokens, hidden, size.ffn)),
-        product::<T>("gemm_nn", Gemm::nn(tokens, hidden, 2 * size.ffn)),
-        weight_product::<T>("gemm_tn", Gemm::tn(2 * size.ffn, hidden, tokens).accumulating()),
+        product::<T>("gemm_nt", "", Gemm::nt(tokens, size.qkv(), hidden)),
+        product::<T>("gemm_nt", "", Gemm::nt(tokens, 2 * size.ffn, hidden)),
+        product::<T>("gemm_nt", "", Gemm::nt(tokens, hidden, size.ffn)),
+        product::<T>("gemm_nn", "", Gemm::nn(tokens, hidden, 2 * size.ffn)),
+        weight_product::<T>("gemm_tn", "", Gemm::tn(2 * size.ffn, hidden, tokens).accumulating()),
         attention_fwd::<T>(size),
         attention_bwd::<T>(size),
         head_fwd::<T>(size),
@@ -33,21 +33,27 @@ fn shape(gemm: &Gemm) -> String {
     format!("{}x{}x{}", gemm.m, gemm.n, gemm.k)
 }
 
-fn product<T: Float>(name: &str, gemm: Gemm) -> Case {
+/// `of` says whose product it is, where that matters.
+pub fn product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
     let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
-    Case::new::<T>(name, shape(&gemm), gemm.flops(), bytes::<T>(a + b + d), move |device| {
-        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled(device, b, 1.0)?, device.alloc::<T>(d)?);
-        Ok(Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)))
+    Case::of_product::<T>(name, shape(&gemm) + of, gemm.flops(), bytes::<T>(a + b + d), move |device| {
+        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled::<T>(device, b, 1.0)?, device.alloc::<T>(d)?);
+        let is_bf16 = T::DTYPE == DType::Bf16;
+        let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide: None, a: a.cast(), b: b.cast() });
+        Ok(Prepared { run: Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)), product })
     })
 }
 
 /// Added to an f32 gradient.
-fn weight_product<T: Float>(name: &str, gemm: Gemm) -> Case {
+pub fn weight_product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
     let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
     let moved = bytes::<T>(a + b) + 2.0 * bytes::<f32>(d);
-    Case::new::<T>(name, format!("{}, added", shape(&gemm)), gemm.flops(), moved, move |device| {
-        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled(device, b, 1.0)?, device.zeros::<f32>(d)?);
-        Ok(Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)))
+    Case::of_product::<T>(name, format!("{}, added{of}", shape(&gemm)), gemm.flops(), moved, move |device| {
+        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled::<T>(device, b, 1.0)?, device.zeros::<f32>(d)?);
+        let is_bf16 = T::DTYPE == DType::Bf16;
+        let wide = Some(d.clone());
+        let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide, a: a.cast(), b: b.cast() });
+        Ok(Prepared { run: Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)), product })
     })
 }
 
@@ -58,7 +64,10 @@ fn dims(size: &Size) -> Dims {
 
 fn attention_shape(size: &Size) -> String {
     let Size { trees, prompt, response, heads, kv_heads, head_dim, .. } = size;
-    format!("{trees} pairs of {prompt}+2x{response}, {heads}/{kv_heads}x{head_dim}")
+    match response {
+        0 => format!("{trees} documents of {prompt}, {heads}/{kv_heads}x{head_dim}"),
+        _ => format!("{trees} pairs of {prompt}+2x{response}, {heads}/{kv_heads}x{head_dim}"),
+    }
 }
 
 fn mask(device: &Device, forest: &Forest) -> Result<attention::Mask> {
@@ -67,7 +76,7 @@ fn mask(device: &Device, forest: &Forest) -> Result<attention::Mask> {
 }
 
 /// Two products of two FLOPs for each visible pair, head and column.
-fn attention_fwd<T: Float>(size: &Size) -> Case {
+pub fn attention_fwd<T: Float>(size: &Size) -> Case {
     let (dims, forest) = (dims(size), size.forest());
     let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
     let flops = 4.0 * size.visible() * out_width as f64;
@@ -83,7 +92,7 @@ fn attention_fwd<T: Float>(size: &Size) -> Case {
 }
 
 /// Five products, as is customary to count, whatever the kernels compute twice.
-fn attention_bwd<T: Float>(size: &Size) -> Case {
+pub fn attention_bwd<T: Float>(size: &Size) -> Case {
     let (dims, forest) = (dims(size), size.forest());
     let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
     let flops = 10.0 * size.visible() * out_width as f64;

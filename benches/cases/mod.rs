@@ -2,12 +2,14 @@
 
 mod elementwise;
 mod matrix;
+mod models;
 
 use anyhow::Result;
 use half::bf16;
 use warpo::{
     device::{Buffer, DType, Device, Element, Float},
-    forest::{Forest, Tree},
+    forest::{Forest, Segment, Tree},
+    ops::gemm::Gemm,
 };
 
 /// Sizes of a model and a micro-batch.
@@ -58,7 +60,29 @@ pub const SMALL_SIZE: Size = Size {
 };
 
 pub type Run = Box<dyn Fn(&Device) -> Result<()>>;
-type Prepare = Box<dyn FnOnce(&Device) -> Result<Run>>;
+type Prepare = Box<dyn FnOnce(&Device) -> Result<Prepared>>;
+
+/// What is timed, with all it needs on the device.
+pub struct Prepared {
+    pub run: Run,
+    /// The same as a product of bf16 matrices that the vendor's library can be asked for.
+    pub product: Option<Product>,
+}
+
+impl From<Run> for Prepared {
+    fn from(run: Run) -> Self {
+        Self { run, product: None }
+    }
+}
+
+pub struct Product {
+    pub gemm: Gemm,
+    pub d: Buffer<bf16>,
+    /// In place of `d` where the sums stay in f32.
+    pub wide: Option<Buffer<f32>>,
+    pub a: Buffer<bf16>,
+    pub b: Buffer<bf16>,
+}
 
 pub struct Case {
     pub name: String,
@@ -79,18 +103,30 @@ impl Case {
         bytes: f64,
         prepare: impl FnOnce(&Device) -> Result<Run> + 'static,
     ) -> Self {
+        Self::of_product::<T>(name, shape, flops, bytes, move |device| Ok(prepare(device)?.into()))
+    }
+
+    fn of_product<T: Float>(
+        name: &str,
+        shape: String,
+        flops: f64,
+        bytes: f64,
+        prepare: impl FnOnce(&Device) -> Result<Prepared> + 'static,
+    ) -> Self {
         let suffix = if T::DTYPE == DType::Bf16 { "bf16" } else { "f32" };
         Self { name: format!("{name}_{suffix}"), shape, dtype: T::DTYPE, flops, bytes, prepare: Box::new(prepare) }
     }
 }
 
-/// Every case, bf16 before f32.
-pub fn all(size: &Size) -> Vec<Case> {
+/// Every case, bf16 before f32, then the products and documents of released models at `1 / share` of their sizes.
+pub fn all(size: &Size, share: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     for of_type in [elementwise::cases::<bf16>, matrix::cases::<bf16>, elementwise::cases::<f32>, matrix::cases::<f32>]
     {
         cases.extend(of_type(size));
     }
+    cases.extend(models::products(share));
+    cases.extend(models::documents(share));
     cases
 }
 
@@ -115,12 +151,17 @@ impl Size {
         self.trees as f64 * (triangle(self.prompt) + 2.0 * branch)
     }
 
-    /// Pairs whose two responses share the prompt; a token id occurs a few times, as in text.
+    /// Pairs whose two responses share the prompt, or documents if responses have no tokens; a token id occurs a few times,
+    /// as in text.
     pub fn forest(&self) -> Result<Forest> {
         let ids = |count: usize, seed: usize| -> Vec<u32> {
             (0..count).map(|i| ((i * 7919 + seed * 104_729) % self.vocab.min(2000)) as u32).collect()
         };
         let tree = |t: usize| {
+            if self.response == 0 {
+                let segments = vec![Segment { tokens: ids(self.prompt, t), scored: true, ..Segment::default() }];
+                return Tree { name: format!("document {t}"), segments, ..Tree::default() };
+            }
             let (chosen, rejected) = (ids(self.response, 3 * t + 1), ids(self.response, 3 * t + 2));
             Tree::pair(format!("tree {t}"), ids(self.prompt, 3 * t), chosen, rejected)
         };

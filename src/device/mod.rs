@@ -228,6 +228,14 @@ impl Device {
         }
     }
 
+    /// The GPU behind this device, if that is what it is: products of the vendor's library need its stream.
+    pub(crate) fn as_cuda(&self) -> Option<&cuda::CudaDevice> {
+        match &*self.0 {
+            Backend::Cuda(cuda) => Some(cuda),
+            Backend::Host(_) => None,
+        }
+    }
+
     /// True for a GPU.
     pub fn is_cuda(&self) -> bool {
         matches!(&*self.0, Backend::Cuda(_))

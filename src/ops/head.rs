@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use half::bf16;
 
 use super::{
     chunk_launch, embedding, expect_len,
@@ -186,6 +187,14 @@ pub fn bwd<T: Float>(
 /// them on the way, if rows start on 16 bytes.
 pub fn keeps_exponentials<T: Float>(device: &Device, head: &Head) -> bool {
     T::DTYPE == DType::Bf16 && gemm::uses_hopper(device) && head.hidden.is_multiple_of(PITCH)
+}
+
+/// Rows whose logits exist at a time, if nothing else is asked for. Every chunk reads and writes the f32 gradient of the
+/// weight once, and all but one are computed twice; where a logit takes two bytes instead of six, there is room for more.
+pub fn default_chunk_rows(device: &Device, precision: DType, vocab: usize, hidden: usize) -> usize {
+    let head = Head { vocab, hidden, chunk_rows: 1, softcap: None };
+    let exponentials = precision == DType::Bf16 && keeps_exponentials::<bf16>(device, &head);
+    if exponentials { 4096 } else { 1024 }
 }
 
 /// As `chunk_logits`; the exponentials are only stored if asked for.

@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod geglu;
 pub mod gelu;
 pub mod gemm;
+pub mod gemm_library;
 pub mod gemm_sm90;
 pub mod grad_norm;
 pub mod head;

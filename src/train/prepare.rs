@@ -28,12 +28,11 @@ use crate::{
     files,
     forest::Tree,
     model::{Capacity, MemoryPlan, ModelConfig},
+    ops::head,
 };
 
 /// The resolved configuration in the run folder.
 pub const CONFIG: &str = "config.toml";
-/// Logits of this many rows exist at the same time.
-const HEAD_CHUNK_ROWS: usize = 1024;
 
 /// Where a run begins.
 pub enum Start {
@@ -211,7 +210,8 @@ impl Inputs {
     /// The run does not fit.
     pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
         let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
-        let plan = MemoryPlan::new(&self.model, dtype(config), capacity(&files, config))?.on(device, &self.model);
+        let capacity = capacity(&files, config, device, &self.model);
+        let plan = MemoryPlan::new(&self.model, dtype(config), capacity)?.on(device, &self.model);
         check_fits(&plan, device)?;
         Ok(plan)
     }
@@ -255,12 +255,13 @@ pub fn check_fits(plan: &MemoryPlan, device: &Device) -> Result<()> {
 
 /// The largest micro-batch there can be: never more tokens than an epoch has, and no more rows in a token than in the
 /// densest example.
-pub fn capacity(files: &[&Dataset], config: &Config) -> Capacity {
+pub fn capacity(files: &[&Dataset], config: &Config, device: &Device, model: &ModelConfig) -> Capacity {
     let all = files.iter().map(|file| file.epoch_tokens()).max().unwrap_or(1);
     let tokens = config.batch.tokens.min(all);
     let trees = files.iter().flat_map(|file| &file.trees);
     let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
-    Capacity { tokens, rows, head_chunk_rows: HEAD_CHUNK_ROWS }
+    let head_chunk_rows = head::default_chunk_rows(device, dtype(config), model.vocab, model.hidden);
+    Capacity { tokens, rows, head_chunk_rows }
 }
 
 fn longest_path(tree: &Tree) -> usize {

@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
     let shape = ModelConfig::load(&config.model.path)?;
     let sets = Sets::read(config, &shape)?;
     prepare::check_lengths(&sets.train.trees, &shape)?;
-    let capacity = prepare::capacity(&[&sets.train], config);
+    let capacity = prepare::capacity(&[&sets.train], config, &device, &shape);
     let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?.on(&device, &shape);
     prepare::check_fits(&plan, &device)?;
     say(&format!("device: {}", device.describe()));

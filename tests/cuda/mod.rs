@@ -59,7 +59,7 @@ fn in_child() {
         "memory" => memory(),
         "launch" => launch(CudaOptions::default()),
         "tensor_map" => tensor_map(),
-        "checked launch" => launch(CudaOptions { check_launches: true }),
+        "checked launch" => launch(CudaOptions { check_launches: true, ..CudaOptions::default() }),
         "big launch" => big_launch(),
         other => panic!("scenario {other}"),
     }

@@ -34,6 +34,8 @@ use modules::Gpu;
 pub struct CudaOptions {
     /// Waits for every launch and checks it, so that the kernel that failed is named. Slow.
     pub check_launches: bool,
+    /// Takes the kernels that every GPU runs, on Hopper too: to compare the two.
+    pub portable: bool,
 }
 
 /// A point in a device's stream.
@@ -115,7 +117,7 @@ impl CudaDevice {
             gpu,
             stream,
             options,
-            hopper: for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
+            hopper: !options.portable && for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             unchecked: Mutex::default(),
@@ -143,6 +145,19 @@ impl CudaDevice {
     }
 
     /// Whether the build has images of the kernels for Hopper's own units, and this GPU takes them.
+    /// Makes this GPU the calling thread's.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(crate) fn bind_to_thread(&self) -> Result<()> {
+        self.inner.gpu.context.bind_to_thread().map_err(explain)
+    }
+
+    /// The stream on which everything is ordered.
+    pub(crate) fn stream(&self) -> sys::CUstream {
+        self.inner.stream.cu_stream()
+    }
+
     pub fn is_hopper(&self) -> bool {
         self.inner.hopper
     }

@@ -1,0 +1,62 @@
+//! Shapes of released models: their linear layers' products on 16384 tokens, and attention over documents as the published
+//! figures of FlashAttention-3 have it (16384 tokens, heads of 64 and 128 in a width of 2048).
+
+use half::bf16;
+use warpo::ops::gemm::Gemm;
+
+use super::{
+    Case, GPU_SIZE, Size,
+    matrix::{attention_bwd, attention_fwd, product, weight_product},
+};
+
+const TOKENS: usize = 16384;
+
+/// Name, hidden size, width of q, k and v, width of attention, width of the MLP's first product and of its second.
+const MODELS: &[(&str, usize, usize, usize, usize, usize)] = &[
+    ("gpt2-124m", 768, 2304, 768, 3072, 3072),
+    ("llama-3.2-1b", 2048, 3072, 2048, 16384, 8192),
+    ("qwen2.5-1.5b", 1536, 2048, 1536, 17920, 8960),
+    ("qwen2.5-3b", 2048, 2560, 2048, 22016, 11008),
+    ("llama-3-8b", 4096, 6144, 4096, 28672, 14336),
+];
+
+/// Forward, input gradient and weight gradient of every linear layer.
+pub fn products(share: usize) -> Vec<Case> {
+    let part = |size: usize| (size / share).next_multiple_of(8);
+    let mut cases = Vec::new();
+    for &(name, hidden, qkv, attended, up, ffn) in MODELS {
+        for (layer, outputs, inputs) in
+            [("qkv", qkv, hidden), ("o", hidden, attended), ("up", up, hidden), ("down", hidden, ffn)]
+        {
+            let (tokens, outputs, inputs) = (part(TOKENS), part(outputs), part(inputs));
+            let of = format!(", {layer} of {name}");
+            cases.push(product::<bf16>("gemm_nt", &of, Gemm::nt(tokens, outputs, inputs)));
+            cases.push(product::<bf16>("gemm_nn", &of, Gemm::nn(tokens, inputs, outputs)));
+            cases.push(weight_product::<bf16>("gemm_tn", &of, Gemm::tn(outputs, inputs, tokens).accumulating()));
+        }
+    }
+    cases
+}
+
+/// Causal documents: a prompt alone is one.
+pub fn documents(share: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for head_dim in [64, 128] {
+        for length in [512, 2048, 8192] {
+            let heads = (2048usize / head_dim).div_ceil(share);
+            let prompt = (length / share).max(1);
+            let size = Size {
+                trees: (TOKENS / length).div_ceil(share),
+                prompt,
+                response: 0,
+                heads,
+                kv_heads: heads,
+                head_dim,
+                ..GPU_SIZE
+            };
+            cases.push(attention_fwd::<bf16>(&size));
+            cases.push(attention_bwd::<bf16>(&size));
+        }
+    }
+    cases
+}

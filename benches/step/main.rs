@@ -1,0 +1,333 @@
+//! Times whole steps of models with random weights:
+//!
+//! ```text
+//! cargo bench --bench step -- [--device cuda|cuda:N|host] [--model NAME] [--task dpo|sft|score] [--layout shared|separate]
+//!     [--pairs N] [--prompt N] [--response N] [--tokens N] [--steps N] [--json FILE]
+//! ```
+//!
+//! A step is everything between two points at which the device has nothing left to do: index tables, forward and backward
+//! pass of every micro-batch, the loss, the update. `dpo` has its reference log-probabilities at hand, `sft` trains on both
+//! responses, `score` runs forward only. Names select by part. On the host device the table holds what the counts say about
+//! the real shapes, and every case runs at a small one.
+
+mod shapes;
+
+use std::{env, fs, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use half::bf16;
+use serde_json::{Value, json};
+use warpo::{
+    device::{Choice, DType, Device, GemmBackend, HostOptions},
+    forest::Tree,
+    loss::Dpo,
+    model::{Capacity, MemoryPlan, Model, ModelConfig},
+    ops::head,
+    optim::{AdamW, Settings},
+    train::{
+        batches::{self, MicroBatch},
+        prepare::check_fits,
+        reference::Reference,
+        step::Trainer,
+    },
+};
+
+use shapes::{Layout, Lengths};
+
+const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 };
+const LEARNING_RATE: f64 = 1e-6;
+/// Steps that warm up.
+const UNTIMED: usize = 2;
+/// Dense bf16 FLOP/s of an H100 SXM, for the table of the host device.
+const H100_FLOPS: f64 = 989.4e12;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Dpo,
+    Sft,
+    Score,
+}
+
+impl Task {
+    const ALL: [Self; 3] = [Self::Dpo, Self::Sft, Self::Score];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dpo => "dpo",
+            Self::Sft => "sft",
+            Self::Score => "score",
+        }
+    }
+
+    /// Passes that cost as much as the forward one.
+    fn passes(self) -> f64 {
+        if self == Self::Score { 1.0 } else { 3.0 }
+    }
+}
+
+struct Options {
+    device: Choice,
+    model: String,
+    task: String,
+    layout: String,
+    pairs: usize,
+    lengths: Lengths,
+    /// Tokens of a micro-batch.
+    tokens: usize,
+    steps: usize,
+    json: Option<String>,
+}
+
+/// A model, a task and the batches of one step.
+struct Case<'a> {
+    model: &'a str,
+    shape: &'a ModelConfig,
+    task: Task,
+    layout: Layout,
+    trees: Vec<Tree>,
+    packs: Vec<MicroBatch>,
+    plan: MemoryPlan,
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options {
+        device: Choice::Auto,
+        model: String::new(),
+        task: String::new(),
+        layout: String::new(),
+        pairs: 64,
+        lengths: Lengths { prompt: 512, response: 512 },
+        tokens: 16384,
+        steps: 10,
+        json: None,
+    };
+    let mut args = env::args().skip(1);
+    while let Some(arg) = args.next() {
+        if arg == "--bench" {
+            continue;
+        }
+        let value = args.next().with_context(|| format!("{arg}: expected a value"))?;
+        let number = || {
+            value.parse::<usize>().ok().filter(|&n| n > 0).with_context(|| format!("{arg} {value}: expected 1 or more"))
+        };
+        match arg.as_str() {
+            "--device" => options.device = value.parse()?,
+            "--model" => options.model = value,
+            "--task" => options.task = value,
+            "--layout" => options.layout = value,
+            "--pairs" => options.pairs = number()?,
+            "--prompt" => options.lengths.prompt = number()?,
+            "--response" => options.lengths.response = number()?,
+            "--tokens" => options.tokens = number()?,
+            "--steps" => options.steps = number()?,
+            "--json" => options.json = Some(value),
+            other => bail!("argument `{other}`: the head of benches/step/main.rs has the list"),
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> Result<()> {
+    let device = Device::open(options.device, HostOptions::default())?;
+    println!("{}\n", device.describe());
+    if !device.is_cuda() {
+        account(options)?;
+    }
+    println!(
+        "| model | task | layout | ms a step | pairs/s | packed tokens/s | % of peak | GB | ms, others |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    );
+    let mut results = Vec::new();
+    for (model, shape) in if device.is_cuda() { shapes::released()? } else { vec![("small", shapes::small()?)] } {
+        for (task, layout) in selected(options, model, !device.is_cuda()) {
+            let case = case(options, &device, model, &shape, task, layout)?;
+            if let Err(why) = check_fits(&case.plan, &device) {
+                println!("| {model} | {} | {} | {why} | | | | | |", task.name(), layout.name());
+                continue;
+            }
+            let (step_ms, peak) = timed(&device, &case, options.steps)?;
+            results.push(report(&device, &case, options, &step_ms, peak));
+        }
+    }
+    if let Some(path) = &options.json {
+        fs::write(path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.clone())?;
+    }
+    Ok(())
+}
+
+/// Tasks and layouts asked for; a small model stands for all.
+fn selected(options: &Options, model: &str, stands_for_all: bool) -> Vec<(Task, Layout)> {
+    let wanted = |name: &str, part: &str| name.contains(part);
+    let tasks = Task::ALL.into_iter().filter(|task| wanted(task.name(), &options.task));
+    let layouts = || Layout::ALL.into_iter().filter(|layout| wanted(layout.name(), &options.layout));
+    let all = tasks.flat_map(|task| layouts().map(move |layout| (task, layout)));
+    all.filter(|_| stands_for_all || wanted(model, &options.model)).collect()
+}
+
+fn case<'a>(
+    options: &Options,
+    device: &Device,
+    model: &'a str,
+    shape: &'a ModelConfig,
+    task: Task,
+    layout: Layout,
+) -> Result<Case<'a>> {
+    // The host device does a sixteenth, in one piece.
+    let share = if device.is_cuda() { 1 } else { 16 };
+    let lengths =
+        Lengths { prompt: options.lengths.prompt.div_ceil(share), response: options.lengths.response.div_ceil(share) };
+    let trees = shapes::pairs(options.pairs.div_ceil(share), layout, lengths, shape.vocab);
+    Case::new(model, shape, task, layout, trees, options.tokens, device)
+}
+
+impl<'a> Case<'a> {
+    /// Packs of at most `budget` tokens, and the memory that they take.
+    fn new(
+        model: &'a str,
+        shape: &'a ModelConfig,
+        task: Task,
+        layout: Layout,
+        trees: Vec<Tree>,
+        budget: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let packs = batches::pack(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget)?;
+        let most = |count: fn(&MicroBatch) -> usize| packs.iter().map(count).max().unwrap_or(1);
+        let capacity = Capacity {
+            tokens: most(|pack| pack.forest.len()),
+            rows: most(|pack| pack.forest.rows()),
+            head_chunk_rows: head::default_chunk_rows(device, DType::Bf16, shape.vocab, shape.hidden),
+        };
+        let plan = match task {
+            Task::Score => MemoryPlan::forward_only(shape, DType::Bf16, capacity)?,
+            _ => MemoryPlan::new(shape, DType::Bf16, capacity)?,
+        };
+        Ok(Self { model, shape, task, layout, trees, packs, plan: plan.on(device, shape) })
+    }
+}
+
+/// Milliseconds of each step, and the most memory there was in use.
+fn timed(device: &Device, case: &Case, steps: usize) -> Result<(Vec<f64>, usize)> {
+    let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
+    shapes::fill(&model)?;
+    let mut step: Box<dyn FnMut() -> Result<()>> = match case.task {
+        Task::Dpo => dpo(device, case, model)?,
+        Task::Sft => sft(device, case, model)?,
+        Task::Score => Box::new(move || {
+            for pack in &case.packs {
+                let batch = model.upload(&pack.forest)?;
+                model.forward(&batch)?;
+                model.logps(&batch)?;
+            }
+            Ok(())
+        }),
+    };
+    let mut times = Vec::new();
+    for i in 0..UNTIMED + steps {
+        device.synchronize()?;
+        let start = Instant::now();
+        step()?;
+        device.synchronize()?;
+        if i >= UNTIMED {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok((times, device.memory().peak))
+}
+
+fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+    let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
+    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
+    let mut trainer = Trainer { model, optimizer, loss: Dpo::default() };
+    Ok(Box::new(move || trainer.step(&case.packs, &reference, LEARNING_RATE, false).map(|_| ())))
+}
+
+/// Both responses, by the mean over their tokens.
+fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+    let mut optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
+    let rows: usize = case.packs.iter().map(|pack| pack.forest.rows()).sum();
+    let device = device.clone();
+    Ok(Box::new(move || {
+        model.zero_grads()?;
+        for pack in &case.packs {
+            let batch = model.upload(&pack.forest)?;
+            model.forward(&batch)?;
+            model.logps(&batch)?;
+            model.backward(&batch, &device.upload(&vec![-1.0 / rows as f32; batch.rows])?)?;
+        }
+        optimizer.step(&device, model.grads(), LEARNING_RATE).map(|_| ())
+    }))
+}
+
+/// One row of the table, and the result in the schema of benches/baselines/README.md.
+fn report(device: &Device, case: &Case, options: &Options, step_ms: &[f64], peak: usize) -> Value {
+    let mut sorted = step_ms.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    let tokens: usize = case.packs.iter().map(|pack| pack.forest.len()).sum();
+    let (pairs, flops) = (case.trees.len(), case.task.passes() * forward_flops(case));
+    let share = flops / (median / 1e3) / device.peak_flops(DType::Bf16);
+    let rate = |count: usize| count as f64 / median * 1e3;
+    println!(
+        "| {} | {} | {} | {median:.1} | {:.1} | {:.0} | {:.1} | {:.1} | {:.1} to {:.1} |",
+        case.model,
+        case.task.name(),
+        case.layout.name(),
+        rate(pairs),
+        rate(tokens),
+        100.0 * share,
+        peak as f64 / 1e9,
+        sorted[0],
+        sorted[sorted.len() - 1]
+    );
+    json!({
+        "engine": format!("warpo {}", env!("CARGO_PKG_VERSION")), "model": case.model, "task": case.task.name(),
+        "layout": case.layout.name(), "precision": "bf16", "device": device.describe(), "pairs": pairs,
+        "prompt": options.lengths.prompt, "response": options.lengths.response, "packed_tokens": tokens,
+        "micro_batches": case.packs.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
+        "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
+    })
+}
+
+fn forward_flops(case: &Case) -> f64 {
+    case.packs.iter().map(|pack| batches::flops(case.shape, &pack.forest)).sum()
+}
+
+/// What the counts say about the real shapes: FLOPs of a step, the time they take at the peak of an H100, memory.
+fn account(options: &Options) -> Result<()> {
+    // Its head stores what a Hopper GPU's does.
+    let counted = Device::host(HostOptions { hopper: true, gemm: GemmBackend::Kernel, ..HostOptions::default() })?;
+    println!(
+        "| model | task | layout | micro-batches | packed tokens | PFLOP | ms at an H100's peak | GB planned |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    );
+    for (model, shape) in shapes::released()? {
+        for (task, layout) in selected(options, model, false) {
+            let trees = shapes::pairs(options.pairs, layout, options.lengths, shape.vocab);
+            let case = Case::new(model, &shape, task, layout, trees, options.tokens, &counted)?;
+            let flops = task.passes() * forward_flops(&case);
+            println!(
+                "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} |",
+                task.name(),
+                layout.name(),
+                case.packs.len(),
+                case.packs.iter().map(|pack| pack.forest.len()).sum::<usize>(),
+                flops / 1e15,
+                flops / H100_FLOPS * 1e3,
+                case.plan.total() as f64 / 1e9
+            );
+        }
+    }
+    println!();
+    Ok(())
+}

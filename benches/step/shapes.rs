@@ -1,0 +1,158 @@
+//! Model shapes with random weights, and the batches that are timed.
+
+use anyhow::Result;
+use half::bf16;
+use warpo::{
+    forest::{Segment, Tree},
+    model::{Model, ModelConfig},
+};
+
+/// Shapes of released models, as their `config.json` has them.
+const RELEASED: &[(&str, &str)] = &[
+    (
+        "gpt2-124m",
+        r#"{"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+            "activation_function": "gelu_new"}"#,
+    ),
+    (
+        "llama-3.2-1b",
+        r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+            "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+            "max_position_embeddings": 131072, "rope_theta": 500000.0, "rms_norm_eps": 1e-05,
+            "tie_word_embeddings": true}"#,
+    ),
+    (
+        "qwen2.5-1.5b",
+        r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
+            "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
+            "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rms_norm_eps": 1e-06,
+            "tie_word_embeddings": true}"#,
+    ),
+    (
+        "qwen2.5-3b",
+        r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008,
+            "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
+            "max_position_embeddings": 32768, "rope_theta": 1000000.0, "rms_norm_eps": 1e-06,
+            "tie_word_embeddings": true}"#,
+    ),
+    (
+        "llama-3-8b",
+        r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "max_position_embeddings": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-05,
+            "tie_word_embeddings": false}"#,
+    ),
+];
+
+/// What the host device runs in place of each: the same family, two narrow layers.
+const SMALL: &str = r#"{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+    "max_position_embeddings": 1024, "rope_theta": 10000.0, "rms_norm_eps": 1e-05, "tie_word_embeddings": true}"#;
+
+/// Names and shapes.
+///
+/// # Errors
+/// A shape is not one that warpo runs.
+pub fn released() -> Result<Vec<(&'static str, ModelConfig)>> {
+    RELEASED.iter().map(|(name, text)| Ok((*name, ModelConfig::parse(text)?))).collect()
+}
+
+/// The shape for the host device.
+///
+/// # Errors
+/// It is not one that warpo runs.
+pub fn small() -> Result<ModelConfig> {
+    ModelConfig::parse(SMALL)
+}
+
+/// How the two responses of a pair lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One prompt for both.
+    Shared,
+    /// A copy of the prompt for each, but for its first token: what engines without shared prompts compute.
+    Separate,
+}
+
+impl Layout {
+    pub const ALL: [Self; 2] = [Self::Shared, Self::Separate];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Separate => "separate",
+        }
+    }
+}
+
+/// Tokens of each part of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    pub prompt: usize,
+    pub response: usize,
+}
+
+/// Pairs of random tokens, uniform over the vocabulary.
+pub fn pairs(count: usize, layout: Layout, lengths: Lengths, vocab: usize) -> Vec<Tree> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut token = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as u32 % vocab as u32
+    };
+    let mut tokens = |len: usize| -> Vec<u32> { (0..len).map(|_| token()).collect() };
+    (0..count)
+        .map(|i| {
+            let (prompt, chosen, rejected) =
+                (tokens(lengths.prompt), tokens(lengths.response), tokens(lengths.response));
+            let name = format!("pair {i}");
+            match layout {
+                Layout::Shared => Tree::pair(name, prompt, chosen, rejected),
+                Layout::Separate => separate(name, &prompt, [&chosen, &rejected]),
+            }
+        })
+        .collect()
+}
+
+/// A root of one token with two branches, each the rest of the prompt and a response.
+fn separate(name: String, prompt: &[u32], responses: [&[u32]; 2]) -> Tree {
+    let (first, rest) = prompt.split_at(1);
+    let branch = |response: &[u32]| Segment {
+        parent: Some(0),
+        tokens: [rest, response].concat(),
+        scored: true,
+        unscored: if rest.is_empty() { vec![] } else { std::iter::once(0..rest.len()).collect() },
+    };
+    let root = Segment { tokens: first.to_vec(), ..Segment::default() };
+    let segments = [root].into_iter().chain(responses.map(branch)).collect();
+    Tree { name, segments, pairs: vec![[0, 1]], ..Tree::default() }
+}
+
+/// Normally distributed weights, norms around 1. A block of values is repeated, because billions of them would take longer
+/// to draw than to train on.
+///
+/// # Errors
+/// The copy fails.
+pub fn fill(model: &Model<bf16>) -> Result<()> {
+    const BLOCK: usize = 1 << 20;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f32 / (1u64 << 53) as f32
+    };
+    let mut normal = || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
+    let block: Vec<f32> = (0..BLOCK).map(|_| normal()).collect();
+    for spec in &model.layout().tensors {
+        let is_norm = !spec.decay && !spec.name.ends_with("bias");
+        let mean = if is_norm { 1.0 } else { 0.0 };
+        let weights: Vec<bf16> = block.iter().map(|x| bf16::from_f32(mean + 0.02 * x)).collect();
+        for start in spec.range().step_by(BLOCK) {
+            let part = start..spec.range().end.min(start + BLOCK);
+            model.device().copy_in(&model.params().slice(part.clone()), &weights[..part.len()])?;
+        }
+    }
+    Ok(())
+}
