@@ -22,7 +22,7 @@ fn main() {
     for path in ["kernels", "tests/kernels", "build", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "CUDA_LINEINFO", "REQUIRE_NVCC"] {
+    for var in ["NVCC", "CUDA_HOME", "CUDA_ARCHS", "CUDA_LINEINFO", "REQUIRE_NVCC", "WAIT_LIMIT"] {
         println!("cargo::rerun-if-env-changed={var}");
     }
     if let Err(why) = run() {
@@ -41,7 +41,9 @@ fn run() -> Result<(), String> {
     write(&out.join("test_launchers.rs"), &launchers::source(&test_modules)?)?;
     host::build_for_tests(&test_modules, &out)?;
     println!("cargo::rustc-env=BUILT_WITH={}", toolchain());
-    write(&out.join("cubins.rs"), &nvcc::build(&modules, &test_modules, &out)?)
+    let [cubins, test_cubins] = nvcc::build(&modules, &test_modules, &out)?;
+    write(&out.join("test_cubins.rs"), &test_cubins)?;
+    write(&out.join("cubins.rs"), &cubins)
 }
 
 /// The Rust and C++ compilers by name and release.

@@ -15,15 +15,18 @@ use crate::{
 /// 80 serves every 8.x device; 90a is Hopper with its own units; the driver compiles PTX of compute_80 for newer ones.
 const DEFAULT_ARCHS: &str = "80,90a,compute_80";
 
-/// Compiles the cubins and returns the Rust expression of the table that embeds them.
-/// Hopper's test kernels are compiled too and thrown away: they use every instruction of `kernels/ptx`.
-pub fn build(modules: &[Module], test_modules: &[Module], out: &Path) -> Result<String, String> {
+/// The tests' kernels that run on a GPU too: they use every instruction of `kernels/ptx`.
+const TEST_STEM: &str = "units_sm90";
+
+/// Compiles the cubins and returns the Rust expressions of the table that embeds them, and of the slice that embeds those
+/// of the tests.
+pub fn build(modules: &[Module], test_modules: &[Module], out: &Path) -> Result<[String; 2], String> {
     let Some(nvcc) = find()? else {
         if env::var_os("REQUIRE_NVCC").is_some() {
             return Err("nvcc not found; run scripts/install-nvcc.sh or set NVCC or CUDA_HOME".into());
         }
         println!("cargo::warning=nvcc not found; building without GPU kernels (scripts/install-nvcc.sh installs it)");
-        return Ok("CubinTable { toolchain: \"\", cubins: &[] }".into());
+        return Ok(["CubinTable { toolchain: \"\", cubins: &[] }".into(), "&[]".into()]);
     };
     let folder = out.join("cubins");
     fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
@@ -33,24 +36,30 @@ pub fn build(modules: &[Module], test_modules: &[Module], out: &Path) -> Result<
     for module in modules {
         for arch in archs.split(',').filter(|arch| wanted(&module.stem, arch)) {
             let job = job(&nvcc, module, arch, &folder);
-            let image = if is_ptx(arch) { ended(&job.output) } else { job.output.clone() };
-            rows += &format!(
-                "    Cubin {{ module: {:?}, arch: {arch:?}, image: &Aligned(*include_bytes!({image:?})) }},\n",
-                module.stem
-            );
+            rows += &row(&module.stem, arch, &job.output);
             jobs.push(job);
         }
     }
     let tests = out.join("test_cubins");
     fs::create_dir_all(&tests).map_err(|e| e.to_string())?;
-    if archs.split(',').any(|arch| arch == "90a") {
-        let checked = test_modules.iter().filter(|module| module.stem == "units_sm90");
-        jobs.extend(checked.map(|module| job(&nvcc, module, "90a", &tests)));
+    let mut test_rows = String::new();
+    let tested = test_modules.iter().filter(|module| module.stem == TEST_STEM);
+    for module in tested.filter(|_| archs.split(',').any(|arch| arch == "90a")) {
+        let job = job(&nvcc, module, "90a", &tests);
+        test_rows += &row(&module.stem, "90a", &job.output);
+        jobs.push(job);
     }
     let texts: Vec<PathBuf> = jobs.iter().map(|job| job.output.clone()).filter(|p| ended(p) != *p).collect();
     compile::run_all(jobs)?;
     texts.iter().try_for_each(|ptx| end(ptx))?;
-    Ok(format!("CubinTable {{ toolchain: {:?}, cubins: &[\n{rows}] }}", version(&nvcc)))
+    let table = format!("CubinTable {{ toolchain: {:?}, cubins: &[\n{rows}] }}", version(&nvcc));
+    Ok([table, format!("&[\n{test_rows}]")])
+}
+
+/// The expression that embeds one image.
+fn row(stem: &str, arch: &str, output: &Path) -> String {
+    let image = if is_ptx(arch) { ended(output) } else { output.into() };
+    format!("    Cubin {{ module: {stem:?}, arch: {arch:?}, image: &Aligned(*include_bytes!({image:?})) }},\n")
 }
 
 /// A stem ending in `_sm90` is built for 9.0a only, `_sm80` for the others, any other stem for all.
@@ -107,6 +116,8 @@ fn job(nvcc: &Path, module: &Module, arch: &str, folder: &Path) -> Job {
         command.args(["--cubin", "-Xptxas=-v", &format!("-arch=sm_{arch}")]);
         // For profilers and compute-sanitizer; it carries the PTX along, which makes a cubin three times as large.
         command.args(env::var_os("CUDA_LINEINFO").map(|_| "-lineinfo"));
+        // A wait that takes longer stops the kernel instead of hanging.
+        command.args(env::var("WAIT_LIMIT").ok().map(|limit| format!("-DWAIT_LIMIT={limit}")));
         (format!("sm_{arch}"), folder.join(format!("{stem}.sm_{arch}.cubin")))
     };
     command.args(["-MD", "-MF"]).arg(Job::depfile(&output));

@@ -13,8 +13,12 @@ readonly max_bytes=60000000
 bundle=gpu-bundle
 
 # A bundle without GPU kernels would be of no use.
-REQUIRE_NVCC=1 cargo build --release --locked --bin warpo --test main --bench kernels --message-format=json \
+REQUIRE_NVCC=1 cargo build --release --locked --bin warpo --bench kernels --bench step --message-format=json \
     >target/gpu-bundle.json || fail "the build failed"
+# In the tests' kernels a wait that takes longer than a few seconds stops the kernel: one that hangs would take everything
+# after it along. In a folder of their own, because every kernel is another one.
+REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --target-dir target/wait-limit --test main \
+    --message-format=json >>target/gpu-bundle.json || fail "the build of the tests failed"
 
 # Cargo names its test and bench binaries by a hash; its messages say which they are.
 binary() {
@@ -37,13 +41,17 @@ place() {
     local from
     from=$(binary "$1" "$2")
     [[ -n "$from" ]] || fail "cargo built no $1 $2"
-    # Each embeds every kernel three times over: compressed, the three fit through a narrow door.
+    # Each embeds every kernel three times over: compressed, they fit through a narrow door.
     strip -o "$partial/$3" "$from"
     gzip "$partial/$3"
 }
 place bin warpo warpo
 place test main warpo-tests
 place bench kernels warpo-bench
+place bench step warpo-step-bench
+mkdir -p "$partial/benches/step"
+cp -r benches/baselines "$partial/benches/baselines"
+cp benches/step/shapes.json "$partial/benches/step/"
 cp -r examples "$partial/examples"
 cp -r tests/fixtures "$partial/tests/fixtures"
 find tests -name '*.snap' -exec cp --parents {} "$partial" \;

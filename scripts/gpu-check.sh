@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
-# Checks warpo on a GPU, from a folder made by scripts/gpu-bundle.sh: needs a driver and nothing else.
+# Checks warpo on a GPU, from a folder made by scripts/gpu-bundle.sh: needs a driver and nothing else. With a python3 that has
+# torch it also measures the Python peers and, through torch's cuBLASLt, compares matrix products.
 #
-#     ./gpu-check.sh [--device cuda|cuda:N|host] [--out FOLDER]
+#     ./gpu-check.sh [--device cuda|cuda:N|host] [--only PART] [--out FOLDER]
 #
-# One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own output
-# beside it. `--device host` rehearses everything on a machine without a GPU. Exit code 0 if all passed.
+# In this order, each part of use without the next: single instructions, kernels, models, training (against the host device,
+# and twice the same), kernel bench, step bench, baselines. PART is one of units, kernels, models, training, bench, steps,
+# baselines. One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own
+# output beside it. `--device host` rehearses everything on a machine without a GPU. Exit code 0 if all passed.
 set -uo pipefail
 
 device=cuda
+only=
 out=gpu-check-results
 while (($#)); do
     case $1 in
         --device) device=${2:-} && shift 2 ;;
+        --only) only=${2:-} && shift 2 ;;
         --out) out=${2:-} && shift 2 ;;
-        *) echo "usage: gpu-check.sh [--device cuda|cuda:N|host] [--out FOLDER]" >&2 && exit 2 ;;
+        *) echo "usage: gpu-check.sh [--device cuda|cuda:N|host] [--only PART] [--out FOLDER]" >&2 && exit 2 ;;
     esac
 done
 [[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
+[[ $only =~ ^(|units|kernels|models|training|bench|steps|baselines)$ ]] || { echo "gpu-check: --only $only: no such part" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
-for program in warpo warpo-tests warpo-bench; do
+for program in warpo warpo-tests warpo-bench warpo-step-bench; do
     [[ -x $program ]] || { gzip -dc $program.gz >$program.part && chmod +x $program.part && mv $program.part $program; } ||
         { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
 done
@@ -26,6 +32,16 @@ done
 export INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 rm -rf "${out:?}"/runs && : >"$out/summary.jsonl"
+# The peers' Python, and cuBLASLt from its torch under the name by which it is looked for.
+python=$(command -v python3)
+[[ -n $python ]] && "$python" -c 'import torch' 2>/dev/null || python=
+if [[ -n $python && $device != host ]]; then
+    cublaslt=$("$python" -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib/libcublasLt.so.*"))' | cut -d' ' -f1)
+    if [[ -n $cublaslt ]]; then
+        mkdir -p "$out/lib" && ln -sf "$cublaslt" "$out/lib/libcublasLt.so"
+        export LD_LIBRARY_PATH=$out/lib:$(dirname "$cublaslt"):${LD_LIBRARY_PATH:-}
+    fi
+fi
 passed=0
 failed=0
 
@@ -145,14 +161,14 @@ same_bits() {
 
 bench() {
     local log=$out/bench.md
-    if ! timeout 1800 ./warpo-bench --device "$device" >"$log" 2>&1; then
+    if ! timeout 1800 ./warpo-bench --device "$device" --json "$out/bench.json" >"$log" 2>&1; then
         check FAIL bench "$(reason "$log")"
         return
     fi
     local rows
     rows=$(grep -c '^| [a-z]*_' "$log")
     local best
-    best=$(grep '^| [a-z]*_' "$log" | awk -F'|' '{ gsub(/ /, "", $6); gsub(/ /, "", $2); print $6, $2 }' | sort -rn | head -n 1)
+    best=$(grep '^| [a-z]*_' "$log" | awk -F'|' '{ gsub(/ /, "", $7); gsub(/ /, "", $2); print $7, $2 }' | sort -rn | head -n 1)
     # A little over is a clock above the data sheet's; much over is a kernel that did not do its work.
     if [[ $device == host ]]; then
         check PASS bench "$rows kernels ran at small shapes"
@@ -163,17 +179,80 @@ bench() {
     fi
 }
 
+# The small shape on the host device, every shape that fits on a GPU.
+step_bench() {
+    local log=$out/steps.md
+    if ! timeout 1800 ./warpo-step-bench --device "$device" --steps "$step_count" --json "$out/steps.json" >"$log" 2>&1; then
+        check FAIL "step bench" "$(reason "$log")"
+        return
+    fi
+    local rows best
+    rows=$(grep -c '"step_ms"' "$out/steps.json")
+    best=$(grep -o '"share_of_peak": *[0-9.e-]*' "$out/steps.json" | sed 's/.*: *//' | sort -g | tail -n 1)
+    if ((rows == 0)) || awk -v best="$best" 'BEGIN { exit !(best > 1) }'; then
+        check FAIL "step bench" "$rows cases, best at $best of the peak: that cannot be"
+    else
+        check PASS "step bench" "$rows cases; best at $(awk -v best="$best" 'BEGIN { printf "%.1f", 100 * best }') % of the peak"
+    fi
+}
+
+# One process a case; what does not run is said and fails nothing, because it is not warpo's.
+baselines() {
+    local model engine log name
+    [[ -n $python ]] || { echo "      baselines: no python3 with torch"; return; }
+    for model in $1; do
+        for engine in transformers trl trl-liger; do
+            name="$engine $model"
+            log=$out/baseline-$engine-$model.log
+            if timeout 600 "$python" benches/baselines/steps.py --engine "$engine" --model "$model" --steps "$step_count" \
+                ${2:-} --out "$out/baseline-$engine-$model.json" >"$log" 2>&1; then
+                check PASS "baseline $name" "$(tail -n 1 "$log")"
+            else
+                echo "      baseline $name did not run: $(tail -n 1 "$log")"
+            fi
+        done
+    done
+}
+
+# part NAME: whether it was asked for.
+part() {
+    [[ -z $only || $only == "$1" ]]
+}
+
+# Kernels that others build on come first.
+kernel_groups() {
+    ./warpo-tests --list 2>/dev/null | sed -n 's/^\(ops::[a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
+        awk '{ rank = /gemm/ ? 0 : /attention/ ? 1 : /head/ ? 2 : 3; print rank, $0 }' | sort | cut -d' ' -f2
+}
+
+step_count=10
+[[ $device == host ]] && step_count=2
 echo "warpo $(./warpo --version | cut -d' ' -f2), commit $(cat commit.txt), on $device, $(date -u +%Y-%m-%dT%H:%MZ)"
 doctor
-for group in $(./warpo-tests --list 2>/dev/null | sed -n 's/^\(ops::[a-z0-9_]*\)::.*: test$/\1/p' | sort -u); do
-    kernel_tests "$group"
-done
-kernel_tests loss
-kernel_tests model
-side_by_side f32 1e-3
-side_by_side bf16 3e-2
-same_bits
-bench
+part units && kernel_tests device::units
+if part kernels; then
+    for group in $(kernel_groups); do
+        kernel_tests "$group"
+    done
+fi
+if part models; then
+    kernel_tests loss
+    kernel_tests model
+fi
+if part training; then
+    side_by_side f32 1e-3
+    side_by_side bf16 3e-2
+    same_bits
+fi
+part bench && bench
+part steps && step_bench
+if part baselines; then
+    if [[ $device == host ]]; then
+        baselines small "--pairs 2 --prompt 16 --response 16 --micro 1"
+    else
+        baselines "llama-3.2-1b qwen2.5-1.5b"
+    fi
+fi
 total=$((passed + failed))
 printf '{"check":"all","result":"%s","figure":"%s of %s"}\n' "$( ((failed)) && echo FAIL || echo PASS)" "$passed" "$total" >>"$out/summary.jsonl"
 echo "$( ((failed)) && echo FAIL || echo PASS)  $passed of $total checks; logs and summary.jsonl in $out"

@@ -148,9 +148,9 @@ fn run(options: &Options) -> Result<()> {
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
     );
     let mut results = Vec::new();
-    for (model, shape) in if device.is_cuda() { shapes::released()? } else { vec![("small", shapes::small()?)] } {
-        for (task, layout) in selected(options, model, !device.is_cuda()) {
-            let case = case(options, &device, model, &shape, task, layout)?;
+    for (model, shape) in if device.is_cuda() { shapes::released()? } else { vec![shapes::small()?] } {
+        for (task, layout) in selected(options, &model, !device.is_cuda()) {
+            let case = case(options, &device, &model, &shape, task, layout)?;
             if let Err(why) = check_fits(&case.plan, &device) {
                 println!("| {model} | {} | {} | {why} | | | | | |", task.name(), layout.name());
                 continue;
@@ -312,9 +312,9 @@ fn account(options: &Options) -> Result<()> {
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     );
     for (model, shape) in shapes::released()? {
-        for (task, layout) in selected(options, model, false) {
+        for (task, layout) in selected(options, &model, false) {
             let trees = shapes::pairs(options.pairs, layout, options.lengths, shape.vocab);
-            let case = Case::new(model, &shape, task, layout, trees, options.tokens, &counted)?;
+            let case = Case::new(&model, &shape, task, layout, trees, options.tokens, &counted)?;
             let flops = task.passes() * forward_flops(&case);
             println!(
                 "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} |",

@@ -1,68 +1,42 @@
 //! Model shapes with random weights, and the batches that are timed.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use half::bf16;
+use serde_json::Value;
 use warpo::{
     forest::{Segment, Tree},
     model::{Model, ModelConfig},
 };
 
-/// Shapes of released models, as their `config.json` has them.
-const RELEASED: &[(&str, &str)] = &[
-    (
-        "gpt2-124m",
-        r#"{"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
-            "activation_function": "gelu_new"}"#,
-    ),
-    (
-        "llama-3.2-1b",
-        r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
-            "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-            "max_position_embeddings": 131072, "rope_theta": 500000.0, "rms_norm_eps": 1e-05,
-            "tie_word_embeddings": true}"#,
-    ),
-    (
-        "qwen2.5-1.5b",
-        r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
-            "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-            "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rms_norm_eps": 1e-06,
-            "tie_word_embeddings": true}"#,
-    ),
-    (
-        "qwen2.5-3b",
-        r#"{"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008,
-            "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
-            "max_position_embeddings": 32768, "rope_theta": 1000000.0, "rms_norm_eps": 1e-06,
-            "tie_word_embeddings": true}"#,
-    ),
-    (
-        "llama-3-8b",
-        r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
-            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-            "max_position_embeddings": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-05,
-            "tie_word_embeddings": false}"#,
-    ),
-];
+/// `config.json` of released models by name, and of a small one for the host device; benches/baselines reads it too.
+const SHAPES: &str = include_str!("shapes.json");
+const SMALL: &str = "small";
 
-/// What the host device runs in place of each: the same family, two narrow layers.
-const SMALL: &str = r#"{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
-    "max_position_embeddings": 1024, "rope_theta": 10000.0, "rms_norm_eps": 1e-05, "tie_word_embeddings": true}"#;
-
-/// Names and shapes.
+/// Names and shapes of released models.
 ///
 /// # Errors
 /// A shape is not one that warpo runs.
-pub fn released() -> Result<Vec<(&'static str, ModelConfig)>> {
-    RELEASED.iter().map(|(name, text)| Ok((*name, ModelConfig::parse(text)?))).collect()
+pub fn released() -> Result<Vec<(String, ModelConfig)>> {
+    let mut all = read()?;
+    all.retain(|(name, _)| name != SMALL);
+    Ok(all)
 }
 
 /// The shape for the host device.
 ///
 /// # Errors
 /// It is not one that warpo runs.
-pub fn small() -> Result<ModelConfig> {
-    ModelConfig::parse(SMALL)
+pub fn small() -> Result<(String, ModelConfig)> {
+    read()?.into_iter().find(|(name, _)| name == SMALL).context("shapes.json has no small model")
+}
+
+fn read() -> Result<Vec<(String, ModelConfig)>> {
+    let all: serde_json::Map<String, Value> = serde_json::from_str(SHAPES)?;
+    let shape = |(name, config): (String, Value)| {
+        let shape = ModelConfig::parse(&config.to_string()).with_context(|| format!("shapes.json: {name}"))?;
+        Ok((name, shape))
+    };
+    all.into_iter().map(shape).collect()
 }
 
 /// How the two responses of a pair lie in memory.

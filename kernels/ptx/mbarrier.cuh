@@ -42,15 +42,16 @@ __device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned par
     return done != 0;
 }
 
-// With -DWAIT_LIMIT_NS=n a wait that takes longer stops the kernel instead of hanging.
+// With -DWAIT_LIMIT=n a wait that is not over after n attempts, each of at most ten microseconds, stops the kernel instead of
+// hanging. The loop is one statement: written in C++, its way out costs registers that the largest kernels do not have.
 __device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity) {
-#ifdef WAIT_LIMIT_NS
-    unsigned long long start, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
-    while (!mbarrier_try_wait(barrier, parity)) {
-        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-        if (now - start > WAIT_LIMIT_NS) asm volatile("trap;");
-    }
+#ifdef WAIT_LIMIT
+    asm volatile(
+        "{\n.reg .pred done, more;\n.reg .u32 attempts;\nmov.u32 attempts, 0;\n"
+        "AGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 10000;\n@done bra OVER;\n"
+        "add.u32 attempts, attempts, 1;\nsetp.lt.u32 more, attempts, %2;\n@more bra AGAIN;\ntrap;\n"
+        "OVER:\n}" ::"r"(barrier), "r"(parity), "n"(WAIT_LIMIT)
+        : "memory");
 #else
     while (!mbarrier_try_wait(barrier, parity)) {
     }

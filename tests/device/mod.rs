@@ -8,6 +8,14 @@ mod units;
 
 use warpo::device::{Arg, Buffer, DType, Device, Float, Kernel, Launch, TensorMap};
 
+/// Images of the tests' kernels for GPUs of compute capability 9.0; none if the build found no compiler.
+#[allow(unused_imports)]
+mod cubins {
+    use warpo::device::cuda::{Cubin, images::Aligned};
+
+    pub static ALL: &[Cubin] = include!(concat!(env!("OUT_DIR"), "/test_cubins.rs"));
+}
+
 /// Launchers of `tests/kernels`, written by the build.
 #[allow(dead_code, unused_imports, clippy::missing_safety_doc, clippy::too_many_arguments)]
 mod kernels {

@@ -1,15 +1,20 @@
-//! Hopper's units on the host device: exact results under every schedule and both completion modes.
+//! Hopper's units, one at a time: exact results on the host device under every schedule and both completion modes, and on a
+//! GPU that has them.
 
 use half::bf16;
 use warpo::device::{Buffer, Device, Launch, Swizzle, TensorMap, TensorShape};
 
 use super::kernels::units_sm90 as kernel;
-use crate::support::{fast_device, strict_devices};
+use crate::support::{fast_device, strict_devices, with_gpu};
 
 fn devices() -> Vec<(Device, String)> {
-    let mut devices = strict_devices();
-    devices.push((fast_device(1), "host".into()));
-    devices
+    warpo::device::cuda::images::add(super::cubins::ALL);
+    let host = || {
+        let mut devices = strict_devices();
+        devices.push((fast_device(1), "host".into()));
+        devices
+    };
+    with_gpu(host).into_iter().filter(|(device, _)| !device.is_cuda() || device.is_hopper()).collect()
 }
 
 /// Whole numbers from -7 to 7: sums of 64 products are exact.

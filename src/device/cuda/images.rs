@@ -1,6 +1,6 @@
 //! The kernels embedded in the program, and which image a GPU takes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 /// Machine code and PTX are read in words: `include_bytes!` alone promises no alignment.
 #[repr(C, align(64))]
@@ -22,12 +22,26 @@ pub struct CubinTable {
     pub cubins: &'static [Cubin],
 }
 
+/// Images of kernels that a program brings itself: the tests' of single instructions.
+static ADDED: OnceLock<&'static [Cubin]> = OnceLock::new();
+
+/// Adds images to those of this build, once in a program; a second time changes nothing.
+pub fn add(cubins: &'static [Cubin]) {
+    ADDED.get_or_init(|| cubins);
+}
+
+/// The best image of `module` for a GPU, embedded or added.
+pub fn pick(module: &str, capability: (u32, u32)) -> Option<&'static Cubin> {
+    let added = CubinTable { toolchain: "", cubins: ADDED.get().copied().unwrap_or_default() };
+    EMBEDDED.pick(module, capability).or_else(|| added.pick(module, capability))
+}
+
 /// The images of this build.
 pub static EMBEDDED: CubinTable = include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
 
 impl CubinTable {
     /// The best image of `module` for a GPU: machine code of its own kind, else of an older minor version, else PTX.
-    pub fn pick(&self, module: &str, capability: (u32, u32)) -> Option<&Cubin> {
+    pub fn pick(&self, module: &str, capability: (u32, u32)) -> Option<&'static Cubin> {
         self.cubins
             .iter()
             .filter(|cubin| cubin.module == module)

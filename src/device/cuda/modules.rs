@@ -15,7 +15,7 @@ use cudarc::driver::{
 use super::{
     super::{Kernel, kernels},
     driver::{self, GpuInfo, explain},
-    images::{CubinTable, EMBEDDED},
+    images::{self, CubinTable, EMBEDDED},
 };
 
 /// Dynamic shared memory that needs no attribute on the kernel.
@@ -103,7 +103,7 @@ impl Gpu {
     }
 
     fn load_module(&self, module: &'static str) -> Result<sys::CUmodule> {
-        let Some(cubin) = EMBEDDED.pick(module, self.info.capability) else {
+        let Some(cubin) = images::pick(module, self.info.capability) else {
             bail!("kernels/{module}.cu is not built for {}", self.info);
         };
         // SAFETY: the image is a whole cubin, or PTX ended by a zero byte, and lives as long as the program.
