@@ -1,7 +1,7 @@
 //! Reading, tokenizing and packing of preference rows, through the public interface.
 
 mod pack;
-mod quickstart;
+pub mod quickstart;
 mod records;
 mod source;
 mod templates;
