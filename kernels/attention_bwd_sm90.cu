@@ -7,6 +7,7 @@
 // once for each query head of their key head. Scores are transposed, so that p and ds leave the first products in the
 // registers in which the second ones want them; lse and delta come with the tile, one of each a column. The first keys have
 // the longest runs and start first.
+// Gradients of queries and keys turn back by their positions (rope.cu) before they are rounded, if they were turned.
 // Names give the own rows, then the walked ones: 64 by 64 with one group that computes and 160 threads (two CTAs an SM), 128
 // by 128 with two groups and 384 threads; dkdv keeps two sums, and takes 128 keys by 64 queries instead. The first
 // warp after the groups fetches (lib/attention_pipeline.cuh).
@@ -15,6 +16,7 @@
 
 #include <attention_pipeline.cuh>
 #include <math.cuh>
+#include <rotary.cuh>
 
 // ---- device code
 
@@ -79,10 +81,17 @@ struct BackwardMaps {
     const CUtensorMap *dqkv, *dout, *qkv;
 };
 
+// Gradients of queries or keys that were turned by their positions turn back.
+template <int kHeadDim>
+__device__ __forceinline__ void turn_back(float (&d)[kHeadDim / 2], const Rotary& rotary, int rotates, int first_row,
+                                          int tokens) {
+    if (rotates) rotary.turn<kHeadDim>(d, first_row + fragment_row(), tokens, 0, kHeadDim, -1.0f);
+}
+
 template <int kHeadDim, int kGroups, int kTileKeys, bool kBounded>
 __device__ __forceinline__ void attention_bwd_dq(const BackwardMaps& maps, const CUtensorMap* ends_map, const float* lse,
-                                                 const float* delta, const Mask& mask, const Scores& scores, int heads,
-                                                 int kv_heads, int stages) {
+                                                 const float* delta, const Mask& mask, const Scores& scores,
+                                                 const Rotary& rotary, int rotates, int heads, int kv_heads, int stages) {
     char* memory = shared_memory<char>();
     const Heads dims{heads, kv_heads, kHeadDim};
     const int head = blockIdx.x, kv_head = head / dims.group();
@@ -116,6 +125,7 @@ __device__ __forceinline__ void attention_bwd_dq(const BackwardMaps& maps, const
     float dq[kHeadDim / 2] = {};
     sum_dq<kHeadDim, kGroups, kTileKeys, kBounded>(dq, ring, group, own_lse, own_delta, mask, scores, first_row);
     scale_all(dq, scores.scale);
+    turn_back<kHeadDim>(dq, rotary, rotates, first_row, mask.tokens);
     Outbox outbox(memory + kBarrierBytes, group);
     write_rows<0, kHeadDim>(outbox, maps.dqkv, dq, first_row, dims.query(head), {mask.tokens, (int)dims.pitch(), 0, 0});
     outbox.close();
@@ -235,7 +245,7 @@ __device__ __forceinline__ void add_queries(float (&dk)[kHeadDim / 2], float (&d
 template <int kHeadDim, int kGroups, int kTileQueries, bool kBounded>
 __device__ __forceinline__ void attention_bwd_dkdv(const BackwardMaps& maps, const CUtensorMap* lse_map,
                                                    const CUtensorMap* delta_map, const Mask& mask, const Scores& scores,
-                                                   int heads, int kv_heads, int stages) {
+                                                   const Rotary& rotary, int rotates, int heads, int kv_heads, int stages) {
     char* memory = shared_memory<char>();
     const Heads dims{heads, kv_heads, kHeadDim};
     const int kv_head = blockIdx.x, first = blockIdx.y * kGroups * 64;
@@ -268,6 +278,7 @@ __device__ __forceinline__ void attention_bwd_dkdv(const BackwardMaps& maps, con
             add_queries<kHeadDim, kGroups, kTileQueries, kBounded>(dk, dv, ring, group, mask, scores, ends, first_row,
                                                                    tile * kTileQueries, run.whole(tile));
     scale_all(dk, scores.scale);
+    turn_back<kHeadDim>(dk, rotary, rotates, first_row, mask.tokens);
     Outbox outbox(memory + kBarrierBytes, group);
     const Problem edges{mask.tokens, (int)dims.pitch(), 0, 0};
     write_rows<0, kHeadDim>(outbox, maps.dqkv, dk, first_row, dims.key(kv_head), edges);
@@ -286,9 +297,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd64_64x64
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 32), if rotates
+    const float* sin,                                     // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<64, 1, 64, false>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd64_64x64_bounded_bf16(
@@ -300,9 +314,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd64_64x64
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 32), if rotates
+    const float* sin,                                     // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<64, 1, 64, true>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd64_128x128_bf16(
@@ -314,9 +331,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd64_128x1
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 32), if rotates
+    const float* sin,                                     // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<64, 2, 128, false>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd64_128x128_bounded_bf16(
@@ -328,9 +348,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd64_128x1
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 32), if rotates
+    const float* sin,                                     // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<64, 2, 128, true>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd128_64x64_bf16(
@@ -342,9 +365,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd128_64x6
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 64), if rotates
+    const float* sin,                                     // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<128, 1, 64, false>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd128_64x64_bounded_bf16(
@@ -356,9 +382,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dq_hd128_64x6
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 64), if rotates
+    const float* sin,                                     // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<128, 1, 64, true>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd128_128x128_bf16(
@@ -370,9 +399,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd128_128x
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 64), if rotates
+    const float* sin,                                     // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<128, 2, 128, false>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd128_128x128_bounded_bf16(
@@ -384,9 +416,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dq_hd128_128x
     const __grid_constant__ CUtensorMap subtree_end_map,  // (1, tokens)
     const int* tile_bounds,                               // (ceil(tokens / 64), 2)
     const int* position,                                  // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                                     // (positions, 64), if rotates
+    const float* sin,                                     // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dq<128, 2, 128, true>({&dqkv_map, &dout_map, &qkv_map}, &subtree_end_map, lse, delta,
-        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {nullptr, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dkdv_hd64_64x64_bf16(
@@ -398,9 +433,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dkdv_hd64_64x
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 32), if rotates
+    const float* sin,                               // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<64, 1, 64, false>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dkdv_hd64_64x64_bounded_bf16(
@@ -412,9 +450,12 @@ extern "C" __global__ void __launch_bounds__(160, 2) attention_bwd_dkdv_hd64_64x
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 32), if rotates
+    const float* sin,                               // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<64, 1, 64, true>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd64_128x64_bf16(
@@ -426,9 +467,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd64_128
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 32), if rotates
+    const float* sin,                               // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<64, 2, 64, false>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd64_128x64_bounded_bf16(
@@ -440,9 +484,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd64_128
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 32), if rotates
+    const float* sin,                               // (positions, 32), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<64, 2, 64, true>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd128_128x64_bf16(
@@ -454,9 +501,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd128_12
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 64), if rotates
+    const float* sin,                               // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<128, 2, 64, false>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd128_128x64_bounded_bf16(
@@ -468,7 +518,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_bwd_dkdv_hd128_12
     const int* subtree_end,                         // (tokens)
     const int* tile_bounds,                         // (ceil(tokens / 64), 2)
     const int* position,                            // (tokens)
-    float scale, float softcap, int window, int tokens, int heads, int kv_heads, int stages) {
+    const float* cos,                               // (positions, 64), if rotates
+    const float* sin,                               // (positions, 64), if rotates
+    float scale, float softcap, int window, int rotates, int tokens, int heads, int kv_heads, int stages) {
     attention_bwd_dkdv<128, 2, 64, true>({&dqkv_map, &dout_map, &qkv_map}, &lse_map, &delta_map,
-        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap}, heads, kv_heads, stages);
+        {subtree_end, tile_bounds, position, window, tokens}, {scale, softcap},
+        {cos, sin, position}, rotates, heads, kv_heads, stages);
 }

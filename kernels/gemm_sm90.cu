@@ -20,26 +20,12 @@ struct Extras {
     int addend_pitch, with_addend, with_bias;
 };
 
-// Adds two neighbours, which lie at an even index of an even number of columns.
-__device__ __forceinline__ void add_pair(float& x, float& y, const bf16* from, bool is_there) {
-    const unsigned pair = is_there ? *reinterpret_cast<const unsigned*>(from) : 0u;
-    x += __uint_as_float(pair << 16);
-    y += __uint_as_float(pair & 0xffff0000u);
-}
-
 // To 64 rows of D from (row0, n0) on.
 template <int kTileN>
 __device__ __forceinline__ void add_extras(float (&sum)[kTileN / 2], const Extras& extras, int row0, int n0,
                                            const Problem& p) {
     const int row = row0 + fragment_row(), column0 = n0 + fragment_column();
-    if (extras.with_bias) {
-#pragma unroll
-        for (int j = 0; j < kTileN / 8; ++j) {
-            const int column = column0 + 8 * j;
-            add_pair(sum[4 * j], sum[4 * j + 1], extras.bias + column, column < p.n);
-            add_pair(sum[4 * j + 2], sum[4 * j + 3], extras.bias + column, column < p.n);
-        }
-    }
+    if (extras.with_bias) add_bias(sum, extras.bias, n0, p);
     if (extras.with_addend) {
 #pragma unroll
         for (int j = 0; j < kTileN / 8; ++j) {

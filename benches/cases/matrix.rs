@@ -105,7 +105,9 @@ pub fn attention_bwd<T: Float>(size: &Size) -> Case {
         let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
         attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)?;
-        Ok(Box::new(move |device| attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, scale, &dims)))
+        Ok(Box::new(move |device| {
+            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, scale, &dims)
+        }))
     })
 }
 

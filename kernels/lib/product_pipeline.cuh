@@ -279,6 +279,25 @@ __device__ __forceinline__ void write_wide_rows(Outbox& outbox, const CUtensorMa
     }
 }
 
+// Adds two neighbours, which lie at an even index of an even number of columns.
+__device__ __forceinline__ void add_pair(float& x, float& y, const bf16* from, bool is_there) {
+    const unsigned pair = is_there ? *reinterpret_cast<const unsigned*>(from) : 0u;
+    x += __uint_as_float(pair << 16);
+    y += __uint_as_float(pair & 0xffff0000u);
+}
+
+// Adds a bias (n) to rows whose columns begin at `n0`; n is even.
+template <int kCount>
+__device__ __forceinline__ void add_bias(float (&sum)[kCount], const bf16* bias, int n0, const Problem& p) {
+    const int column0 = n0 + fragment_column();
+#pragma unroll
+    for (int j = 0; j < kCount / 4; ++j) {
+        const int column = column0 + 8 * j;
+        add_pair(sum[4 * j], sum[4 * j + 1], bias + column, column < p.n);
+        add_pair(sum[4 * j + 2], sum[4 * j + 3], bias + column, column < p.n);
+    }
+}
+
 // Fetches for every tile of the CTA, or multiplies and hands each block of 64 rows to `write` (outbox, sum, row0, n0). A
 // tile's columns are `kColumns` columns of the result, and where these are half of them, `half_step` rows of B apart from
 // the same of another result.

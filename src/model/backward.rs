@@ -172,7 +172,6 @@ impl<T: Float> Model<T> {
 
         let dqkv = self.part::<T>(self.plan.spans.wide, tokens * wide);
         self.attention_core_bwd(batch, index, layer, &dqkv, &dattended, &attended)?;
-        self.rotate(&dqkv, batch, index, true)?;
         self.qk_norm_bwd(&dqkv, ranges, layer, tokens)?;
 
         let x = self.part(layer.x, tokens * hidden);
@@ -181,7 +180,7 @@ impl<T: Float> Model<T> {
         self.block_input_bwd(dx, &dqkv, &ranges.qkv, &x, layer.before_attention, &ranges.before_attention)
     }
 
-    /// Through the softmax.
+    /// Through the softmax and the rotation.
     fn attention_core_bwd(
         &self,
         batch: &Batch,
@@ -201,6 +200,7 @@ impl<T: Float> Model<T> {
             &self.part(layer.lse, heads * tokens),
             &self.part(layer.qkv, tokens * self.config.qkv_width()),
             &batch.mask(),
+            self.rotary(index).as_ref(),
             self.config.attention_scale as f32,
             &self.attention_dims(index, tokens),
         )

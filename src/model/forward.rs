@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{Activation, Batch, LayerRanges, Model, NormKind, NormRanges, QkNorm, memory::LayerSpans, memory::Span};
+use super::{
+    Activation, Batch, LayerRanges, Model, ModelConfig, NormKind, NormRanges, QkNorm, memory::LayerSpans, memory::Span,
+};
 use crate::{
     device::{Buffer, Float},
     ops::{
@@ -12,7 +14,8 @@ use crate::{
         gemm::{self, Extras, Gemm},
         head, layernorm, residual,
         rmsnorm::{self, RmsNorm},
-        rope, swiglu,
+        rope::{self, Heads, Rotary},
+        swiglu,
     },
 };
 
@@ -182,8 +185,7 @@ impl<T: Float> Model<T> {
         let x = self.part::<T>(layer.x, tokens * hidden);
         let input = self.block_input(&x, layer.before_attention, &ranges.before_attention, tokens)?;
         let qkv = self.part::<T>(layer.qkv, tokens * config.qkv_width());
-        self.qkv_fwd(&qkv, &input, ranges, layer, tokens)?;
-        self.rotate(&qkv, batch, index, false)?;
+        self.qkv_fwd(&qkv, &input, batch, index, ranges, layer)?;
 
         let attended = self.part::<T>(layer.attended, tokens * q);
         attention::fwd(
@@ -200,8 +202,40 @@ impl<T: Float> Model<T> {
         self.end_block(&middle, layer.attention_out, &x, &attended, (&ranges.o, &ranges.o_bias), after)
     }
 
-    /// Queries, keys and values, queries and keys normed where the model does so.
+    /// Queries, keys and values; queries and keys normed and turned by their positions where the model does so.
     fn qkv_fwd(
+        &self,
+        qkv: &Buffer<T>,
+        input: &Buffer<T>,
+        batch: &Batch,
+        index: usize,
+        ranges: &LayerRanges,
+        layer: &LayerSpans,
+    ) -> Result<()> {
+        let (device, tokens) = (&self.device, batch.tokens);
+        let (hidden, wide) = (self.config.hidden, self.config.qkv_width());
+        let rotary = self.rotary(index);
+        if ranges.qk_norm.is_some() {
+            self.normed_qkv(qkv, input, ranges, layer, tokens)?;
+            let Some(Rotary { cos, sin }) = &rotary else { return Ok(()) };
+            let Heads { heads, kv_heads, head_dim } = self.heads();
+            return rope::apply(device, qkv, &batch.position, cos, sin, false, tokens, heads, kv_heads, head_dim);
+        }
+        let Some(rotary) = &rotary else {
+            return self.project(qkv, input, &ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden]);
+        };
+        let bias = ranges.qkv_bias.as_ref().map(|range| self.weight(range));
+        let (w, heads) = (self.weight(&ranges.qkv), self.heads());
+        rope::project(device, qkv, input, &w, bias.as_ref(), &batch.position, rotary, &heads, [tokens, hidden])
+    }
+
+    fn heads(&self) -> Heads {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
+        Heads { heads, kv_heads, head_dim }
+    }
+
+    /// Queries, keys and values, queries and keys normed.
+    fn normed_qkv(
         &self,
         qkv: &Buffer<T>,
         input: &Buffer<T>,
@@ -210,9 +244,7 @@ impl<T: Float> Model<T> {
         tokens: usize,
     ) -> Result<()> {
         let (hidden, wide) = (self.config.hidden, self.config.qkv_width());
-        let Some(norms) = &ranges.qk_norm else {
-            return self.project(qkv, input, &ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden]);
-        };
+        let Some(norms) = &ranges.qk_norm else { return Ok(()) };
         let kv = self.config.kv_width();
         let qk_width = wide - kv;
         let qk = self.part::<T>(layer.qk, tokens * qk_width);
@@ -254,13 +286,10 @@ impl<T: Float> Model<T> {
         })
     }
 
-    /// Turns queries and keys by their positions, or back.
-    pub(super) fn rotate(&self, qkv: &Buffer<T>, batch: &Batch, index: usize, inverse: bool) -> Result<()> {
-        let Some(table) = self.config.layer_kinds[index].rope else { return Ok(()) };
-        let [cos, sin] = self.rotary_table(table);
-        let (heads, kv_heads, head_dim) = (self.config.heads, self.config.kv_heads, self.config.head_dim);
-        let (device, position) = (&self.device, &batch.position);
-        rope::apply(device, qkv, position, &cos, &sin, inverse, batch.tokens, heads, kv_heads, head_dim)
+    /// The tables by which a layer turns queries and keys, if it does.
+    pub(super) fn rotary(&self, index: usize) -> Option<Rotary> {
+        let [cos, sin] = self.rotary_table(self.config.layer_kinds[index].rope?);
+        Some(Rotary { cos, sin })
     }
 
     fn mlp_fwd(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans, y: &Buffer<T>) -> Result<()> {

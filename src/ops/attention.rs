@@ -6,6 +6,7 @@ use half::bf16;
 use super::{
     attention_sm90::{self, Plan},
     expect_len,
+    rope::{self, Rotary},
 };
 use crate::{
     device::{
@@ -111,7 +112,8 @@ pub fn fwd_planned(
 }
 
 /// Gradients of [`fwd`]: writes all of `dqkv`. `delta` (heads, tokens) is scratch; the other shapes are those of
-/// [`fwd`], `dqkv` like `qkv` and `dout` like `out`.
+/// [`fwd`], `dqkv` like `qkv` and `dout` like `out`. With `rotary` queries and keys had been turned by their positions, and
+/// their gradients are turned back.
 ///
 /// # Errors
 /// A buffer does not have its shape, there is no kernel for the head size, or a launch fails.
@@ -125,6 +127,7 @@ pub fn bwd<T: Float>(
     lse: &Buffer<f32>,
     qkv: &Buffer<T>,
     mask: &Mask,
+    rotary: Option<&Rotary>,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
@@ -133,7 +136,7 @@ pub fn bwd<T: Float>(
     if device.is_hopper() && attention_sm90::takes(dims, &[dqkv, dout, qkv], &[lse, delta], mask) {
         let [dqkv, dout, qkv] = [dqkv, dout, qkv].map(Buffer::cast);
         let plans = [Pass::Dkdv, Pass::Dq].map(|pass| Plan::choose(pass, dims, device.sm_count()));
-        return attention_sm90::bwd(device, &plans, &dqkv, delta, &dout, lse, &qkv, mask, scale, dims);
+        return attention_sm90::bwd(device, &plans, &dqkv, delta, &dout, lse, &qkv, mask, rotary, scale, dims);
     }
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
     let dkdv: Gradient<T> = match head_dim {
@@ -156,8 +159,10 @@ pub fn bwd<T: Float>(
     // SAFETY: all lengths were checked above.
     unsafe {
         dkdv(device, by_key, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
-        dq(device, by_query, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)
+        dq(device, by_query, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
     }
+    let Some(Rotary { cos, sin }) = rotary else { return Ok(()) };
+    rope::apply(device, dqkv, &mask.position, cos, sin, true, tokens, heads, kv_heads, head_dim)
 }
 
 /// [`bwd`] on Hopper's own units by given plans, of [`Pass::Dkdv`] and [`Pass::Dq`].
@@ -176,12 +181,13 @@ pub fn bwd_planned(
     lse: &Buffer<f32>,
     qkv: &Buffer<bf16>,
     mask: &Mask,
+    rotary: Option<&Rotary>,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
     dims.check_bwd(dqkv, delta, dout, out, lse, qkv, mask)?;
     self::delta(device, delta, dout, out, dims)?;
-    attention_sm90::bwd(device, plans, dqkv, delta, dout, lse, qkv, mask, scale, dims)
+    attention_sm90::bwd(device, plans, dqkv, delta, dout, lse, qkv, mask, rotary, scale, dims)
 }
 
 /// `delta = rowsum(dout * out)` of checked lengths.

@@ -7,6 +7,7 @@ use half::bf16;
 use super::{
     attention::{Dims, Mask, Pass},
     gemm_sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
+    rope::Rotary,
 };
 use crate::device::{
     Buffer, DType, Device, Element, Float, Launch, Swizzle, TensorMap, TensorShape,
@@ -210,12 +211,14 @@ pub(super) fn bwd(
     lse: &Buffer<f32>,
     qkv: &Buffer<bf16>,
     mask: &Mask,
+    rotary: Option<&Rotary>,
     scale: f32,
     dims: &Dims,
 ) -> Result<()> {
     check_takes(dims, &[dqkv, dout, qkv], &[lse, delta], mask)?;
     by_key.check(Pass::Dkdv, dims)?;
     by_query.check(Pass::Dq, dims)?;
+    rotary.map_or(Ok(()), |rotary| rotary.check_pairs(dims.head_dim))?;
     let (cap, w) = dims.bounds()?;
     let bounded = cap > 0.0 || w > 0;
     let [dqkv_map, qkv_map] = [qkv_map(device, dqkv, dims)?, qkv_map(device, qkv, dims)?];
@@ -246,15 +249,18 @@ pub(super) fn bwd(
     let Mask { subtree_end: ends, tile_bounds: bounds, position } = mask;
     let at = [by_key.launch(dims), by_query.launch(dims)];
     let maps = (&dqkv_map, &dout_map, &qkv_map);
+    // Without tables their places are not read.
+    let (cos, sin) = rotary.map_or((lse, lse), |rotary| (&rotary.cos, &rotary.sin));
+    let turns = i32::from(rotary.is_some());
     // SAFETY: `attention::bwd` checked the lengths; the maps carry them.
     unsafe {
         dkdv(
-            device, at[0], maps.0, maps.1, &lse_map, &delta_map, maps.2, ends, bounds, position, scale, cap, w, t, h,
-            g, key_slots,
+            device, at[0], maps.0, maps.1, &lse_map, &delta_map, maps.2, ends, bounds, position, cos, sin, scale, cap,
+            w, turns, t, h, g, key_slots,
         )?;
         dq(
-            device, at[1], maps.0, maps.1, lse, delta, maps.2, &ends_map, bounds, position, scale, cap, w, t, h, g,
-            slots,
+            device, at[1], maps.0, maps.1, lse, delta, maps.2, &ends_map, bounds, position, cos, sin, scale, cap, w,
+            turns, t, h, g, slots,
         )
     }
 }

@@ -231,7 +231,7 @@ impl<T: Float> Inputs<T> {
         let (qkv, dout) = (device.upload(&self.qkv).unwrap(), device.upload(&self.dout).unwrap());
         let mask = self.mask(device);
         attention::fwd(device, &out, &lse, &qkv, &mask, self.scale, &self.dims).unwrap();
-        attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, self.scale, &self.dims).unwrap();
+        attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, self.scale, &self.dims).unwrap();
         Outputs {
             out: device.download(&out).unwrap(),
             lse: device.download(&lse).unwrap(),

@@ -6,13 +6,18 @@ use warpo::{
     ops::{
         attention::{self, Pass},
         attention_sm90::{Plan, Tile},
+        rope::Rotary,
     },
 };
 
 use super::attention::{Case, DEEP, Inputs, LIST, LONG, PAIR, PLAIN, ROOT, Shape, allowance, judge_parts, naive};
+use super::rope;
 use crate::{
-    oracles::attention::{self as oracle, EXACT},
-    support::{self, assert_within_rule, fast_device, fast_hopper, for_each_hopper, strict_hoppers, widen},
+    oracles::{
+        self,
+        attention::{self as oracle, EXACT},
+    },
+    support::{self, assert_within_rule, fast_device, fast_hopper, for_each_hopper, round_to, strict_hoppers, widen},
 };
 
 const SMALL: Case = Case { heads: 2, head_dim: 64, ..PLAIN };
@@ -57,6 +62,18 @@ fn check(device: &Device, on: &str, case: &Case, inputs: &Inputs<bf16>, plan: &P
 
 /// `dqkv` from the plans of [`Pass::Dkdv`] and [`Pass::Dq`]; it starts as NaN.
 fn run_bwd(device: &Device, inputs: &Inputs<bf16>, plans: &[Plan; 2]) -> anyhow::Result<Vec<bf16>> {
+    run_turned(device, inputs, plans, None)
+}
+
+/// The same with gradients that turn back by `tables` of cosines and sines.
+fn run_turned(
+    device: &Device,
+    inputs: &Inputs<bf16>,
+    plans: &[Plan; 2],
+    tables: Option<&[Vec<f32>; 2]>,
+) -> anyhow::Result<Vec<bf16>> {
+    let rotary = tables.map(|tables| tables.each_ref().map(|table| device.upload(table).unwrap()));
+    let rotary = rotary.map(|[cos, sin]| Rotary { cos, sin });
     let Inputs { dims, scale, .. } = inputs;
     let out = device.upload(&vec![bf16::NAN; inputs.dout.len()])?;
     let lse = device.upload(&vec![f32::NAN; dims.heads * dims.tokens])?;
@@ -65,7 +82,20 @@ fn run_bwd(device: &Device, inputs: &Inputs<bf16>, plans: &[Plan; 2]) -> anyhow:
     let (mask, qkv, dout) = (inputs.mask(device), device.upload(&inputs.qkv)?, device.upload(&inputs.dout)?);
     let fwd = Plan::with_tile(Pass::Fwd, dims, Tile::Rows64);
     attention::fwd_planned(device, &fwd, &out, &lse, &qkv, &mask, *scale, dims)?;
-    attention::bwd_planned(device, plans, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, *scale, dims)?;
+    attention::bwd_planned(
+        device,
+        plans,
+        &dqkv,
+        &delta,
+        &dout,
+        &out,
+        &lse,
+        &qkv,
+        &mask,
+        rotary.as_ref(),
+        *scale,
+        dims,
+    )?;
     device.download(&dqkv)
 }
 
@@ -87,6 +117,35 @@ fn check_bwd(device: &Device, on: &str, case: &Case, inputs: &Inputs<bf16>, plan
     let what = format!("{} {plans:?} on {on}", case.name);
     let dqkv = run_bwd(device, inputs, plans).unwrap_or_else(|why| panic!("{what}: {why:#}"));
     judge_parts(&what, inputs, &widen(&dqkv), &want, &rounded);
+}
+
+/// Queries and keys had been turned by their positions: their gradients turn back, in f32 before they are rounded.
+#[test]
+fn gradients_turn_back() {
+    for_each_hopper(|device, on| {
+        for case in [&CASES[1], &CASES[2]] {
+            let inputs = Inputs::<bf16>::new(case);
+            let attention::Dims { heads, kv_heads, head_dim, tokens, .. } = inputs.dims;
+            let tables = rope::tables(tokens, head_dim);
+            let [cos, sin] = tables.each_ref().map(|table| widen(table));
+            let turn = |d: &[f64]| {
+                oracles::rope::apply(d, &inputs.forest.position, &cos, &sin, -1.0, heads, kv_heads, head_dim)
+            };
+            let (qkv, dout, scale) = (widen(&inputs.qkv), widen(&inputs.dout), f64::from(inputs.scale));
+            let bwd = |rounding| oracle::bwd(&dout, &qkv, &inputs.forest, scale, &inputs.dims, rounding);
+            let (want, rounded) = (turn(&bwd(&EXACT)), round_to::<bf16>(&turn(&bwd(&naive::<bf16>()))));
+            for plans in backward_plans(&inputs) {
+                let got = run_turned(device, &inputs, &plans, Some(&tables)).unwrap();
+                judge_parts(
+                    &format!("{} turned, {plans:?} on {on}", case.name),
+                    &inputs,
+                    &widen(&got),
+                    &want,
+                    &rounded,
+                );
+            }
+        }
+    });
 }
 
 #[test]
