@@ -1,5 +1,6 @@
 // y = gelu(g) * u,  with g = gate_up[:, :ffn], u = gate_up[:, ffn:] and gelu in its tanh form (lib/gelu.cuh).
 // Backward:  dg = dy * u * gelu'(g),  du = dy * gelu(g).
+// The backward pass computes y again, for the gradient of the matrix behind it, with the bits of the forward pass.
 // Every tensor is read or written once; one thread per eight columns; arithmetic in f32. Roof: memory.
 
 #include <chunk.cuh>
@@ -26,7 +27,7 @@ __device__ void geglu_fwd(T* y, const T* gate_up, int rows, int ffn) {
 }
 
 template <class T>
-__device__ void geglu_bwd(T* dgate_up, const T* dy, const T* gate_up, int rows, int ffn) {
+__device__ void geglu_bwd(T* dgate_up, T* y, const T* dy, const T* gate_up, int rows, int ffn) {
     const int chunks = (ffn + kChunk - 1) / kChunk;
     const int item = blockIdx.x * kThreads + threadIdx.x;
     const int row = item / chunks, c = item % chunks * kChunk;
@@ -40,10 +41,13 @@ __device__ void geglu_bwd(T* dgate_up, const T* dy, const T* gate_up, int rows, 
     for (int i = 0; i < kChunk; ++i) {
         const float g = gate[i], s = gelu_gate(g);
         gate[i] = d[i] * up[i] * gelu_slope(g, s);
+        const float own_up = up[i];
         up[i] = d[i] * g * s;
+        d[i] = own_up * (g * s);
     }
     store_chunk(dgate_up + at, gate, ffn - c);
     store_chunk(dgate_up + at + ffn, up, ffn - c);
+    store_chunk(y + (long long)row * ffn + c, d, ffn - c);
 }
 
 // ---- entry points
@@ -64,16 +68,18 @@ extern "C" __global__ void __launch_bounds__(kThreads) geglu_fwd_bf16(
 
 extern "C" __global__ void __launch_bounds__(kThreads) geglu_bwd_f32(
     float* dgate_up,       // (rows, 2 * ffn), may be gate_up
+    float* y,              // (rows, ffn), as forward; may be dy
     const float* dy,       // (rows, ffn)
     const float* gate_up,  // (rows, 2 * ffn)
     int rows, int ffn) {
-    geglu_bwd<float>(dgate_up, dy, gate_up, rows, ffn);
+    geglu_bwd<float>(dgate_up, y, dy, gate_up, rows, ffn);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) geglu_bwd_bf16(
     bf16* dgate_up,       // (rows, 2 * ffn), may be gate_up
+    bf16* y,              // (rows, ffn), as forward; may be dy
     const bf16* dy,       // (rows, ffn)
     const bf16* gate_up,  // (rows, 2 * ffn)
     int rows, int ffn) {
-    geglu_bwd<bf16>(dgate_up, dy, gate_up, rows, ffn);
+    geglu_bwd<bf16>(dgate_up, y, dy, gate_up, rows, ffn);
 }

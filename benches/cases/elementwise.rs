@@ -123,11 +123,11 @@ fn swiglu_fwd<T: Float>(size: &Size) -> Case {
 fn swiglu_bwd<T: Float>(size: &Size) -> Case {
     let (rows, ffn) = (size.tokens(), size.ffn);
     let elements = rows * ffn;
-    let moved = bytes::<T>(5 * elements);
-    Case::new::<T>("swiglu_bwd", format!("{rows}x{ffn}"), 11.0 * elements as f64, moved, move |device| {
+    let moved = bytes::<T>(6 * elements);
+    Case::new::<T>("swiglu_bwd", format!("{rows}x{ffn}"), 13.0 * elements as f64, moved, move |device| {
         let (dgate_up, gate_up) = (device.alloc::<T>(2 * elements)?, filled(device, 2 * elements, 1.0)?);
-        let dy = filled(device, elements, 1.0)?;
-        Ok(Box::new(move |device| swiglu::bwd(device, &dgate_up, &dy, &gate_up, rows, ffn)))
+        let (y, dy) = (device.alloc(elements)?, filled(device, elements, 1.0)?);
+        Ok(Box::new(move |device| swiglu::bwd(device, &dgate_up, &y, &dy, &gate_up, rows, ffn)))
     })
 }
 
@@ -144,11 +144,11 @@ fn geglu_fwd<T: Float>(size: &Size) -> Case {
 fn geglu_bwd<T: Float>(size: &Size) -> Case {
     let (rows, ffn) = (size.tokens(), size.ffn);
     let elements = rows * ffn;
-    let moved = bytes::<T>(5 * elements);
-    Case::new::<T>("geglu_bwd", format!("{rows}x{ffn}"), 18.0 * elements as f64, moved, move |device| {
+    let moved = bytes::<T>(6 * elements);
+    Case::new::<T>("geglu_bwd", format!("{rows}x{ffn}"), 20.0 * elements as f64, moved, move |device| {
         let (dgate_up, gate_up) = (device.alloc::<T>(2 * elements)?, filled(device, 2 * elements, 1.0)?);
-        let dy = filled(device, elements, 1.0)?;
-        Ok(Box::new(move |device| geglu::bwd(device, &dgate_up, &dy, &gate_up, rows, ffn)))
+        let (y, dy) = (device.alloc(elements)?, filled(device, elements, 1.0)?);
+        Ok(Box::new(move |device| geglu::bwd(device, &dgate_up, &y, &dy, &gate_up, rows, ffn)))
     })
 }
 
@@ -162,10 +162,10 @@ fn gelu_fwd<T: Float>(size: &Size) -> Case {
 
 fn gelu_bwd<T: Float>(size: &Size) -> Case {
     let elements = size.tokens() * size.ffn;
-    Case::new::<T>("gelu_bwd", format!("{elements}"), 16.0 * elements as f64, bytes::<T>(3 * elements), move |device| {
-        let (dx, dy, x) =
-            (device.alloc::<T>(elements)?, filled(device, elements, 1.0)?, filled(device, elements, 1.0)?);
-        Ok(Box::new(move |device| gelu::bwd(device, &dx, &dy, &x, elements)))
+    Case::new::<T>("gelu_bwd", format!("{elements}"), 17.0 * elements as f64, bytes::<T>(4 * elements), move |device| {
+        let (dx, y) = (device.alloc::<T>(elements)?, device.alloc(elements)?);
+        let (dy, x) = (filled(device, elements, 1.0)?, filled(device, elements, 1.0)?);
+        Ok(Box::new(move |device| gelu::bwd(device, &dx, &y, &dy, &x, elements)))
     })
 }
 

@@ -138,16 +138,16 @@ impl<T: Float> Model<T> {
         let (device, hidden, ffn, gate) = (&self.device, self.config.hidden, self.config.ffn, self.config.gate_width());
         let dout = self.block_output_bwd(dx, layer.mlp_out, layer.after_mlp, &ranges.after_mlp)?;
         let gate_up = self.part::<T>(layer.gate_up, tokens * gate);
-        let inner = self.activate(&gate_up, tokens)?;
-        self.linear_grad(&ranges.down, &ranges.down_bias, [tokens, hidden, ffn], &dout, &inner)?;
-        let dinner = inner;
-        gemm::run(device, &Gemm::nn(tokens, ffn, hidden), &dinner, &dout, &self.weight(&ranges.down))?;
+        // The gradient of the activation's output; then, in its place, that output.
+        let inner = self.part(self.plan.spans.inner, tokens * ffn);
+        gemm::run(device, &Gemm::nn(tokens, ffn, hidden), &inner, &dout, &self.weight(&ranges.down))?;
         let dgate_up = self.part::<T>(self.plan.spans.wide, tokens * gate);
         match self.config.activation {
-            Activation::SwiGlu => swiglu::bwd(device, &dgate_up, &dinner, &gate_up, tokens, ffn)?,
-            Activation::GeGlu => geglu::bwd(device, &dgate_up, &dinner, &gate_up, tokens, ffn)?,
-            Activation::Gelu => gelu::bwd(device, &dgate_up, &dinner, &gate_up, tokens * ffn)?,
+            Activation::SwiGlu => swiglu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens, ffn)?,
+            Activation::GeGlu => geglu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens, ffn)?,
+            Activation::Gelu => gelu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens * ffn)?,
         }
+        self.linear_grad(&ranges.down, &ranges.down_bias, [tokens, hidden, ffn], &dout, &inner)?;
         let x = self.part(layer.middle, tokens * hidden);
         let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
         self.linear_grad(&ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden], &dgate_up, &input)?;

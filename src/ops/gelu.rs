@@ -18,16 +18,24 @@ pub fn fwd<T: Float>(device: &Device, y: &Buffer<T>, x: &Buffer<T>, elements: us
     unsafe { kernel::gelu_fwd(device, element_launch(elements), y, x, elements as i64) }
 }
 
-/// Gradient of [`fwd`]; `dx` may be `x` or `dy`.
+/// Gradient of [`fwd`], and its `y` again with the same bits, which the gradient of the next matrix reads. `dx` may be `x`,
+/// `y` may be `dy`.
 ///
-/// Shapes: `dx`, `dy`, `x` (elements).
+/// Shapes: `dx`, `y`, `dy`, `x` (elements).
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn bwd<T: Float>(device: &Device, dx: &Buffer<T>, dy: &Buffer<T>, x: &Buffer<T>, elements: usize) -> Result<()> {
-    for (what, buffer) in [("gelu dx", dx), ("gelu dy", dy), ("gelu x", x)] {
+pub fn bwd<T: Float>(
+    device: &Device,
+    dx: &Buffer<T>,
+    y: &Buffer<T>,
+    dy: &Buffer<T>,
+    x: &Buffer<T>,
+    elements: usize,
+) -> Result<()> {
+    for (what, buffer) in [("gelu dx", dx), ("gelu y", y), ("gelu dy", dy), ("gelu x", x)] {
         expect_len(what, buffer, &[elements])?;
     }
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::gelu_bwd(device, element_launch(elements), dx, dy, x, elements as i64) }
+    unsafe { kernel::gelu_bwd(device, element_launch(elements), dx, y, dy, x, elements as i64) }
 }

@@ -55,13 +55,17 @@ fn bwd<T: Float>(device: &Device, on: &str) {
         let dy: Vec<T> = cast(&normal(2, rows * ffn));
         let want = oracles::geglu::bwd(&widen(&dy), &widen(&gate_up), ffn);
         // In place: each thread has read what it overwrites.
-        let dgate_up = device.upload(&gate_up).unwrap();
-        geglu::bwd(device, &dgate_up, &device.upload(&dy).unwrap(), &dgate_up, rows, ffn).unwrap();
+        let (dgate_up, y) = (device.upload(&gate_up).unwrap(), device.upload(&dy).unwrap());
+        geglu::bwd(device, &dgate_up, &y, &y, &dgate_up, rows, ffn).unwrap();
 
         let what = format!("geglu bwd {} {rows}x{ffn} on {on}", type_name::<T>());
         let allowance =
             BWD_ROUNDOFFS * roundoff::<f32>() * max_abs(&widen(&dy)) * max_abs(&widen(&gate_up)).powi(2).max(1.0);
         let got = widen(&device.download(&dgate_up).unwrap());
         assert_within_rule(&what, &got, &want, &round_to::<T>(&want), allowance);
+        let forward = device.alloc::<T>(rows * ffn).unwrap();
+        geglu::fwd(device, &forward, &device.upload(&gate_up).unwrap(), rows, ffn).unwrap();
+        let [again, forward] = [y, forward].map(|y| device.download(&y).unwrap());
+        assert!(again == forward, "{what}: y is not that of the forward pass");
     }
 }

@@ -56,12 +56,16 @@ fn bwd<T: Float>(device: &Device, on: &str) {
         let (x, dy): (Vec<T>, Vec<T>) = (cast(&normal(1, elements)), cast(&normal(2, elements)));
         let want = oracles::gelu::bwd(&widen(&dy), &widen(&x));
         // In place: each thread has read what it overwrites.
-        let dx = device.upload(&dy).unwrap();
-        gelu::bwd(device, &dx, &dx, &device.upload(&x).unwrap(), elements).unwrap();
+        let (dx, y) = (device.upload(&x).unwrap(), device.upload(&dy).unwrap());
+        gelu::bwd(device, &dx, &y, &y, &dx, elements).unwrap();
 
         let what = format!("gelu bwd {} {elements} on {on}", type_name::<T>());
         let allowance = BWD_ROUNDOFFS * roundoff::<f32>() * max_abs(&widen(&dy)) * max_abs(&widen(&x)).max(1.0);
         assert_within_rule(&what, &widen(&device.download(&dx).unwrap()), &want, &round_to::<T>(&want), allowance);
+        let forward = device.alloc::<T>(elements).unwrap();
+        gelu::fwd(device, &forward, &device.upload(&x).unwrap(), elements).unwrap();
+        let [again, forward] = [y, forward].map(|y| device.download(&y).unwrap());
+        assert!(again == forward, "{what}: y is not that of the forward pass");
     }
 }
 
@@ -88,7 +92,7 @@ fn far_in_the_tails() {
         let got: Vec<f32> = device.download(&y).unwrap().into_iter().map(f32::abs).collect();
         assert_eq!(got, [0.0, 0.0, 0.0, 20.0, 100.0, 1e30], "y on {on}");
         let dy = device.upload(&[2.0f32; 6]).unwrap();
-        gelu::bwd(device, &y, &dy, &x, 6).unwrap();
+        gelu::bwd(device, &y, &dy, &dy, &x, 6).unwrap();
         let got: Vec<f32> = device.download(&y).unwrap().into_iter().map(f32::abs).collect();
         assert_eq!(got, [0.0, 0.0, 0.0, 2.0, 2.0, 2.0], "dx on {on}");
     });

@@ -64,13 +64,17 @@ fn bwd<T: Float>(device: &Device, on: &str) {
         let dy: Vec<T> = cast(&normal(2, rows * ffn));
         let want = oracles::swiglu::bwd(&widen(&dy), &widen(&gate_up), ffn);
         // In place: each thread has read what it overwrites.
-        let dgate_up = device.upload(&gate_up).unwrap();
-        swiglu::bwd(device, &dgate_up, &device.upload(&dy).unwrap(), &dgate_up, rows, ffn).unwrap();
+        let (dgate_up, y) = (device.upload(&gate_up).unwrap(), device.upload(&dy).unwrap());
+        swiglu::bwd(device, &dgate_up, &y, &y, &dgate_up, rows, ffn).unwrap();
 
         let what = format!("swiglu bwd {} {rows}x{ffn} on {on}", type_name::<T>());
         let allowance = BWD_ROUNDOFFS * roundoff::<f32>() * max_abs(&widen(&dy)) * max_abs(&widen(&gate_up));
         let got = widen(&device.download(&dgate_up).unwrap());
         assert_within_rule(&what, &got, &want, &round_to::<T>(&want), allowance);
+        let forward = device.alloc::<T>(rows * ffn).unwrap();
+        swiglu::fwd(device, &forward, &device.upload(&gate_up).unwrap(), rows, ffn).unwrap();
+        let [again, forward] = [y, forward].map(|y| device.download(&y).unwrap());
+        assert!(again == forward, "{what}: y is not that of the forward pass");
     }
 }
 
@@ -83,7 +87,7 @@ fn gates_far_in_the_tails() {
         let gate_up = device.upload(&gate_up).unwrap();
         swiglu::fwd(device, &y, &gate_up, 1, 4).unwrap();
         assert_eq!(device.download(&y).unwrap(), [0.0, 0.0, 300.0, 600.0], "y on {on}");
-        swiglu::bwd(device, &gate_up, &device.upload(&[2.0f32; 4]).unwrap(), &gate_up, 1, 4).unwrap();
+        swiglu::bwd(device, &gate_up, &y, &device.upload(&[2.0f32; 4]).unwrap(), &gate_up, 1, 4).unwrap();
         let dgate_up = device.download(&gate_up).unwrap();
         assert_eq!(dgate_up, [0.0, 0.0, 6.0, 6.0, 0.0, 0.0, 200.0, 400.0], "dgate_up on {on}");
     });
