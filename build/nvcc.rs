@@ -116,8 +116,9 @@ fn job(nvcc: &Path, module: &Module, arch: &str, folder: &Path) -> Job {
         command.args(["--cubin", "-Xptxas=-v", &format!("-arch=sm_{arch}")]);
         // For profilers and compute-sanitizer; it carries the PTX along, which makes a cubin three times as large.
         command.args(env::var_os("CUDA_LINEINFO").map(|_| "-lineinfo"));
-        // A wait that takes longer stops the kernel instead of hanging.
-        command.args(env::var("WAIT_LIMIT").ok().map(|limit| format!("-DWAIT_LIMIT={limit}")));
+        // A wait that takes longer stops the kernel instead of hanging. Only Hopper's kernels wait so.
+        let limit = env::var("WAIT_LIMIT").ok().filter(|_| stem.ends_with("_sm90"));
+        command.args(limit.map(|limit| format!("-DWAIT_LIMIT={limit}")));
         (format!("sm_{arch}"), folder.join(format!("{stem}.sm_{arch}.cubin")))
     };
     command.args(["-MD", "-MF"]).arg(Job::depfile(&output));

@@ -12,14 +12,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly max_bytes=60000000
 bundle=gpu-bundle
 
-# A bundle without GPU kernels would be of no use.
-REQUIRE_NVCC=1 cargo build --release --locked --bin warpo --bench kernels --bench step --message-format=json \
-    >target/gpu-bundle.json || fail "the build failed"
 # In the tests' kernels a wait that takes longer than a few seconds stops the kernel: one that hangs would take everything
-# after it along. In a folder of their own, because every kernel is another one.
-REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --target-dir target/wait-limit --test main \
-    --message-format=json >>target/gpu-bundle.json || fail "the build of the tests failed"
-
+# after it along. Built first and set aside, so that what is left behind is the usual build. A bundle without GPU kernels
+# would be of no use.
+REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --test main --message-format=json \
+    >target/gpu-bundle.json || fail "the build of the tests failed"
 # Cargo names its test and bench binaries by a hash; its messages say which they are.
 binary() {
     python3 - "$1" "$2" <<'PYTHON'
@@ -45,8 +42,10 @@ place() {
     strip -o "$partial/$3" "$from"
     gzip "$partial/$3"
 }
-place bin warpo warpo
 place test main warpo-tests
+REQUIRE_NVCC=1 cargo build --release --locked --bin warpo --bench kernels --bench step --message-format=json \
+    >target/gpu-bundle.json || fail "the build failed"
+place bin warpo warpo
 place bench kernels warpo-bench
 place bench step warpo-step-bench
 mkdir -p "$partial/benches/step"

@@ -256,6 +256,7 @@ fn hopper_units() {
             &["missing fence.mbarrier_init: arrival from another CTA"],
         ),
         case("reads_peer_early", units::reads_peer_early, &["uninitialised read of 4 bytes"]),
+        case("reads_peer_gone", units::reads_peer_gone, &["CTA 1 of the cluster has exited"]),
         case("waits_without_arriving", units::waits_without_arriving, &["barrier.cluster.wait without arrive"]),
     ];
     let setup = Setup {

@@ -314,6 +314,24 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_peer_early(float* y, 
     cluster_sync();
 }
 
+// Every thread of the peer arrives as the last thing it does.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) reads_peer_gone(float* y, const float* x, int n, int broken) {
+    values()[threadIdx.x] = 1.0f;
+    if (threadIdx.x == 0) {
+        mbarrier_init(barrier_at(0), blockDim.x);
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    if (cluster_rank() == 1) {
+        y[blockDim.x + threadIdx.x] = 0.0f;
+        mbarrier_arrive_cluster(map_to_rank(barrier_at(0), 0));
+    } else {
+        mbarrier_wait(barrier_at(0), 0);
+        y[threadIdx.x] = load_cluster(map_to_rank(shared_address(values() + threadIdx.x), 1));  // mistake: reads_peer_gone
+    }
+    if (!broken) cluster_sync();
+}
+
 extern "C" __global__ void __cluster_dims__(2, 1, 1) waits_without_arriving(float* y, const float* x, int n,
                                                                             int broken) {
     if (!broken) cluster_arrive();
