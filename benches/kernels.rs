@@ -7,6 +7,7 @@
 //! and every case runs once at a small shape.
 
 mod cases;
+mod random;
 
 use std::{env, fs, process::ExitCode, time::Instant};
 

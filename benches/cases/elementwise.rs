@@ -5,7 +5,8 @@ use warpo::{
     ops::{
         adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, preference_loss, residual,
         rmsnorm::{self, RmsNorm},
-        rope, swiglu,
+        rope::{self, Heads, Rotary},
+        swiglu,
     },
 };
 
@@ -102,11 +103,10 @@ fn rope_apply<T: Float>(size: &Size) -> Case {
     Case::new::<T>("rope_apply", shape, 3.0 * turned as f64, moved, move |device| {
         let position = device.upload(&forest?.position)?;
         let half = positions * head_dim / 2;
-        let (cos, sin) = (filled(device, half, 0.5)?, filled(device, half, 0.5)?);
+        let rotary = Rotary { cos: filled(device, half, 0.5)?, sin: filled(device, half, 0.5)? };
+        let heads = Heads { heads, kv_heads, head_dim };
         let qkv = filled::<T>(device, all, 1.0)?;
-        Ok(Box::new(move |device| {
-            rope::apply(device, &qkv, &position, &cos, &sin, false, tokens, heads, kv_heads, head_dim)
-        }))
+        Ok(Box::new(move |device| rope::apply(device, &qkv, &position, &rotary, false, &heads)))
     })
 }
 

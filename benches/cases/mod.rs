@@ -12,6 +12,8 @@ use warpo::{
     ops::gemm::Gemm,
 };
 
+use crate::random::Random;
+
 /// Sizes of a model and a micro-batch.
 #[derive(Clone, Copy)]
 pub struct Size {
@@ -173,15 +175,8 @@ impl Size {
 /// Normally distributed values; a block of them is repeated, because nobody looks.
 pub fn filled<T: Float>(device: &Device, len: usize, scale: f32) -> Result<Buffer<T>> {
     const BLOCK: usize = 1 << 16;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f32 / (1u64 << 53) as f32
-    };
-    let mut normal = || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
-    let block: Vec<T> = (0..BLOCK.min(len)).map(|_| T::from_f32(scale * normal())).collect();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let block: Vec<T> = (0..BLOCK.min(len)).map(|_| T::from_f32(scale * random.normal())).collect();
     let data: Vec<T> = block.iter().copied().cycle().take(len).collect();
     device.upload(&data)
 }

@@ -10,6 +10,8 @@
 //! responses, `score` runs forward only. Names select by part. On the host device the table holds what the counts say about
 //! the real shapes, and every case runs at a small one.
 
+#[path = "../random.rs"]
+mod random;
 mod shapes;
 
 use std::{env, fs, process::ExitCode, time::Instant};

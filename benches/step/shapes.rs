@@ -8,6 +8,8 @@ use warpo::{
     model::{Model, ModelConfig},
 };
 
+use crate::random::Random;
+
 /// `config.json` of released models by name, and of a small one for the host device; benches/baselines reads it too.
 const SHAPES: &str = include_str!("shapes.json");
 const SMALL: &str = "small";
@@ -68,13 +70,8 @@ pub struct Lengths {
 
 /// Pairs of random tokens, uniform over the vocabulary.
 pub fn pairs(count: usize, layout: Layout, lengths: Lengths, vocab: usize) -> Vec<Tree> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut token = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 33) as u32 % vocab as u32
-    };
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut token = || (random.bits() >> 33) as u32 % vocab as u32;
     let mut tokens = |len: usize| -> Vec<u32> { (0..len).map(|_| token()).collect() };
     (0..count)
         .map(|i| {
@@ -110,15 +107,8 @@ fn separate(name: String, prompt: &[u32], responses: [&[u32]; 2]) -> Tree {
 /// The copy fails.
 pub fn fill(model: &Model<bf16>) -> Result<()> {
     const BLOCK: usize = 1 << 20;
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f32 / (1u64 << 53) as f32
-    };
-    let mut normal = || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
-    let block: Vec<f32> = (0..BLOCK).map(|_| normal()).collect();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let block: Vec<f32> = (0..BLOCK).map(|_| random.normal()).collect();
     for spec in &model.layout().tensors {
         let is_norm = !spec.decay && !spec.name.ends_with("bias");
         let mean = if is_norm { 1.0 } else { 0.0 };

@@ -217,9 +217,8 @@ impl<T: Float> Model<T> {
         let rotary = self.rotary(index);
         if ranges.qk_norm.is_some() {
             self.normed_qkv(qkv, input, ranges, layer, tokens)?;
-            let Some(Rotary { cos, sin }) = &rotary else { return Ok(()) };
-            let Heads { heads, kv_heads, head_dim } = self.heads();
-            return rope::apply(device, qkv, &batch.position, cos, sin, false, tokens, heads, kv_heads, head_dim);
+            let Some(rotary) = &rotary else { return Ok(()) };
+            return rope::apply(device, qkv, &batch.position, rotary, false, &self.heads());
         }
         let Some(rotary) = &rotary else {
             return self.project(qkv, input, &ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden]);

@@ -6,7 +6,7 @@ use half::bf16;
 use super::{
     attention_sm90::{self, Plan},
     expect_len,
-    rope::{self, Rotary},
+    rope::{self, Heads, Rotary},
 };
 use crate::{
     device::{
@@ -161,8 +161,8 @@ pub fn bwd<T: Float>(
         dkdv(device, by_key, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
         dq(device, by_query, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;
     }
-    let Some(Rotary { cos, sin }) = rotary else { return Ok(()) };
-    rope::apply(device, dqkv, &mask.position, cos, sin, true, tokens, heads, kv_heads, head_dim)
+    let Some(rotary) = rotary else { return Ok(()) };
+    rope::apply(device, dqkv, &mask.position, rotary, true, &Heads { heads, kv_heads, head_dim })
 }
 
 /// [`bwd`] on Hopper's own units by given plans, of [`Pass::Dkdv`] and [`Pass::Dq`].

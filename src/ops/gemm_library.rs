@@ -27,7 +27,7 @@ pub struct Library {
 
 /// One product, with the algorithm that the library's heuristic puts first.
 pub struct Planned<'a, O> {
-    library: &'a Library,
+    opened: &'a Library,
     description: sys::cublasLtMatmulDesc_t,
     /// Of the library's A and B, which are our B and A, and of D.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
@@ -91,7 +91,7 @@ impl Library {
         let algorithm = self.algorithm(description, &layouts).with_context(|| format!("{gemm:?}"))?;
         let beta = if gemm.accumulate { 1.0 } else { 0.0 };
         let (d, a, b) = (d.clone(), a.clone(), b.clone());
-        Ok(Planned { library: self, description, layouts, algorithm, beta, d, a, b })
+        Ok(Planned { opened: self, description, layouts, algorithm, beta, d, a, b })
     }
 
     fn algorithm(
@@ -129,11 +129,11 @@ impl<O: Float> Planned<'_, O> {
         cuda.bind_to_thread()?;
         let ([a, b, d], alpha) = (self.layouts, 1.0f32);
         let at = |address: u64| address as *mut c_void;
-        let (to, workspace) = (at(self.d.address()), &self.library.workspace);
+        let (to, workspace) = (at(self.d.address()), &self.opened.workspace);
         // SAFETY: the buffers are as long as the layouts say (`plan`), and alive until the stream is done with them.
         unsafe {
             lt::matmul(
-                self.library.handle,
+                self.opened.handle,
                 self.description,
                 from_ref(&alpha).cast(),
                 from_ref(&self.beta).cast(),

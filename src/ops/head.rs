@@ -197,6 +197,21 @@ pub fn default_chunk_rows(device: &Device, precision: DType, vocab: usize, hidde
     if exponentials { 4096 } else { 1024 }
 }
 
+/// The hidden states that a chunk's rows read.
+fn chunk_rows<T: Float>(
+    device: &Device,
+    scratch: &Scratch<T>,
+    hidden_states: &Buffer<T>,
+    rows: &Rows,
+    head: &Head,
+    chunk: &Range<usize>,
+) -> Result<Buffer<T>> {
+    let x_rows = scratch.x_rows.slice(0..chunk.len() * head.hidden);
+    let source = rows.source.slice(chunk.clone());
+    gather(device, &x_rows, hidden_states, &source, chunk.len(), rows.tokens, head.hidden)?;
+    Ok(x_rows)
+}
+
 /// As `chunk_logits`; the exponentials are only stored if asked for.
 #[expect(clippy::too_many_arguments, reason = "as fwd")]
 fn chunk_exponentials<T: Float>(
@@ -210,8 +225,7 @@ fn chunk_exponentials<T: Float>(
     stored: bool,
 ) -> Result<Logits> {
     let count = chunk.len();
-    let x_rows = scratch.x_rows.slice(0..count * head.hidden);
-    gather(device, &x_rows, hidden_states, &rows.source.slice(chunk.clone()), count, rows.tokens, head.hidden)?;
+    let x_rows = chunk_rows(device, scratch, hidden_states, rows, head, chunk)?;
     let exponentials = scratch.dlogits.slice(0..if stored { count * head.ld() } else { 0 });
     let logits = Logits::new(exponentials.cast(), &scratch.logits, count, head.vocab);
     let (plan, target) = (head_sm90::plan(count, head, device.sm_count()), rows.target.slice(chunk.clone()));
@@ -230,9 +244,7 @@ fn chunk_logits<T: Float>(
     chunk: &Range<usize>,
 ) -> Result<Buffer<f32>> {
     let (count, ld) = (chunk.len(), head.ld());
-    let x_rows = scratch.x_rows.slice(0..count * head.hidden);
-    let source = rows.source.slice(chunk.clone());
-    gather(device, &x_rows, hidden_states, &source, count, rows.tokens, head.hidden)?;
+    let x_rows = chunk_rows(device, scratch, hidden_states, rows, head, chunk)?;
     let logits = scratch.logits.slice(0..count * ld);
     let product = Gemm { ldd: ld, ..Gemm::nt(count, head.vocab, head.hidden) };
     gemm::run(device, &product, &logits, &x_rows, weight)?;

@@ -75,8 +75,7 @@ pub fn project<T: Float>(
         return project_planned(device, &plan, &qkv, &x, &w, bias.as_ref(), position, rotary, heads, [tokens, hidden]);
     }
     gemm::run_adding(device, &gemm, qkv, x, w, &Extras { bias, addend: None })?;
-    let Heads { heads, kv_heads, head_dim } = *heads;
-    apply(device, qkv, position, &rotary.cos, &rotary.sin, false, tokens, heads, kv_heads, head_dim)
+    apply(device, qkv, position, rotary, false, heads)
 }
 
 fn takes<T: Float>(device: &Device, heads: &Heads, hidden: usize) -> bool {
@@ -143,32 +142,26 @@ pub fn project_planned(
 
 /// Rotates the queries and keys of `qkv` in place by their positions, or back if `inverse` (the backward pass).
 ///
-/// Pairs are `(d, d + head_dim / 2)`, as Hugging Face's `rotate_half` has them. Positions must be rows of `cos`: they
-/// are on the device and are not checked here.
+/// Pairs are `(d, d + head_dim / 2)`, as Hugging Face's `rotate_half` has them. Positions must be rows of the tables:
+/// they are on the device and are not checked here.
 ///
-/// Shapes: `qkv` (tokens, heads + 2 * kv_heads, head_dim); `position` (tokens); `cos`, `sin` (positions, head_dim / 2).
+/// Shapes: `qkv` (tokens, heads + 2 * kv_heads, head_dim); `position` (tokens), each a row of the tables.
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-#[allow(clippy::too_many_arguments)]
 pub fn apply<T: Float>(
     device: &Device,
     qkv: &Buffer<T>,
     position: &Buffer<i32>,
-    cos: &Buffer<f32>,
-    sin: &Buffer<f32>,
+    rotary: &Rotary,
     inverse: bool,
-    tokens: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    heads: &Heads,
 ) -> Result<()> {
-    let half = head_dim / 2;
-    Rotary { cos: cos.clone(), sin: sin.clone() }.check(head_dim)?;
+    let (tokens, Heads { heads, kv_heads, head_dim }) = (position.len(), *heads);
+    rotary.check(head_dim)?;
     expect_len("rope qkv", qkv, &[tokens, heads + 2 * kv_heads, head_dim])?;
-    expect_len("rope position", position, &[tokens])?;
-    let launch = chunk_launch("rope", tokens * (heads + kv_heads), half)?;
-    let inverse = i32::from(inverse);
+    let launch = chunk_launch("rope", tokens * (heads + kv_heads), head_dim / 2)?;
+    let (inverse, Rotary { cos, sin }) = (i32::from(inverse), rotary);
     let (tokens, heads, kv_heads, head_dim) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
     // SAFETY: all lengths were checked above; positions are in range by this function's contract.
     unsafe { kernel::rope_apply(device, launch, qkv, position, cos, sin, inverse, tokens, heads, kv_heads, head_dim) }

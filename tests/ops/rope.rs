@@ -38,11 +38,9 @@ fn apply_bf16() {
 
 fn apply<T: Float>(device: &Device, on: &str, inverse: bool) {
     for &(tokens, heads, kv_heads, head_dim) in SHAPES {
-        let (half, width) = (head_dim / 2, (heads + 2 * kv_heads) * head_dim);
-        let angle = |i: usize| (i / half) as f64 * 10_000f64.powf(-((i % half) as f64) / half as f64);
+        let width = (heads + 2 * kv_heads) * head_dim;
         let positions = tokens + 3;
-        let cos: Vec<f32> = (0..positions * half).map(|i| angle(i).cos() as f32).collect();
-        let sin: Vec<f32> = (0..positions * half).map(|i| angle(i).sin() as f32).collect();
+        let [cos, sin] = tables(positions, head_dim);
         let position: Vec<i32> = (0..tokens).map(|t| ((t * 5 + 2) % positions) as i32).collect();
         let before: Vec<T> = cast(&normal(1, tokens * width));
         let (wide, direction) = (widen(&before), if inverse { -1.0 } else { 1.0 });
@@ -51,8 +49,8 @@ fn apply<T: Float>(device: &Device, on: &str, inverse: bool) {
 
         let qkv = device.upload(&before).unwrap();
         let position = device.upload(&position).unwrap();
-        let (cos, sin) = (device.upload(&cos).unwrap(), device.upload(&sin).unwrap());
-        rope::apply(device, &qkv, &position, &cos, &sin, inverse, tokens, heads, kv_heads, head_dim).unwrap();
+        let rotary = Rotary { cos: device.upload(&cos).unwrap(), sin: device.upload(&sin).unwrap() };
+        rope::apply(device, &qkv, &position, &rotary, inverse, &Heads { heads, kv_heads, head_dim }).unwrap();
 
         let got = device.download(&qkv).unwrap();
         let shape = format!("{tokens}x({heads}+2*{kv_heads})x{head_dim}");
