@@ -22,7 +22,7 @@ use source::Origins;
 pub struct Config {
     pub model: Model,
     pub data: Data,
-    pub loss: Loss,
+    pub loss: Losses,
     pub batch: Batch,
     pub optim: Optim,
     pub train: Train,
@@ -37,6 +37,9 @@ pub struct Model {
     pub path: PathBuf,
     /// Where the starting weights come from.
     pub init: Init,
+    /// The model of the iteration before the starting weights: for the loss `apo_accelerated` and no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older_reference: Option<PathBuf>,
 }
 
 /// Where the starting weights come from.
@@ -108,27 +111,46 @@ pub enum LongResponse {
     KeepStart,
 }
 
-/// `[loss]`: what is minimised.
+/// `[loss]`: what is minimised, by name; several as `[[loss]]` are added up. `warpo losses` lists names, parameters with
+/// their ranges, and the data each needs. Every loss also takes `weight`, its weight in the sum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Loss {
-    pub name: LossName,
-    /// Weight of the reference in the implicit reward `beta * log(policy / reference)`; above 0.
-    /// DPO, Rafailov et al. 2023, arXiv 2305.18290.
-    pub beta: f64,
-    /// Share of labels taken to be wrong, 0 up to but not including 0.5. Conservative DPO, Mitchell 2023.
-    pub label_smoothing: f64,
-    /// Weight of the mean negative log-likelihood per chosen token added to the loss; 0 or more.
-    /// Iterative RPO, Pang et al. 2024, arXiv 2404.19733.
-    pub sft_weight: f64,
+#[serde(from = "OneOrMany", into = "OneOrMany")]
+pub struct Losses(pub Vec<toml::Table>);
+
+/// A table, or several.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a table `[loss]`, or several `[[loss]]`")]
+enum OneOrMany {
+    One(toml::Table),
+    Many(Vec<toml::Table>),
 }
 
-/// The loss families.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LossName {
-    #[default]
-    Dpo,
+impl From<OneOrMany> for Losses {
+    fn from(tables: OneOrMany) -> Self {
+        match tables {
+            OneOrMany::One(table) => Self(vec![table]),
+            OneOrMany::Many(tables) => Self(tables),
+        }
+    }
+}
+
+impl From<Losses> for OneOrMany {
+    fn from(Losses(mut tables): Losses) -> Self {
+        match tables.len() {
+            1 => Self::One(tables.remove(0)),
+            _ => Self::Many(tables),
+        }
+    }
+}
+
+impl Losses {
+    /// The loss they name.
+    ///
+    /// # Errors
+    /// A name, a key or a value that there is not.
+    pub fn read(&self) -> Result<crate::loss::Loss> {
+        crate::loss::read(&self.0, &|_| "configuration".into())
+    }
 }
 
 /// `[batch]`: how much goes into one step and into one launch.
@@ -207,6 +229,9 @@ pub struct Train {
     pub precision: Precision,
     /// Worker threads of the host device; 0 takes all cores. The results do not depend on it.
     pub threads: usize,
+    /// Whether the starting weights' log-probabilities are computed even where the loss has no reference: rewards and
+    /// `logps/chosen_fell` are measured against them.
+    pub track_reference: bool,
 }
 
 /// Arithmetic of weights, activations and their gradients; sums are f32 in both.
@@ -257,9 +282,9 @@ impl Default for Data {
     }
 }
 
-impl Default for Loss {
+impl Default for Losses {
     fn default() -> Self {
-        Self { name: LossName::Dpo, beta: 0.1, label_smoothing: 0.0, sft_weight: 0.0 }
+        Self(vec![toml::Table::new()])
     }
 }
 
@@ -297,6 +322,7 @@ impl Default for Train {
             log_every: 10,
             precision: Precision::Bf16,
             threads: 0,
+            track_reference: true,
         }
     }
 }
@@ -326,6 +352,7 @@ impl Config {
     fn resolve(mut self, origins: &Origins) -> Result<Self> {
         let config = &mut self;
         config.check(origins)?;
+        config.loss = Losses(config.loss.read()?.to_tables());
         if config.batch.packs.is_none() {
             config.batch.pairs = Some(config.batch.pairs());
         }
@@ -354,7 +381,14 @@ impl Config {
             let key = format!("data.template_kwargs.{name}");
             bail!("{}: `{key}`: `{name}` comes from the rows: remove it", at.of(&key));
         }
-        self.loss.check(at)?;
+        let loss = crate::loss::read(&self.loss.0, &|key| at.of(key).to_owned())?;
+        let accelerated = loss.acceleration().is_some();
+        ensure!(
+            accelerated == self.model.older_reference.is_some(),
+            "{}: `model.older_reference` {}: the loss `apo_accelerated` needs it and no other takes it",
+            at.of("model.older_reference"),
+            if accelerated { "is not set" } else { "is set" }
+        );
         self.batch.check(at)?;
         self.optim.check(at)?;
         at.least_1("train.epochs", self.train.epochs)?;
@@ -382,15 +416,6 @@ impl Data {
             }
         }
         Ok(())
-    }
-}
-
-impl Loss {
-    fn check(&self, at: &Origins) -> Result<()> {
-        at.number("loss.beta", self.beta, |v| v > 0.0, "a finite number above 0, such as 0.1")?;
-        let smoothing = "at least 0 and below 0.5; 0 turns it off";
-        at.number("loss.label_smoothing", self.label_smoothing, |v| (0.0..0.5).contains(&v), smoothing)?;
-        at.number("loss.sft_weight", self.sft_weight, |v| v >= 0.0, "a finite number of 0 or more; 0 turns it off")
     }
 }
 

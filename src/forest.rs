@@ -10,6 +10,39 @@ use anyhow::{Result, bail, ensure};
 /// Tokens per attention tile; `Forest::tile_bounds` has one entry per tile of this size.
 pub const TILE_TOKENS: usize = 64;
 
+/// What a scored segment is to its tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A response, step or text: what pairs, scores and labels speak of.
+    #[default]
+    Response,
+    /// Why the chosen response is the better one, behind a prompt of its own.
+    Rationale,
+    /// A completion of another prompt: measured, never learnt.
+    Mismatched,
+}
+
+/// A number that comes with a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Value {
+    /// How good the response is; higher is better. Stands in [`Tree::scores`].
+    Score,
+    /// Probability that the chosen response is the better one, 0 to 1.
+    Preference,
+    /// Mean probability to win against other responses, 0 to 1.
+    WinRate,
+    /// Visits of a search, 0 or more.
+    Visits,
+    /// A margin that somebody else measured.
+    Margin,
+    /// UPO's weight of the pair, 0 to 1.
+    Uncertainty,
+    /// The logit of a judge that prefers the chosen response.
+    JudgeLogit,
+    /// Whose preference it is: a whole number.
+    Group,
+}
+
 /// A run of tokens that continues `parent` (or starts the tree).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -21,6 +54,8 @@ pub struct Segment {
     /// Tokens of a scored segment that are read but not predicted, such as another speaker's turn: ascending, disjoint,
     /// inside the segment.
     pub unscored: Vec<Range<usize>>,
+    /// What the sequence is, if it is one.
+    pub role: Role,
 }
 
 impl Segment {
@@ -30,7 +65,7 @@ impl Segment {
     }
 
     /// Prediction rows: a root's first token has no predictor.
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         let first = usize::from(self.parent.is_none());
         (first..self.tokens.len()).filter(|&offset| self.predicts(offset)).count()
     }
@@ -43,12 +78,14 @@ pub struct Tree {
     pub name: String,
     /// Depth-first order: a segment's children follow it before its siblings.
     pub segments: Vec<Segment>,
-    /// `[chosen, rejected]`, counting scored segments of this tree from 0.
+    /// `[chosen, rejected]`, counting scored segments of this tree from 0. Responses come before all others.
     pub pairs: Vec<[usize; 2]>,
-    /// One score a scored segment where the data gives scores, higher is better; else empty.
+    /// One score a response where the data gives scores, higher is better; else empty.
     pub scores: Vec<f64>,
-    /// One label a scored segment where the data gives labels, true is desirable; else empty.
+    /// One label a response where the data gives labels, true is desirable; else empty.
     pub labels: Vec<bool>,
+    /// Further numbers, one a response each.
+    pub values: Vec<(Value, Vec<f64>)>,
 }
 
 impl Tree {
@@ -61,6 +98,19 @@ impl Tree {
             pairs: vec![[0, 1]],
             ..Self::default()
         }
+    }
+
+    /// The numbers of this kind, one a response; empty if the data has none.
+    pub fn values(&self, wanted: Value) -> &[f64] {
+        if wanted == Value::Score {
+            return &self.scores;
+        }
+        self.values.iter().find(|(known, _)| *known == wanted).map_or(&[], |(_, values)| values)
+    }
+
+    /// Scored segments: index in `segments`, in the order of the forest's sequences.
+    pub fn sequences(&self) -> impl Iterator<Item = (usize, &Segment)> {
+        self.segments.iter().enumerate().filter(|(_, segment)| segment.scored)
     }
 
     /// Tokens the tree takes in a forest, shared segments counted once.
@@ -99,7 +149,7 @@ impl Tree {
                 last = range.end;
             }
             match segment.parent {
-                None => ensure!(i == 0, "{}: segment {i} is a second root", self.name),
+                None => path.clear(),
                 Some(parent) => {
                     while path.last().is_some_and(|&last| last != parent) {
                         path.pop();
@@ -109,10 +159,14 @@ impl Tree {
             }
             path.push(i);
         }
-        let sequences = self.segments.iter().filter(|s| s.scored).count();
-        for (what, count) in [("scores", self.scores.len()), ("labels", self.labels.len())] {
-            ensure!(count == 0 || count == sequences, "{}: {count} {what} for {sequences} sequences", self.name);
+        let sequences = self.sequences().count();
+        let responses = self.sequences().filter(|(_, segment)| segment.role == Role::Response).count();
+        let values = self.values.iter().map(|(_, values)| ("values", values.len()));
+        for (what, count) in [("scores", self.scores.len()), ("labels", self.labels.len())].into_iter().chain(values) {
+            ensure!(count == 0 || count == responses, "{}: {count} {what} for {responses} responses", self.name);
         }
+        let in_order = self.sequences().take(responses).all(|(_, segment)| segment.role == Role::Response);
+        ensure!(in_order, "{}: a response comes behind another kind of sequence", self.name);
         for &[chosen, rejected] in &self.pairs {
             if chosen >= sequences || rejected >= sequences || chosen == rejected {
                 bail!("{}: pair [{chosen}, {rejected}] of {sequences} sequences", self.name);

@@ -2,8 +2,12 @@
 
 use warpo::{
     device::{DType, Float},
+    forest::Forest,
+    loss::{Groups, Loss, Outputs, Shape, Step},
     ops::{
-        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, preference_loss, residual,
+        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, loss_batch,
+        loss_rows::Rows,
+        residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
         swiglu,
@@ -36,7 +40,15 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
     ];
     if T::DTYPE == DType::F32 {
         // f32 whatever the model's type is.
-        cases.extend([loss_pairs(size), norm(size)]);
+        let heads = [
+            ("loss_difference", "dpo"),
+            ("loss_separate", "apo_zero"),
+            ("loss_likelihood", "sft"),
+            ("loss_list", "infonca"),
+            ("loss_batch", "aot"),
+        ];
+        cases.extend(heads.map(|(stem, name)| loss(size, stem, name)));
+        cases.push(norm(size));
     }
     cases
 }
@@ -234,36 +246,41 @@ fn residual_add<T: Float>(size: &Size) -> Case {
     )
 }
 
-fn loss_pairs(size: &Size) -> Case {
-    let (rows, pairs, forest) = (size.rows(), size.trees, size.forest());
-    let moved = bytes::<f32>(3 * rows + pairs * preference_loss::STATS);
-    Case::new::<f32>(
-        "preference_loss_pairs",
-        format!("{pairs} pairs, {rows} rows"),
-        3.0 * rows as f64,
-        moved,
-        move |device| {
-            let forest = forest?;
-            let (coefficients, stats) = (device.zeros(rows)?, device.alloc(pairs * preference_loss::STATS)?);
-            let (logps, ref_logps) = (filled(device, rows, 1.0)?, filled(device, rows, 1.0)?);
-            let (sequence_rows, table) = (device.upload(&forest.sequence_rows)?, device.upload(&forest.pairs)?);
-            Ok(Box::new(move |device| {
-                let params =
-                    preference_loss::Params { beta: 0.1, label_smoothing: 0.0, dpo_scale: 1.0, sft_scale: 1.0 };
-                preference_loss::pairs(
-                    device,
-                    &coefficients,
-                    &stats,
-                    &logps,
-                    &ref_logps,
-                    &sequence_rows,
-                    &table,
-                    params,
-                    pairs,
-                )
-            }))
-        },
-    )
+/// Rows to sums, one head, sums to rows: all a loss costs besides the model.
+fn loss(size: &Size, stem: &str, name: &str) -> Case {
+    let (rows, trees, forest) = (size.rows(), size.trees, size.forest());
+    let loss = Loss::named(name).expect("a loss of this name");
+    // Log-probabilities read twice, reference once, coefficients written; the rest is small.
+    let moved = bytes::<f32>(4 * rows);
+    Case::new::<f32>(stem, format!("{name}, {trees} pairs, {rows} rows"), 3.0 * rows as f64, moved, move |device| {
+        let forest = forest?;
+        let groups = groups(&forest, loss.shape());
+        let (logps, ref_logps) = (filled(device, rows, 1.0)?, filled(device, rows, 1.0)?);
+        let (sequence_rows, coefficients) = (device.upload(&forest.sequence_rows)?, device.zeros(rows)?);
+        let state = device.zeros(loss_batch::STATE)?;
+        let rows = Rows { logps: Some(logps), ref_logps: Some(ref_logps), ..Rows::default() };
+        Ok(Box::new(move |device| {
+            let step = Step::new(device, &loss, &state, std::slice::from_ref(&groups))?;
+            step.sum(0, &rows, &sequence_rows)?;
+            step.run(None)?;
+            let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
+            step.spread(0, outputs, &rows, &sequence_rows)
+        }))
+    })
+}
+
+/// The pairs of a forest as groups of a loss; lists and unpaired losses take them as they are.
+fn groups(forest: &Forest, shape: Shape) -> Groups {
+    let rows = |ends: &[i32]| (ends[1] - ends[0]) as usize;
+    let value = |place: usize| if shape == Shape::List && place == 0 { 1.0 } else { 0.0 };
+    let values = |place: usize| [value(place), f64::from(u8::from(shape == Shape::List))];
+    Groups {
+        rows: forest.sequence_rows.windows(2).map(rows).collect(),
+        slots: forest.pairs.iter().map(|&sequence| sequence as usize).collect(),
+        starts: (0..=forest.pair_count()).map(|pair| 2 * pair).collect(),
+        values: (0..forest.pairs.len()).flat_map(|slot| values(slot % 2)).collect(),
+        weights: Vec::new(),
+    }
 }
 
 fn norm(size: &Size) -> Case {

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use warpo::{
     device::{Choice, DType, Device, GemmBackend, HostOptions},
     forest::Tree,
-    loss::Dpo,
+    loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     ops::head,
     optim::{AdamW, Settings},
@@ -250,8 +250,8 @@ fn timed(device: &Device, case: &Case, steps: usize) -> Result<(Vec<f64>, usize)
 fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
     let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
-    let mut trainer = Trainer { model, optimizer, loss: Dpo::default() };
-    Ok(Box::new(move || trainer.step(&case.packs, &reference, LEARNING_RATE, false).map(|_| ())))
+    let mut trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
+    Ok(Box::new(move || trainer.step(&case.trees, &case.packs, &reference, LEARNING_RATE, false).map(|_| ())))
 }
 
 /// Both responses, by the mean over their tokens.

@@ -94,6 +94,7 @@ fn separate(name: String, prompt: &[u32], responses: [&[u32]; 2]) -> Tree {
         tokens: [rest, response].concat(),
         scored: true,
         unscored: if rest.is_empty() { vec![] } else { std::iter::once(0..rest.len()).collect() },
+        ..Segment::default()
     };
     let root = Segment { tokens: first.to_vec(), ..Segment::default() };
     let segments = [root].into_iter().chain(responses.map(branch)).collect();

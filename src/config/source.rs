@@ -168,7 +168,14 @@ impl Config {
 
 /// Joins relative paths to `folder`. Paths made absolute earlier stay as they are.
 fn make_absolute(table: &mut toml::Table, folder: &Path) {
-    let paths = [("model", "path"), ("data", "train"), ("data", "eval"), ("data", "template"), ("cache", "dir")];
+    let paths = [
+        ("model", "path"),
+        ("model", "older_reference"),
+        ("data", "train"),
+        ("data", "eval"),
+        ("data", "template"),
+        ("cache", "dir"),
+    ];
     for (section, key) in paths {
         let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) else { continue };
         if !(section == "cache" && value.as_str() == Some("off")) {

@@ -26,7 +26,8 @@ fn refusal(text: &str, overrides: &[&str]) -> String {
 fn defaults_and_file_values() {
     let config = load(&format!("{SMALL}\n[optim]\nlr = 1\nschedule = \"cosine\"\n"), &[]).unwrap();
     assert_eq!(config.optim, Optim { lr: 1.0, schedule: Schedule::Cosine, ..Optim::default() });
-    assert_eq!(config.loss, Loss::default());
+    assert_eq!(config.loss.0[0]["beta"].as_float(), Some(0.1), "defaults are written out: {:?}", config.loss);
+    assert_eq!(config.loss.read().unwrap().names(), "dpo");
     assert_eq!(config.train.precision, Precision::Bf16);
     assert!(config.model.path.is_absolute() && config.model.path.ends_with("model"));
 }
@@ -134,7 +135,7 @@ fn refusals_name_line_key_value_and_remedy() {
         set("lr=1"),
         set("optim.lr"),
         set("model.path.x=1"),
-        set("loss.name=kto"),
+        set("loss.name=kot"),
         set("train.seed=-3"),
     ];
     insta::assert_snapshot!(cases.join("\n"));

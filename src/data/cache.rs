@@ -16,12 +16,12 @@ use anyhow::{Context, Result, ensure};
 use super::{Dataset, Report};
 use crate::{
     cache::{Cache, Found, Key, KeyBuilder},
-    forest::{Segment, Tree},
+    forest::{Role, Segment, Tree, Value},
 };
 
 const KIND: &str = "tokens";
 /// Changes with the format below.
-const FORMAT: &str = "tokens 2";
+const FORMAT: &str = "tokens 3";
 const BLOCK_TREES: usize = 8192;
 /// The files of a model folder that say how text becomes tokens.
 const MODEL_FILES: [&str; 8] = [
@@ -212,6 +212,7 @@ impl Writer {
         for segment in &tree.segments {
             self.number(segment.parent.map_or(0, |parent| parent + 1));
             self.number(usize::from(segment.scored));
+            self.number(segment.role as usize);
             self.number(segment.unscored.len());
             segment.unscored.iter().flat_map(|range| [range.start, range.end]).for_each(|n| self.number(n));
             self.number(segment.tokens.len());
@@ -223,8 +224,27 @@ impl Writer {
         tree.scores.iter().for_each(|score| self.0.extend_from_slice(&score.to_le_bytes()));
         self.number(tree.labels.len());
         tree.labels.iter().for_each(|&label| self.number(usize::from(label)));
+        self.number(tree.values.len());
+        for (value, numbers) in &tree.values {
+            self.number(*value as usize);
+            self.number(numbers.len());
+            numbers.iter().for_each(|number| self.0.extend_from_slice(&number.to_le_bytes()));
+        }
     }
 }
+
+/// By their numbers.
+const ROLES: [Role; 3] = [Role::Response, Role::Rationale, Role::Mismatched];
+const VALUES: [Value; 8] = [
+    Value::Score,
+    Value::Preference,
+    Value::WinRate,
+    Value::Visits,
+    Value::Margin,
+    Value::Uncertainty,
+    Value::JudgeLogit,
+    Value::Group,
+];
 
 /// What [`Writer`] wrote. Checksums were checked before; what still does not fit is an error, not a panic.
 struct Reader<'a>(&'a [u8]);
@@ -277,6 +297,11 @@ impl Reader<'_> {
             pairs: self.list(|reader| Ok([reader.number()?, reader.number()?]))?,
             scores: self.list(|reader| Ok(f64::from_le_bytes(reader.bytes(8)?.try_into()?)))?,
             labels: self.list(|reader| Ok(reader.number()? == 1))?,
+            values: self.list(|reader| {
+                let value = *VALUES.get(reader.number()?).context("a value of no kind")?;
+                let numbers = reader.list(|reader| Ok(f64::from_le_bytes(reader.bytes(8)?.try_into()?)))?;
+                Ok((value, numbers))
+            })?,
         })
     }
 
@@ -284,6 +309,7 @@ impl Reader<'_> {
         Ok(Segment {
             parent: self.number()?.checked_sub(1),
             scored: self.number()? == 1,
+            role: *ROLES.get(self.number()?).context("a segment of no kind")?,
             unscored: self.list(|reader| Ok(reader.number()?..reader.number()?))?,
             tokens: self.list(|reader| Ok(u32::try_from(reader.number()?)?))?,
         })

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cache::{Key, KeyBuilder},
     config::{Config, LongPrompt, LongResponse},
-    forest::{Segment, Tree},
+    forest::{Role, Segment, Tree, Value as Kind},
 };
 
 /// What the configuration says about encoding.
@@ -116,6 +116,9 @@ impl Encoder {
     /// # Errors
     /// What is wrong with the row, without its place.
     pub fn encode(&self, at: &str, record: &Record) -> Result<Encoded> {
+        if let (Body::Pair { chosen, rejected }, Some(other)) = (&record.body, &record.extras.rejected_prompt) {
+            return self.two_documents(at, record, [chosen, rejected], other);
+        }
         let parts = parts(&record.body);
         ensure!(!parts.is_empty(), "the row has no response: give one or remove the row");
         for (i, Part { name, parent, .. }) in parts.iter().enumerate() {
@@ -219,10 +222,61 @@ impl Encoder {
         }
         let order = sketch.grow(&mut tree, root_end, &ends)?;
         fill(&mut tree, &record.body, &order)?;
+        fill_values(&mut tree, record, &order);
+        if let Some([prompt, rationale]) = &record.extras.rationale {
+            self.add_rationale(&mut tree, prompt, rationale)?;
+        }
         let what = if tree.pairs.is_empty() { "the whole tree" } else { "the tree of prompt and both responses" };
         let tokens = tree.tokens();
         ensure!(tokens <= limits.tree, too_long(what, tokens, "batch.tokens", limits.tree));
         Ok(Encoded::Tree { tree, prompt_cut, responses_cut })
+    }
+
+    /// A pair whose sides have prompts of their own: two documents, all of their tokens learnt.
+    fn two_documents(&self, at: &str, record: &Record, sides: [&Text; 2], other: &str) -> Result<Encoded> {
+        let limits = self.options.limits;
+        let mut tree = Tree { name: at.to_owned(), pairs: vec![[0, 1]], ..Tree::default() };
+        let Some(Text::Plain(own)) = &record.prompt else {
+            bail!("`rejected_prompt` needs a plain `prompt` beside it")
+        };
+        for (prompt, response) in [own.as_str(), other].into_iter().zip(sides) {
+            let Text::Plain(response) = response else { bail!("`rejected_prompt` needs plain responses beside it") };
+            let mut tokens = self.tokenizer.encode(&format!("{prompt}{response}"))?;
+            self.tokenizer.end(&mut tokens);
+            let (found, most) = (tokens.len(), limits.prompt + limits.response);
+            ensure!(found <= most, "prompt and response have {found} tokens, the limits allow {most}: shorten them");
+            tree.segments.push(Segment { tokens, scored: true, ..Segment::default() });
+        }
+        ensure!(
+            tree.segments[0].tokens != tree.segments[1].tokens,
+            "both sides have the same token ids: remove the row"
+        );
+        fill_values(&mut tree, record, &[0, 1]);
+        let tokens = tree.tokens();
+        ensure!(tokens <= limits.tree, "both sides have {tokens} tokens, `batch.tokens` = {}: raise it", limits.tree);
+        Ok(Encoded::Tree { tree, prompt_cut: false, responses_cut: 0 })
+    }
+
+    /// A third sequence: why the chosen response is the better one, behind a prompt of its own.
+    fn add_rationale(&self, tree: &mut Tree, prompt: &str, rationale: &str) -> Result<()> {
+        let start = self.tokenizer.encode(prompt)?;
+        let mut whole = self.tokenizer.encode(&format!("{prompt}{rationale}"))?;
+        self.tokenizer.end(&mut whole);
+        let border = common_prefix(&start, &whole);
+        ensure!(0 < border && border < whole.len(), "`rationale_prompt` or `rationale` gives no token of its own");
+        let limits = self.options.limits;
+        let found = whole.len();
+        ensure!(
+            found <= limits.prompt + limits.response,
+            "`rationale_prompt` and `rationale` have {found} tokens, the limits allow {}: shorten them",
+            limits.prompt + limits.response
+        );
+        let root = tree.segments.len();
+        tree.segments.push(Segment { tokens: whole[..border].to_vec(), ..Segment::default() });
+        let tokens = whole[border..].to_vec();
+        let role = Role::Rationale;
+        tree.segments.push(Segment { parent: Some(root), tokens, scored: true, role, ..Segment::default() });
+        Ok(())
     }
 
     /// Cuts the start of a prompt behind its BOS.
@@ -283,7 +337,8 @@ impl Sketch {
             let read: usize = unscored.iter().map(Range::len).sum();
             ensure!(read < end - start, "`{part}` holds no token of an assistant within the limit: give it one");
             open.extend(below(Some(i)).map(|child| (child, Some(tree.segments.len()))));
-            tree.segments.push(Segment { parent, tokens: ids[start..end].to_vec(), scored: true, unscored });
+            let tokens = ids[start..end].to_vec();
+            tree.segments.push(Segment { parent, tokens, scored: true, unscored, ..Segment::default() });
             order.push(i);
         }
         Ok(order)
@@ -308,6 +363,17 @@ fn parts(body: &Body) -> Vec<Part<'_>> {
         Body::Tree { nodes } => {
             let node = |i: usize| Part { name: format!("nodes[{i}]"), parent: nodes[i].parent, text: &nodes[i].text };
             (0..nodes.len()).map(node).collect()
+        }
+    }
+}
+
+/// Numbers of a tree whose scored segments are these parts of the body.
+fn fill_values(tree: &mut Tree, record: &Record, order: &[usize]) {
+    for (kind, numbers) in &record.extras.values {
+        let numbers: Vec<f64> = order.iter().filter_map(|&i| numbers.get(i).copied()).collect();
+        match kind {
+            Kind::Score => tree.scores = numbers,
+            _ => tree.values.push((*kind, numbers)),
         }
     }
 }

@@ -135,6 +135,11 @@ impl From<f32> for Arg {
         Self::Word(value.to_bits() as u64)
     }
 }
+impl From<f64> for Arg {
+    fn from(value: f64) -> Self {
+        Self::Word(value.to_bits())
+    }
+}
 impl From<i64> for Arg {
     fn from(value: i64) -> Self {
         Self::Word(value as u64)

@@ -1,78 +1,296 @@
 //! Losses: from the log-probability of every row to one coefficient per row, and the metrics that go with it.
 //!
-//! One file per family. To add a loss, copy [`dpo`]: a struct with the options and their ranges (`validate`), the head
-//! itself (`run`: fill `coefficients` with d loss / d logp of every row) and the metrics (`metrics`). Nothing else in
-//! the engine changes: the backward pass starts from the coefficients. This module knows nothing about text or models.
+//! A loss is a sum of heads over groups of sequences; a head is one row in the table of its family's kernel. One file per
+//! family: to add a loss, read the file of the family it belongs to. Nothing else in the engine changes: the backward pass
+//! starts from the coefficients. This module knows nothing about text or models.
 
-pub mod dpo;
+pub mod batch;
+pub mod definition;
+pub mod difference;
+mod groups;
+pub mod likelihood;
+pub mod list;
+mod metrics;
+pub mod page;
+pub mod separate;
+mod step;
 
-use crate::{device::Buffer, forest::Forest};
+use anyhow::{Context, Result, bail, ensure};
 
-pub use dpo::Dpo;
+use crate::forest::Value;
+pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape};
+pub use groups::{Groups, columns};
+pub use metrics::{Measured, MetricSums};
+pub use step::{Outputs, Step};
 
-/// What a head reads, on the device: the rows of one micro-batch and how they form sequences and pairs.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    /// (rows) log-probabilities under the model in training.
-    pub logps: &'a Buffer<f32>,
-    /// (rows) log-probabilities under the reference.
-    pub ref_logps: &'a Buffer<f32>,
-    /// (sequences + 1) as in [`Forest`].
-    pub sequence_rows: &'a Buffer<i32>,
-    /// (pairs, 2) as in [`Forest`].
-    pub pairs: &'a Buffer<i32>,
+/// Every loss, by family.
+pub fn all() -> impl Iterator<Item = &'static Definition> {
+    let families = [difference::LOSSES, separate::LOSSES, batch::LOSSES, likelihood::LOSSES, list::LOSSES];
+    families.into_iter().flatten()
 }
 
-/// What a loss is averaged over: counted over the whole step before its first micro-batch runs, so that the packing
-/// of pairs into micro-batches changes nothing.
+/// The loss of this name.
+///
+/// # Errors
+/// There is none.
+pub fn find(name: &str) -> Result<&'static Definition> {
+    let found = all().find(|loss| loss.is_called(name));
+    found.context("there is no loss of this name: `warpo losses` lists them")
+}
+
+/// One loss with its parameters, and its weight in the sum.
+#[derive(Clone, Debug)]
+pub struct Term {
+    pub definition: &'static Definition,
+    pub weight: f64,
+    pub parameters: Parameters,
+}
+
+impl Term {
+    /// A loss with its defaults and weight 1.
+    ///
+    /// # Errors
+    /// There is no loss of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        let definition = find(name)?;
+        Ok(Self { definition, weight: 1.0, parameters: Parameters::defaults(definition) })
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let mut parts = (self.definition.parts)(&self.parameters);
+        parts.iter_mut().for_each(|part| part.weight *= self.weight);
+        parts
+    }
+}
+
+/// What a run minimises: a sum of losses over the same groups.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    terms: Vec<Term>,
+}
+
+impl Loss {
+    /// The sum of these losses.
+    ///
+    /// # Errors
+    /// There is none, or they need data of different shapes: says which.
+    pub fn new(terms: Vec<Term>) -> Result<Self> {
+        let loss = Self { terms };
+        ensure!(!loss.terms.is_empty(), "no loss: give it a `name`");
+        let shape = loss.shape();
+        for term in &loss.terms {
+            let own = term.definition.shape;
+            ensure!(
+                own == shape || own == Shape::Single && shape == Shape::Pair,
+                "`{}` learns from {}, `{}` from {}: losses of one run need the same data",
+                loss.terms[0].definition.name,
+                loss.terms[0].definition.shape.describe(),
+                term.definition.name,
+                own.describe()
+            );
+            let values = term.definition.values;
+            ensure!(
+                values.is_empty() || values == loss.needed_values(),
+                "`{}` needs {} of each row, another loss of the run other numbers: run them one by one",
+                term.definition.name,
+                values.iter().map(|&value| columns(value)).collect::<Vec<_>>().join(" and ")
+            );
+        }
+        for (what, reshape) in loss.terms.iter().map(|term| (term.definition.name, term.reshape())) {
+            ensure!(
+                loss.terms.iter().all(|term| term.reshape() == reshape || term.definition.shape == Shape::Single),
+                "`{what}` changes the rows it learns from: it cannot be combined with losses that do not"
+            );
+        }
+        ensure!(loss.terms.iter().any(|term| term.weight > 0.0), "every `weight` is 0: there is nothing to train");
+        Ok(loss)
+    }
+
+    /// One loss with its defaults.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::new(vec![Term::named(name)?])
+    }
+
+    /// One loss with these parameters.
+    ///
+    /// # Errors
+    /// There is no such loss or parameter, or a value is out of its range.
+    pub fn with(name: &str, parameters: &[(&str, f64)]) -> Result<Self> {
+        let mut term = Term::named(name)?;
+        for (key, value) in parameters {
+            let set = term.parameters.set(term.definition, key, &toml::Value::Float(*value));
+            set.with_context(|| format!("`{key}` = {value}"))?;
+        }
+        Self::new(vec![term])
+    }
+
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// The heads, and the term each belongs to.
+    pub fn parts(&self) -> Vec<(usize, Part)> {
+        let parts = |(i, term): (usize, &Term)| term.parts().into_iter().map(move |part| (i, part));
+        self.terms.iter().enumerate().flat_map(parts).collect()
+    }
+
+    /// How sequences stand together.
+    pub fn shape(&self) -> Shape {
+        let shapes = self.terms.iter().map(|term| term.definition.shape);
+        shapes.reduce(|a, b| if a == Shape::Single { b } else { a }).unwrap_or(Shape::Single)
+    }
+
+    /// The names of its losses.
+    pub fn names(&self) -> String {
+        self.terms.iter().map(|term| term.definition.name).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// Whether a part sees the whole step at once.
+    pub fn couples_the_step(&self) -> bool {
+        self.parts().iter().any(|(_, part)| matches!(part.head, Head::Batch { .. }))
+    }
+
+    /// Whether log-ratios to the starting weights enter.
+    pub fn needs_reference(&self) -> bool {
+        self.terms.iter().any(|term| term.definition.reference)
+    }
+
+    /// Whether the reference's distribution of every row enters.
+    pub fn needs_divergence(&self) -> bool {
+        self.parts().iter().any(|(_, part)| part.needs_divergence())
+    }
+
+    /// Whether the sum of squared probabilities of every row enters.
+    pub fn needs_collisions(&self) -> bool {
+        self.parts().iter().any(|(_, part)| part.needs_collisions())
+    }
+
+    /// Whether a row's log-probability is not all that enters.
+    pub fn needs_distributions(&self) -> bool {
+        self.needs_divergence() || self.needs_collisions()
+    }
+
+    /// How rows are changed before they are learnt from.
+    pub fn reshape(&self) -> Reshape {
+        self.terms.iter().map(Term::reshape).find(|&reshape| reshape != Reshape::None).unwrap_or(Reshape::None)
+    }
+
+    /// How much of the older reference is taken off, where the loss has one.
+    pub fn acceleration(&self) -> Option<f64> {
+        let term = self.terms.iter().find(|term| term.definition.name == "apo_accelerated")?;
+        Some(term.parameters.get("alpha"))
+    }
+
+    fn needs_complements(&self) -> bool {
+        let function = likelihood::function::UNLIKELIHOOD;
+        self.parts().iter().any(|(_, part)| matches!(part.head, Head::Likelihood { function: f, .. } if f == function))
+    }
+
+    fn needs_rationale(&self) -> bool {
+        self.terms.iter().any(|term| term.definition.rationale)
+    }
+
+    fn needs_scores(&self) -> bool {
+        self.parts().iter().any(|(_, part)| list::needs_scores(part.head))
+    }
+
+    fn needed_values(&self) -> &'static [Value] {
+        let mut values = self.terms.iter().map(|term| term.definition.values);
+        values.find(|values| !values.is_empty()).unwrap_or(&[])
+    }
+
+    /// LD-DPO's weight of the longer response's tail.
+    fn row_weight(&self) -> Option<f64> {
+        let term = self.terms.iter().find(|term| term.definition.name == "ld_dpo")?;
+        Some(term.parameters.get("ld_alpha"))
+    }
+
+    /// Factor of a log-ratio in a reward: the first term's beta.
+    fn beta(&self) -> f64 {
+        let of = |term: &Term| term.parameters.iter().find(|(name, _)| *name == "beta").map(|(_, beta)| beta);
+        self.terms.iter().find_map(of).unwrap_or(1.0)
+    }
+}
+
+/// How rows are changed before they are learnt from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub pairs: usize,
-    /// Rows of chosen sequences, counted once per pair.
-    pub chosen_tokens: usize,
+pub enum Reshape {
+    #[default]
+    None,
+    /// Each response of a prompt is also run behind another prompt: KTO.
+    Mismatch,
+    /// Control tokens stand before responses.
+    Control,
+    /// The rejected response stands before the chosen one, both behind markers.
+    Hindsight,
 }
 
-impl Totals {
-    /// Counts one micro-batch.
-    pub fn add(&mut self, forest: &Forest) {
-        self.pairs += forest.pair_count();
-        let rows = |sequence: i32| {
-            let sequence = sequence as usize;
-            (forest.sequence_rows[sequence + 1] - forest.sequence_rows[sequence]) as usize
-        };
-        self.chosen_tokens += forest.pairs.chunks(2).map(|pair| rows(pair[0])).sum::<usize>();
-    }
-}
-
-impl<'a> FromIterator<&'a Forest> for Totals {
-    fn from_iter<I: IntoIterator<Item = &'a Forest>>(forests: I) -> Self {
-        let mut totals = Self::default();
-        forests.into_iter().for_each(|forest| totals.add(forest));
-        totals
-    }
-}
-
-/// Metrics of a step as sums of shares: every micro-batch adds its part of the step's mean, and after the last one the
-/// sums are the means. Keeps the order in which names first came.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MetricSums(Vec<(&'static str, f64)>);
-
-impl MetricSums {
-    /// Adds to the metric `name`.
-    pub fn add(&mut self, name: &'static str, share: f64) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, sum)) => *sum += share,
-            None => self.0.push((name, share)),
+impl Term {
+    fn reshape(&self) -> Reshape {
+        match self.definition.name {
+            "kto" => Reshape::Mismatch,
+            "control_sft" => Reshape::Control,
+            "hindsight_sft" => Reshape::Hindsight,
+            _ => Reshape::None,
         }
     }
+}
 
-    /// The metric `name`, if anything was added to it.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|(known, _)| *known == name).map(|&(_, sum)| sum)
+/// The losses that `[loss]` names: a table, or several as `[[loss]]`. `at` says where a key was set.
+///
+/// # Errors
+/// One line with place, key, value and remedy.
+pub fn read(tables: &[toml::Table], at: &dyn Fn(&str) -> String) -> Result<Loss> {
+    let mut terms = Vec::new();
+    for table in tables {
+        let name = match table.get("name") {
+            Some(toml::Value::String(name)) => name.as_str(),
+            Some(other) => bail!("{}: `loss.name` = {other}: must be the name of a loss", at("loss.name")),
+            None if table.is_empty() || tables.len() == 1 => "dpo",
+            None => bail!("{}: a `[[loss]]` has no `name`: name a loss", at("loss.name")),
+        };
+        let mut term = Term::named(name).with_context(|| format!("{}: `loss.name` = {name:?}", at("loss.name")))?;
+        for (key, value) in table.iter().filter(|(key, _)| *key != "name") {
+            let dotted = format!("loss.{key}");
+            if key == "weight" {
+                let weight = value.as_float().or(value.as_integer().map(|whole| whole as f64));
+                let weight = weight.filter(|weight| weight.is_finite() && *weight >= 0.0);
+                term.weight = weight.with_context(|| {
+                    format!("{}: `{dotted}` = {value}: must be a finite number of 0 or more", at(&dotted))
+                })?;
+                continue;
+            }
+            let set = term.parameters.set(term.definition, key, value);
+            set.map_err(|why| anyhow::anyhow!("{}: `{dotted}` = {value}: {why}", at(&dotted)))?;
+        }
+        terms.push(term);
     }
+    Loss::new(terms).map_err(|why| anyhow::anyhow!("{}: `loss`: {why}", at("loss")))
+}
 
-    /// Names and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
-        self.0.iter().copied()
+impl Loss {
+    /// The tables that [`read`] reads, with every default written out.
+    pub fn to_tables(&self) -> Vec<toml::Table> {
+        let table = |term: &Term| {
+            let mut table = toml::Table::new();
+            table.insert("name".into(), term.definition.name.into());
+            if term.weight != 1.0 {
+                table.insert("weight".into(), term.weight.into());
+            }
+            for (parameter, (name, value)) in term.definition.all_parameters().zip(term.parameters.iter()) {
+                let shown = match parameter.range {
+                    definition::Range::OneOf(words) => words[value as usize].into(),
+                    _ => value.into(),
+                };
+                if !value.is_nan() {
+                    table.insert(name.into(), shown);
+                }
+            }
+            table
+        };
+        self.terms.iter().map(table).collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     ops::{
         attention, bias, embedding, geglu, gelu,
         gemm::{self, Gemm},
-        head, layernorm, rmsnorm, swiglu,
+        head, head_distributions, layernorm, rmsnorm, swiglu,
     },
 };
 
@@ -27,10 +27,43 @@ impl<T: Float> Model<T> {
     pub fn backward(&self, batch: &Batch, coefficients: &Buffer<f32>) -> Result<()> {
         ensure!(self.plan.trains, "the memory plan is for forward passes only");
         ensure!(coefficients.len() == batch.rows, "{} coefficients for {} rows", coefficients.len(), batch.rows);
+        self.head_bwd(batch, coefficients)?;
+        self.body_bwd(batch)
+    }
+
+    /// As [`backward`](Self::backward), for a loss with slopes at each row's divergence as well; `kept` is what
+    /// [`divergence`](Self::divergence) gave on the same batch just before.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward).
+    pub fn backward_beside(
+        &self,
+        reference: &Self,
+        batch: &Batch,
+        kept: &head_distributions::Divergence,
+        slopes: &head_distributions::Slopes,
+    ) -> Result<()> {
+        ensure!(self.plan.trains, "the memory plan is for forward passes only");
+        let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
+        let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
+        head_distributions::bwd(
+            &self.device,
+            &self.part(self.plan.spans.normed, batch.tokens * self.config.hidden),
+            &self.grad(&self.layout.head),
+            &self.head_source(&own_inputs, &own),
+            &reference.head_source(&other_inputs, &other),
+            kept,
+            slopes,
+            &batch.head_rows(),
+        )?;
+        self.body_bwd(batch)
+    }
+
+    /// From the gradient of the last hidden states back to the embeddings.
+    fn body_bwd(&self, batch: &Batch) -> Result<()> {
         let (tokens, hidden) = (batch.tokens, self.config.hidden);
         let spans = &self.plan.spans;
         let dx = self.part(spans.dx, tokens * hidden);
-        self.head_bwd(batch, coefficients)?;
         let (dy, x) = (self.part(spans.normed, tokens * hidden), self.part(spans.x_final, tokens * hidden));
         self.norm_bwd(&dx, &dy, &x, spans.final_stats, &self.layout.final_norm, false)?;
         for (i, (ranges, layer)) in self.layout.layers.iter().zip(&spans.layers).enumerate().rev() {

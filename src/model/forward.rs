@@ -12,7 +12,9 @@ use crate::{
     ops::{
         attention, embedding, geglu, gelu,
         gemm::{self, Extras, Gemm},
-        head, layernorm, residual,
+        head,
+        head_distributions::{self, Divergence},
+        layernorm, residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
         swiglu,
@@ -60,6 +62,55 @@ impl<T: Float> Model<T> {
             &self.head(),
         )?;
         Ok(logps)
+    }
+
+    /// Log-probabilities of each row's target under this model and another of the same vocabulary, and the divergence
+    /// between their distributions; needs [`forward`](Self::forward) on the same batch of both. Needs a plan whose head
+    /// stores f32 logits.
+    ///
+    /// # Errors
+    /// The device is out of memory, or a launch fails.
+    pub fn divergence(&self, reference: &Self, batch: &Batch) -> Result<Divergence> {
+        let rows = |_| self.device.alloc::<f32>(batch.rows);
+        let [logps, lse, ref_logps, ref_lse, divergences] = [(); 5].map(rows);
+        let out = Divergence {
+            logps: logps?,
+            lse: lse?,
+            ref_logps: ref_logps?,
+            ref_lse: ref_lse?,
+            divergences: divergences?,
+        };
+        let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
+        let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
+        let (policy, beside) = (self.head_source(&own_inputs, &own), reference.head_source(&other_inputs, &other));
+        head_distributions::fwd(&self.device, &out, &policy, &beside, &batch.head_rows())?;
+        Ok(out)
+    }
+
+    /// Log of the sum of squared probabilities at each row; needs [`forward`](Self::forward) on the same batch, and a plan
+    /// whose head stores f32 logits.
+    ///
+    /// # Errors
+    /// The device is out of memory, or a launch fails.
+    pub fn collisions(&self, batch: &Batch) -> Result<Buffer<f32>> {
+        let out = self.device.alloc(batch.rows)?;
+        let (inputs, scratch) = (self.head_inputs(batch), self.head_scratch(batch.rows));
+        head_distributions::collisions(&self.device, &out, &self.head_source(&inputs, &scratch), &batch.head_rows())?;
+        Ok(out)
+    }
+
+    /// Last hidden states and output weight.
+    pub(super) fn head_inputs(&self, batch: &Batch) -> [Buffer<T>; 2] {
+        let hidden = self.part(self.plan.spans.hidden, batch.tokens * self.config.hidden);
+        [hidden, self.weight(&self.layout.head)]
+    }
+
+    pub(super) fn head_source<'a>(
+        &self,
+        [hidden_states, weight]: &'a [Buffer<T>; 2],
+        scratch: &'a head::Scratch<T>,
+    ) -> head_distributions::Source<'a, T> {
+        head_distributions::Source { hidden_states, weight, scratch, head: self.head() }
     }
 
     /// The stream that enters the first layer.

@@ -131,6 +131,8 @@ pub struct MemoryPlan {
     pub head: usize,
     /// Index tables of one micro-batch, with at most one pair a token.
     pub tables: usize,
+    /// A reference model that runs beside the policy, in all.
+    pub reference: usize,
     /// Bytes of the arena of activations, scratch and head.
     pub arena: usize,
     pub(super) spans: Spans,
@@ -184,6 +186,7 @@ impl MemoryPlan {
             scratch,
             head: arena.end - saved - scratch,
             tables: table_bytes(capacity, config.learned_positions()),
+            reference: 0,
             arena: arena.end,
             spans,
         })
@@ -199,6 +202,11 @@ impl MemoryPlan {
         self.head = arena.end - self.saved - self.scratch;
         self.arena = arena.end;
         self
+    }
+
+    /// The same plan with room for a model that runs beside this one.
+    pub fn beside(self, reference: &Self) -> Self {
+        Self { reference: reference.total(), ..self }
     }
 
     /// Bytes in all.
@@ -225,7 +233,7 @@ impl MemoryPlan {
         Ok(())
     }
 
-    fn parts(&self) -> [(&'static str, usize); 7] {
+    fn parts(&self) -> [(&'static str, usize); 8] {
         [
             ("parameters", self.parameters),
             ("gradients", self.gradients),
@@ -234,6 +242,7 @@ impl MemoryPlan {
             ("scratch", self.scratch),
             ("head", self.head),
             ("batch tables", self.tables),
+            ("reference model", self.reference),
         ]
     }
 }

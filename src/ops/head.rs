@@ -45,7 +45,10 @@ impl Head {
         3.0 * product(rows) + product(rows - kept)
     }
 
-    fn chunks(&self, rows: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator + use<> {
+    pub(super) fn chunks(
+        &self,
+        rows: usize,
+    ) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator + use<> {
         let step = self.chunk_rows;
         (0..rows.div_ceil(step)).map(move |i| i * step..rows.min((i + 1) * step))
     }
@@ -234,7 +237,7 @@ fn chunk_exponentials<T: Float>(
 }
 
 /// Gathers a chunk's hidden states and multiplies them with the weight.
-fn chunk_logits<T: Float>(
+pub(super) fn chunk_logits<T: Float>(
     device: &Device,
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,

@@ -21,12 +21,13 @@ use crate::{
     device::{Buffer, DType, Device, Float},
     files,
     model::Model,
+    ops::loss_batch,
     optim::AdamW,
 };
 
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const PREFIX: &str = "checkpoint-";
 
 /// Where a run stands. Randomness is a function of seed, epoch and step, so these numbers are its whole state.
@@ -49,6 +50,8 @@ pub struct State {
     pub skipped_steps: u64,
     /// Of these, the last ones without a step in between that was applied.
     pub skipped_in_a_row: u64,
+    /// What the loss carries from step to step: see `ops::loss_batch::STATE`.
+    pub loss_state: Vec<f64>,
     /// Of the settings that alter the run.
     pub config_hash: String,
 }
@@ -67,6 +70,7 @@ impl State {
             updates: 0,
             skipped_steps: 0,
             skipped_in_a_row: 0,
+            loss_state: vec![0.0; loss_batch::STATE],
             config_hash,
         }
     }
@@ -126,6 +130,7 @@ fn read_state(path: &Path) -> Result<State> {
     let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let state: State = serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))?;
     ensure!(state.format == FORMAT, "{}: format {} instead of {FORMAT}", path.display(), state.format);
+    ensure!(state.loss_state.len() == loss_batch::STATE, "{}: damaged: `loss_state`", path.display());
     Ok(state)
 }
 

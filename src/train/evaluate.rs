@@ -21,12 +21,20 @@ pub fn summary(step: u64, metrics: &MetricSums) -> String {
 
 /// What a line on the terminal says about preferences, in training and on the held-out file.
 pub fn preferences(metrics: &MetricSums) -> String {
-    let value = |name| metrics.get(name).unwrap_or(f64::NAN);
-    let part = metrics.get("dpo_loss").map(|loss| format!(" (dpo {loss:.4})")).unwrap_or_default();
-    format!(
-        "loss {:.4}{part}  rewards/accuracies {:.3}  rewards/margins {:+.4}",
-        value("loss"),
-        value("rewards/accuracies"),
-        value("rewards/margins")
-    )
+    let mut text = format!("loss {:.4}", metrics.get("loss").unwrap_or(f64::NAN));
+    // Where a likelihood stands beside a preference, what is left of the loss.
+    if metrics.get("nll_loss").is_some()
+        && let Some((name, value)) = metrics.iter().find(|(name, _)| name.ends_with("_loss") && *name != "nll_loss")
+    {
+        text += &format!(" ({} {value:.4})", name.trim_end_matches("_loss"));
+    }
+    if let Some(accuracy) = metrics.get("rewards/accuracies") {
+        text += &format!("  rewards/accuracies {accuracy:.3}");
+    }
+    for name in ["rewards/margins", "rewards/ndcg"] {
+        if let Some(value) = metrics.get(name) {
+            text += &format!("  {name} {value:+.4}");
+        }
+    }
+    text
 }

@@ -10,6 +10,7 @@ pub mod log;
 pub mod prepare;
 pub mod reference;
 pub mod reference_cache;
+pub mod reshape;
 mod run;
 pub mod score;
 pub mod settings;

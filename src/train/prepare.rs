@@ -14,7 +14,7 @@ use super::{
     Options, batches,
     checkpoint::{self, State},
     log::Counter,
-    settings,
+    reshape, settings,
 };
 use crate::{
     config::{self, Config, Files, Precision},
@@ -27,6 +27,7 @@ use crate::{
     device::{DType, Device},
     files,
     forest::Tree,
+    loss::Loss,
     model::{Capacity, MemoryPlan, ModelConfig},
     ops::head,
 };
@@ -87,6 +88,7 @@ pub fn open_folder(out: &Path, config: &Config) -> Result<()> {
 /// Model shape and tokenized data.
 pub struct Inputs {
     pub model: ModelConfig,
+    pub loss: Loss,
     pub train: Dataset,
     pub eval: Option<Dataset>,
     pub total_steps: u64,
@@ -188,20 +190,20 @@ impl Inputs {
     /// A file is missing or malformed, or a row is bad.
     pub fn read(config: &Config) -> Result<Self> {
         let model = ModelConfig::load(&config.model.path)?;
-        let Sets { train, eval, origins, .. } = Sets::read(config, &model)?;
-        for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
-            ensure!(
-                !tree.pairs.is_empty(),
-                "{}: the row is not a pair, and the loss learns from pairs: give `chosen` and `rejected`",
-                tree.name
-            );
+        let loss = config.loss.read()?;
+        let Sets { encoder, mut train, mut eval, origins } = Sets::read(config, &model)?;
+        for data in [Some(&mut train), eval.as_mut()].into_iter().flatten() {
+            reshape::apply(loss.reshape(), &mut data.trees, encoder.tokenizer(), config.batch.tokens)?;
+            for tree in &data.trees {
+                loss.groups([tree])?;
+            }
         }
         check_lengths(train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)), &model)?;
         let by_epochs = || Ok::<_, anyhow::Error>(batches::loader(&train, config)?.steps_in(config.train.epochs));
         let total_steps = config.train.steps.map_or_else(by_epochs, |steps| Ok(Some(steps)))?.with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;
-        Ok(Self { model, train, eval, total_steps, origins })
+        Ok(Self { model, loss, train, eval, total_steps, origins })
     }
 
     /// Bytes of the run, refused if the device does not have them.
@@ -211,9 +213,26 @@ impl Inputs {
     pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
         let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
         let capacity = capacity(&files, config, device, &self.model);
-        let plan = MemoryPlan::new(&self.model, dtype(config), capacity)?.on(device, &self.model);
+        let mut plan = MemoryPlan::new(&self.model, dtype(config), capacity)?;
+        if !self.loss.needs_distributions() {
+            plan = plan.on(device, &self.model);
+        }
+        if let Some(reference) = self.reference_plan(config, device)? {
+            plan = plan.beside(&reference);
+        }
         check_fits(&plan, device)?;
         Ok(plan)
+    }
+
+    /// The plan of the model that runs beside the policy, where the loss needs one.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn reference_plan(&self, config: &Config, device: &Device) -> Result<Option<MemoryPlan>> {
+        let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
+        let capacity = capacity(&files, config, device, &self.model);
+        let plan = || MemoryPlan::forward_only(&self.model, dtype(config), capacity);
+        self.loss.needs_divergence().then(plan).transpose()
     }
 }
 

@@ -51,6 +51,24 @@ impl Reference {
         Ok(reference)
     }
 
+    /// No values: what a loss without a reference has.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.logps.is_empty()
+    }
+
+    /// Carries the change from `older` to this reference on by `alpha`: accelerated preference optimisation, by
+    /// log-probabilities.
+    pub fn accelerate(&mut self, older: &Self, alpha: f64) {
+        for (value, older) in self.logps.iter_mut().zip(&older.logps) {
+            *value = ((1.0 + alpha) * f64::from(*value) - alpha * f64::from(*older)) as f32;
+        }
+    }
+
     /// The rows of these examples, back to back, as a forest of them has its rows.
     pub fn of(&self, examples: &[usize]) -> Vec<f32> {
         examples.iter().flat_map(|&e| &self.logps[self.offsets[e]..self.offsets[e + 1]]).copied().collect()

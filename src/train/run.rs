@@ -24,7 +24,6 @@ use crate::{
     config::{Config, Init, Precision},
     data::{Report, loader::Loader},
     device::{Device, Float, HostOptions},
-    loss::Dpo,
     model::{MemoryPlan, Model},
     optim::{AdamW, LearningRate, Settings},
 };
@@ -60,7 +59,8 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     say(&format!("device: {}", device.describe()));
     say(&plan.to_string());
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
-    say(&format!("data: {} pairs to train on, {eval} held out", inputs.train.trees.len()));
+    say(&format!("loss: {}", inputs.loss.names()));
+    say(&format!("data: {} rows to train on, {eval} held out", inputs.train.trees.len()));
     for skipped in inputs.train.skipped.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.skipped)) {
         say(&format!("left out: {skipped}"));
     }
@@ -119,14 +119,17 @@ impl<'a, T: Float> Run<'a, T> {
             warmup_steps: config.optim.warmup(total_steps),
             total_steps,
         };
-        let loss = Dpo {
-            beta: config.loss.beta,
-            label_smoothing: config.loss.label_smoothing,
-            sft_weight: config.loss.sft_weight,
-            ..Dpo::default()
-        };
         let resumed = matches!(start, Start::From(..)).then_some(state.step);
-        let trainer = Trainer { model, optimizer, loss };
+        let mut trainer = Trainer::new(model, optimizer, inputs.loss.clone())?;
+        if let Some(plan) = inputs.reference_plan(config, device)? {
+            let beside = Model::<T>::new(device, &inputs.model, plan)?;
+            match config.model.init {
+                Init::Random => beside.randomize(config.train.seed)?,
+                Init::Pretrained => beside.load(&config.model.path)?,
+            }
+            trainer.reference = Some(beside);
+        }
+        device.copy_in(&trainer.loss_state, &state.loss_state)?;
         Ok(Self { options, inputs, trainer, loader, rate, state, resumed })
     }
 
@@ -176,18 +179,43 @@ impl<'a, T: Float> Run<'a, T> {
     /// Reference log-probabilities of both files: read if they are there, computed and written if this run starts.
     /// `None` if `stop` came first.
     fn references(&self, stop: &AtomicBool) -> Result<Option<(Reference, Reference)>> {
+        let loss = &self.trainer.loss;
+        // A reference that runs beside the policy gives its values as they are needed.
+        if loss.needs_divergence() || !loss.needs_reference() && !self.config().train.track_reference {
+            return Ok(Some((Reference::none(), Reference::none())));
+        }
         let path = self.options.out.join(REFERENCE);
         let (train, eval) = (&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees));
         if let Some(found) = reference::load(&path, train, eval)? {
             return Ok(Some(found));
         }
         ensure!(self.resumed.is_none(), "{}: missing: without it the run cannot go on", path.display());
+        let Some(mut sets) = self.reference_pass(stop, "reference")? else { return Ok(None) };
+        if let (Some(alpha), Some(older)) = (self.trainer.loss.acceleration(), &self.config().model.older_reference) {
+            // The older model takes the place of the starting weights for one pass.
+            let model = &self.trainer.model;
+            let start = model.device().download(model.params())?;
+            model.load(older).context("`model.older_reference`")?;
+            let found = self.reference_pass(stop, "older reference");
+            model.device().copy_in(model.params(), &start)?;
+            let Some(older) = found? else { return Ok(None) };
+            sets.iter_mut().zip(&older).for_each(|(set, older)| set.accelerate(older, alpha));
+        }
+        let [train_set, eval_set] = sets;
+        reference::save(&path, reference::data_key(train, eval), &train_set, &eval_set)
+            .context("make room, then go on with --resume")?;
+        Ok(Some((train_set, eval_set)))
+    }
+
+    /// Log-probabilities of both files under the weights the model has now; `None` if `stop` came first.
+    fn reference_pass(&self, stop: &AtomicBool, name: &str) -> Result<Option<[Reference; 2]>> {
+        let (train, eval) = (&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees));
         let config = self.config();
         let started = Instant::now();
         let mut pass =
             Pass::new(&self.trainer.model, config.batch.tokens, config.cache.folder(), [train.as_slice(), eval])?;
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-        say(&format!("reference: {}", pass.describe()?));
+        say(&format!("{name}: {}", pass.describe()?));
         let missing = pass.missing();
         let bar = Terminal::new(0, missing as u64, u64::MAX);
         let sets = pass.run(|done| {
@@ -196,14 +224,11 @@ impl<'a, T: Float> Run<'a, T> {
         });
         bar.finish();
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-        let Some(sets) = sets? else { return Ok(None) };
-        let [train_set, eval_set] = sets;
-        reference::save(&path, reference::data_key(train, eval), &train_set, &eval_set)
-            .context("make room, then go on with --resume")?;
-        if missing > 0 {
-            say(&format!("reference log-probabilities computed in {}", log::duration(started.elapsed())));
+        let sets = sets?;
+        if missing > 0 && sets.is_some() {
+            say(&format!("{name} log-probabilities computed in {}", log::duration(started.elapsed())));
         }
-        Ok(Some((train_set, eval_set)))
+        Ok(sets)
     }
 
     /// The packs of the held-out file.
@@ -219,9 +244,10 @@ impl<'a, T: Float> Run<'a, T> {
         let packs = step.iter().map(|members| batches::build(trees, members)).collect::<Result<Vec<_>>>()?;
         let lr = self.rate.at(self.state.step);
         let first = self.state.step == 0;
-        let done = self.trainer.step(&packs, reference, lr, first)?;
+        let done = self.trainer.step(trees, &packs, reference, lr, first)?;
         let seconds = started.elapsed().as_secs_f64();
         self.advance(&done);
+        self.state.loss_state = self.trainer.model.device().download(&self.trainer.loss_state)?;
         metrics.write(&self.record(&done, lr, seconds))?;
         terminal.step(self.state.step, &summary(&done, seconds));
         if !done.update.applied {

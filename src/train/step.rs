@@ -1,8 +1,7 @@
 //! One optimizer step: micro-batches forward and backward, one update.
 //!
-//! The loss is normalised over the whole step, so how pairs are packed into micro-batches changes rounding only.
-
-use std::f64::consts::LN_2;
+//! The loss is normalised over the whole step, so how examples are packed into micro-batches changes rounding only. A loss
+//! that couples the whole step sees all of it before the first gradient: then every micro-batch runs forward twice.
 
 use anyhow::{Result, ensure};
 
@@ -13,13 +12,18 @@ use super::{
 use crate::{
     device::{Buffer, DType, Float},
     forest::Tree,
-    loss::{Dpo, MetricSums, Rows, Totals, dpo},
+    loss::{Groups, Loss, Measured, MetricSums, Outputs, Step},
     model::{Batch, Model},
+    ops::{
+        head_distributions::{Divergence, Slopes},
+        loss_batch,
+        loss_rows::Rows,
+    },
     optim::{AdamW, Update},
 };
 
-/// How far the first preference loss may be from ln 2: the policy is the reference then, and only the packing differs.
-const FIRST_LOSS_TOLERANCE: f64 = 1e-3;
+/// How far a sequence's log-ratio may be from 0, in nats, while the policy is the reference: only the packing differs.
+const FIRST_RATIO_TOLERANCE: f64 = 1e-2;
 
 /// What rounding to bf16 may move one log-probability by when a row stands elsewhere in a pack: half a unit in the last
 /// place of numbers from 4 to 8, the size of a confident model's logits.
@@ -29,7 +33,19 @@ const BF16_ROW_NOISE: f64 = 1.0 / 64.0;
 pub struct Trainer<T> {
     pub model: Model<T>,
     pub optimizer: AdamW<T>,
-    pub loss: Dpo,
+    pub loss: Loss,
+    /// What the loss carries from step to step: see [`loss_batch::STATE`].
+    pub loss_state: Buffer<f64>,
+    /// The starting weights, where the loss looks at their whole distributions.
+    pub reference: Option<Model<T>>,
+}
+
+/// What a micro-batch's forward pass leaves for its backward pass.
+struct Forwarded {
+    batch: Batch,
+    rows: Rows,
+    /// Both models' normalisers, where the reference ran beside the policy.
+    divergence: Option<Divergence>,
 }
 
 /// What one step did.
@@ -42,31 +58,59 @@ pub struct Done {
 }
 
 impl<T: Float> Trainer<T> {
-    /// Trains on the pairs of one step. On the first step of a run `first` asks for the checks that only make sense
-    /// there.
+    /// A trainer whose loss has seen nothing yet.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn new(model: Model<T>, optimizer: AdamW<T>, loss: Loss) -> Result<Self> {
+        let loss_state = model.device().zeros(loss_batch::STATE)?;
+        Ok(Self { model, optimizer, loss, loss_state, reference: None })
+    }
+
+    /// Trains on the examples of one step, which stand in `trees`. On the first step of a run `first` asks for the checks
+    /// that only make sense there.
     ///
     /// # Errors
     /// A launch fails, or a check of the first step does not hold.
-    pub fn step(&mut self, batches: &[MicroBatch], reference: &Reference, lr: f64, first: bool) -> Result<Done> {
-        let totals = batches.iter().map(|batch| &batch.forest).collect();
+    pub fn step(
+        &mut self,
+        trees: &[Tree],
+        batches: &[MicroBatch],
+        reference: &Reference,
+        lr: f64,
+        first: bool,
+    ) -> Result<Done> {
+        let groups = batches.iter().map(|batch| self.groups(trees, &batch.examples)).collect::<Result<Vec<_>>>()?;
+        let step = Step::new(self.model.device(), &self.loss, &self.loss_state, &groups)?;
         self.model.zero_grads()?;
-        let mut stats = Vec::with_capacity(batches.len());
-        for batch in batches {
-            stats.push(self.accumulate(batch, reference, totals)?);
+        let coupled = self.loss.couples_the_step();
+        if coupled && batches.len() > 1 {
+            for (micro, batch) in batches.iter().enumerate() {
+                self.forward(&step, micro, batch, reference)?;
+            }
+            step.run(None)?;
         }
-        let metrics = self.metrics(&stats, totals)?;
+        for (micro, batch) in batches.iter().enumerate() {
+            let forwarded = self.forward(&step, micro, batch, reference)?;
+            if !coupled || batches.len() == 1 {
+                step.run((!coupled).then_some(micro))?;
+            }
+            self.backward(&step, micro, &forwarded)?;
+        }
+        let measured = step.measured()?;
         if first {
-            let rows: usize = batches.iter().map(|batch| batch.forest.rows()).sum();
-            self.check_first_loss(&metrics, rows, totals)?;
+            self.check_first_ratios(&measured)?;
             self.check_gradients()?;
         }
+        let metrics = measured.metrics();
         let update = self.optimizer.step(self.model.device(), self.model.grads(), lr)?;
         let tokens = batches.iter().map(|batch| batch.forest.len()).sum();
-        let flops = 3.0 * batches.iter().map(|batch| flops(self.model.config(), &batch.forest)).sum::<f64>();
+        let passes = if coupled && batches.len() > 1 { 4.0 } else { 3.0 };
+        let flops = passes * batches.iter().map(|batch| flops(self.model.config(), &batch.forest)).sum::<f64>();
         Ok(Done { metrics, update, tokens, flops })
     }
 
-    /// The same metrics over planned packs of `trees` without a gradient, as means over all of them. One pack's index
+    /// The same metrics over planned packs of `trees` without a gradient, as one step over all of them. One pack's index
     /// tables are in memory at a time.
     ///
     /// # Errors
@@ -78,70 +122,86 @@ impl<T: Float> Trainer<T> {
         reference: &Reference,
         at_start: bool,
     ) -> Result<MetricSums> {
-        let mut totals = Totals::default();
-        for members in packs {
-            totals.add(&batches::build(trees, members)?.forest);
-        }
-        let mut stats = Vec::with_capacity(packs.len());
-        for members in packs {
+        let device = self.model.device();
+        let groups = packs.iter().map(|members| self.groups(trees, members)).collect::<Result<Vec<_>>>()?;
+        // Evaluation leaves no trace in what the loss carries on.
+        let state = device.upload(&device.download(&self.loss_state)?)?;
+        let step = Step::new(device, &self.loss, &state, &groups)?;
+        for (micro, members) in packs.iter().enumerate() {
             let batch = batches::build(trees, members)?;
-            let ref_logps = self.model.device().upload(&reference.of(&batch.examples))?;
-            let on_device = self.model.upload(&batch.forest)?;
-            let logps = if at_start {
+            if at_start && !reference.is_empty() && !self.loss.needs_distributions() {
                 // The policy is the reference, whose values are at hand.
-                ref_logps.clone()
+                let logps = device.upload(&reference.of(&batch.examples))?;
+                let rows = Rows { ref_logps: Some(logps.clone()), logps: Some(logps), ..Rows::default() };
+                step.sum(micro, &rows, &self.model.upload(&batch.forest)?.sequence_rows)?;
             } else {
-                self.model.forward(&on_device)?;
-                self.model.logps(&on_device)?
-            };
-            stats.push(self.run_loss(&on_device, &logps, &ref_logps, totals)?.1);
+                self.forward(&step, micro, &batch, reference)?;
+            }
         }
-        self.metrics(&stats, totals)
+        step.run(None)?;
+        Ok(step.measured()?.metrics())
     }
 
-    /// Forward and backward of one micro-batch; returns the statistics of its pairs.
-    fn accumulate(&self, batch: &MicroBatch, reference: &Reference, totals: Totals) -> Result<Buffer<f32>> {
-        let ref_logps = self.model.device().upload(&reference.of(&batch.examples))?;
-        let on_device = self.model.upload(&batch.forest)?;
-        self.model.forward(&on_device)?;
-        let logps = self.model.logps(&on_device)?;
-        let (coefficients, stats) = self.run_loss(&on_device, &logps, &ref_logps, totals)?;
-        self.model.backward(&on_device, &coefficients)?;
-        Ok(stats)
+    fn groups(&self, trees: &[Tree], examples: &[usize]) -> Result<Groups> {
+        self.loss.groups(examples.iter().map(|&example| &trees[example]))
     }
 
-    /// Coefficients of the rows and statistics of the pairs.
-    fn run_loss(
-        &self,
-        batch: &Batch,
-        logps: &Buffer<f32>,
-        ref_logps: &Buffer<f32>,
-        totals: Totals,
-    ) -> Result<(Buffer<f32>, Buffer<f32>)> {
-        let coefficients = self.model.device().alloc(logps.len())?;
-        let stats = self.model.device().alloc(batch.pair_count * dpo::STATS)?;
-        let rows = Rows { logps, ref_logps, sequence_rows: &batch.sequence_rows, pairs: &batch.pairs };
-        self.loss.run(self.model.device(), &coefficients, &stats, rows, totals)?;
-        Ok((coefficients, stats))
-    }
-
-    fn metrics(&self, stats: &[Buffer<f32>], totals: Totals) -> Result<MetricSums> {
-        let mut sums = MetricSums::default();
-        for stats in stats {
-            self.loss.metrics(&mut sums, &self.model.device().download(stats)?, totals);
+    /// Log-probabilities of a micro-batch's rows, and their sums in the step.
+    fn forward(&self, step: &Step, micro: usize, batch: &MicroBatch, reference: &Reference) -> Result<Forwarded> {
+        let examples = &batch.examples;
+        let batch = self.model.upload(&batch.forest)?;
+        self.model.forward(&batch)?;
+        let mut rows = Rows::default();
+        let mut divergence = None;
+        if let Some(beside) = &self.reference {
+            beside.forward(&batch)?;
+            let both = self.model.divergence(beside, &batch)?;
+            rows.logps = Some(both.logps.clone());
+            rows.ref_logps = Some(both.ref_logps.clone());
+            rows.divergences = Some(both.divergences.clone());
+            divergence = Some(both);
+        } else {
+            if self.loss.needs_collisions() {
+                // Before the log-probabilities, whose logits the backward pass takes over.
+                rows.collisions = Some(self.model.collisions(&batch)?);
+            }
+            rows.logps = Some(self.model.logps(&batch)?);
+            if !reference.is_empty() {
+                rows.ref_logps = Some(self.model.device().upload(&reference.of(examples))?);
+            }
         }
-        Ok(sums)
+        step.sum(micro, &rows, &batch.sequence_rows)?;
+        Ok(Forwarded { batch, rows, divergence })
     }
 
-    fn check_first_loss(&self, metrics: &MetricSums, rows: usize, totals: Totals) -> Result<()> {
-        // Without an SFT term the loss is the preference term, times its weight.
-        let weighted = || metrics.get("loss").map(|loss| loss / self.loss.weight);
-        let preference = metrics.get("dpo_loss").or_else(weighted).unwrap_or(f64::NAN);
-        let limit = first_loss_limit::<T>(self.loss.beta, rows, totals.pairs);
+    fn backward(&self, step: &Step, micro: usize, forwarded: &Forwarded) -> Result<()> {
+        let Forwarded { batch, rows, divergence } = forwarded;
+        let device = self.model.device();
+        let coefficients = device.alloc(batch.rows)?;
+        let (Some(kept), Some(beside)) = (divergence, &self.reference) else {
+            let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
+            step.spread(micro, outputs, rows, &batch.sequence_rows)?;
+            return self.model.backward(batch, &coefficients);
+        };
+        let by_divergence = device.alloc(batch.rows)?;
+        let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: Some(&by_divergence) };
+        step.spread(micro, outputs, rows, &batch.sequence_rows)?;
+        let slopes = Slopes { logps: &coefficients, divergences: &by_divergence };
+        self.model.backward_beside(beside, batch, kept, &slopes)
+    }
+
+    /// At the first step the policy is the reference, and every log-ratio is 0 but for rounding.
+    fn check_first_ratios(&self, measured: &Measured) -> Result<()> {
+        if !self.loss.needs_reference() || self.loss.acceleration().is_some() {
+            return Ok(());
+        }
+        let (ratio, rows) = measured.log_ratio();
+        let limit = first_ratio_limit::<T>(rows);
         ensure!(
-            (preference - LN_2).abs() <= limit,
-            "the first preference loss is {preference:.6} instead of ln 2 = {LN_2:.6}, further than rounding explains \
-             ({limit:.1e}): the reference log-probabilities are not those of the starting weights; remove the run folder"
+            ratio <= limit,
+            "the first log-ratios to the reference are {ratio:.2e} nats on average instead of 0, further than rounding \
+             explains ({limit:.1e}): the reference log-probabilities are not those of the starting weights; remove the \
+             run folder"
         );
         Ok(())
     }
@@ -160,12 +220,11 @@ impl<T: Float> Trainer<T> {
     }
 }
 
-/// The loss moves by half of a change of the mean margin. The noise of a step's rows is independent, so the mean margin
-/// moves by `beta * BF16_ROW_NOISE * sqrt(rows) / pairs`; eight times that is allowed.
-fn first_loss_limit<T: Float>(beta: f64, rows: usize, pairs: usize) -> f64 {
+/// The noise of a sequence's rows is independent: its sum grows with the root of their number. Eight times that is allowed.
+fn first_ratio_limit<T: Float>(rows: f64) -> f64 {
     let noise = match T::DTYPE {
         DType::Bf16 => BF16_ROW_NOISE,
         _ => 0.0,
     };
-    FIRST_LOSS_TOLERANCE + 8.0 * 0.5 * beta * noise * (rows as f64).sqrt() / pairs.max(1) as f64
+    FIRST_RATIO_TOLERANCE + 8.0 * noise * rows.sqrt()
 }

@@ -89,8 +89,8 @@ fn every_form() {
             json!({"prompt": p, "nodes": [{"parent": null, "text": "a"}, {"parent": 0, "text": "b", "score": 1}]}),
             Body::Tree {
                 nodes: vec![
-                    Node { parent: None, text: plain("a"), score: None },
-                    Node { parent: Some(0), text: plain("b"), score: Some(1.0) },
+                    Node { parent: None, text: plain("a"), score: None, visits: None },
+                    Node { parent: Some(0), text: plain("b"), score: Some(1.0), visits: None },
                 ],
             },
         ),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use warpo::data::{
     Limits,
     encode::{Encoded, Encoder, Options},
-    records::{Body, Node, Record, Text},
+    records::{Body, Extras, Node, Record, Text},
     template::{Templates, Variables},
     tokenize::Tokenizer,
 };
@@ -36,7 +36,7 @@ fn mixed_encoder(template: &str, tokenizer: &str, change: impl FnOnce(&mut Optio
 }
 
 fn record(prompt: Option<Text>, body: Body) -> Record {
-    Record { prompt, body, tools: Vec::new(), template_kwargs: Map::new() }
+    Record { prompt, body, tools: Vec::new(), template_kwargs: Map::new(), extras: Extras::default() }
 }
 
 fn chat(messages: &[(&str, &str)]) -> Text {
@@ -89,6 +89,7 @@ fn texts_ids_and_masks_are_those_of_transformers_and_trl() {
                 body: Body::Pair { chosen: Text::Chat(list("chosen")), rejected: Text::Chat(list("rejected")) },
                 tools: list("tools"),
                 template_kwargs: kwargs.clone(),
+                extras: Extras::default(),
             };
             let variables = Variables { tools: &record.tools, kwargs: [&Map::new(), &kwargs] };
             let text = |messages: &[Value], generation| templates.render(messages, &variables, generation).unwrap();
@@ -255,7 +256,7 @@ fn lists_labels_and_documents() {
 #[test]
 fn steps_share_their_path_and_leaves_end() {
     let encoder = encoder("smollm2", |_| {});
-    let node = |parent, text: Text, score| Node { parent, text, score: Some(score) };
+    let node = |parent, text: Text, score| Node { parent, text, score: Some(score), visits: None };
     let nodes = |text: &dyn Fn(&str) -> Text| Body::Tree {
         nodes: vec![
             node(None, text("One."), 1.0),
@@ -345,8 +346,8 @@ proptest! {
             record(None, Body::Unpaired { completion: text(&talk), label: true }),
             record(None, Body::Pair { chosen: text(&talk), rejected: text(prompt) }),
             record(Some(text(prompt)), Body::Tree { nodes: vec![
-                Node { parent: None, text: text(rest), score: None },
-                Node { parent: Some(0), text: text(prompt), score: None },
+                Node { parent: None, text: text(rest), score: None, visits: None },
+                Node { parent: Some(0), text: text(prompt), score: None, visits: None },
             ] }),
         ];
         for row in &rows {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use warpo::data::{
     Limits,
     encode::{Encoded, Encoder, Options},
-    records::{Body, Record, Text},
+    records::{Body, Extras, Record, Text},
     tokenize::Tokenizer,
 };
 
@@ -70,6 +70,7 @@ impl EncodePair for Tokenizer {
             body: Body::Pair { chosen: plain(chosen), rejected: plain(rejected) },
             tools: Vec::new(),
             template_kwargs: Map::new(),
+            extras: Extras::default(),
         };
         let Encoded::Tree { tree, .. } = Encoder::new(self, None, Options::new(LIMITS)).encode("row", &record)? else {
             panic!("nothing is dropped");

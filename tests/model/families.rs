@@ -14,12 +14,13 @@ use tempfile::TempDir;
 use warpo::{
     device::{Buffer, DType, Device, Float},
     forest::{Forest, Tree},
+    loss::Loss,
     model::{Batch, Capacity, MemoryPlan, Model, ModelConfig},
-    ops::preference_loss::{self, STATS},
     optim::{AdamW, Settings},
 };
 
 use super::{fast_devices, named};
+use crate::loss::{on_rows, pairs_of};
 use crate::support::{assert_same_bits, fast_device};
 
 /// Folders of `tests/fixtures/parity` that run.
@@ -289,18 +290,18 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
     let settings = Settings { beta1, beta2, eps, weight_decay, max_grad_norm };
     let mut optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
     let reference = device.upload(&device.download(&loaded.rows()).unwrap()).unwrap();
-    let coefficients = device.alloc(batch.rows).unwrap();
     let loss_of = |what: &str, want: f64| {
         let logps = loaded.rows();
-        let loss = mean_loss(device, golden, batch, &coefficients, &logps, &reference);
+        let (loss, coefficients) = mean_loss(device, golden, &loaded.forest, batch, &logps, &reference);
         let off = (loss - want).abs();
         assert!(off <= LOSS_ABSOLUTE, "{what}: loss {loss} instead of {want}: off by {off:.1e}");
-        off
+        (off, coefficients)
     };
     let (mut losses, mut norms) = (0.0f64, 0.0f64);
     for (i, step) in golden.steps.iter().enumerate() {
         let what = format!("{what}, step {i}");
-        losses = losses.max(loss_of(&what, step.loss));
+        let (off, coefficients) = loss_of(&what, step.loss);
+        losses = losses.max(off);
         model.zero_grads().unwrap();
         model.backward(batch, &coefficients).unwrap();
         norms = norms.max(assert_norms(&what, model, step));
@@ -308,7 +309,7 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
         let off = (f64::from(update.grad_norm) / step.grad_norm - 1.0).abs();
         assert!(update.applied && off <= NORM_RELATIVE, "{what}: norm {} of {}", update.grad_norm, step.grad_norm);
     }
-    losses = losses.max(loss_of(&format!("{what}, afterwards"), golden.loss_after));
+    losses = losses.max(loss_of(&format!("{what}, afterwards"), golden.loss_after).0);
     let rows = device.download(&loaded.rows()).unwrap();
     // Adam divides rounding by rounding where a gradient is next to nothing; an update of 1e-3 relative, the tolerance
     // of the gradients, moves these sums by at most that part of what five steps moved them by.
@@ -320,22 +321,19 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
     println!("{what}: losses {losses:.1e}, gradient norms {norms:.1e} relative");
 }
 
-/// The mean DPO loss over all pairs; leaves its slopes in `coefficients`.
+/// The mean DPO loss over all pairs, and its slopes.
 fn mean_loss(
     device: &Device,
     golden: &Golden,
+    forest: &Forest,
     batch: &Batch,
-    coefficients: &Buffer<f32>,
     logps: &Buffer<f32>,
     reference: &Buffer<f32>,
-) -> f64 {
-    let dpo_scale = (1.0 / golden.pairs.len() as f64) as f32;
-    let params = preference_loss::Params { beta: golden.beta as f32, label_smoothing: 0.0, dpo_scale, sft_scale: 0.0 };
-    let (rows, pairs, count) = (&batch.sequence_rows, &batch.pairs, batch.pair_count);
-    let stats = device.alloc(count * STATS).unwrap();
-    preference_loss::pairs(device, coefficients, &stats, logps, reference, rows, pairs, params, count).unwrap();
-    let stats = device.download(&stats).unwrap();
-    stats.chunks(STATS).map(|pair| f64::from(pair[0])).sum::<f64>() / count as f64
+) -> (f64, Buffer<f32>) {
+    let loss = Loss::with("dpo", &[("beta", golden.beta)]).unwrap();
+    let groups = pairs_of(forest);
+    let (coefficients, metrics) = on_rows(device, &loss, &groups, logps, reference, &batch.sequence_rows);
+    (metrics.get("loss").unwrap(), coefficients)
 }
 
 /// Every parameter's gradient norm; the largest relative error.

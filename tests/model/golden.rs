@@ -1,11 +1,12 @@
 use serde::Deserialize;
 use warpo::{
     forest::{Forest, Tree},
+    loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    ops::preference_loss::{self, STATS},
 };
 
 use super::{fast_devices, named};
+use crate::loss::on_rows;
 
 /// What `tests/parity/make_golden.py` wrote.
 #[derive(Deserialize)]
@@ -46,13 +47,9 @@ fn log_probabilities_loss_and_gradients_of_transformers() {
     for (i, value) in golden.pairs.iter().flat_map(|pair| [pair.ref_chosen, pair.ref_rejected]).enumerate() {
         ref_logps[forest.sequence_rows[i] as usize] = value as f32;
     }
-    let chosen_tokens: usize = golden.pairs.iter().map(|pair| pair.chosen.len()).sum();
-    let params = preference_loss::Params {
-        beta: golden.beta as f32,
-        label_smoothing: golden.label_smoothing as f32,
-        dpo_scale: (1.0 / trees.len() as f64) as f32,
-        sft_scale: (golden.sft_weight / chosen_tokens as f64) as f32,
-    };
+    let parameters =
+        [("beta", golden.beta), ("label_smoothing", golden.label_smoothing), ("sft_weight", golden.sft_weight)];
+    let loss = Loss::with("dpo", &parameters).unwrap();
     for (device, on) in fast_devices() {
         let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 50 };
         let plan = MemoryPlan::new(&config, warpo::device::DType::F32, capacity).unwrap();
@@ -61,30 +58,32 @@ fn log_probabilities_loss_and_gradients_of_transformers() {
         let batch = model.upload(&forest).unwrap();
         model.forward(&batch).unwrap();
         let logps = model.logps(&batch).unwrap();
-        let coefficients = device.alloc(batch.rows).unwrap();
-        let stats = device.alloc(batch.pair_count * STATS).unwrap();
         let ref_logps = device.upload(&ref_logps).unwrap();
-        let (rows, pairs, count) = (&batch.sequence_rows, &batch.pairs, batch.pair_count);
-        preference_loss::pairs(&device, &coefficients, &stats, &logps, &ref_logps, rows, pairs, params, count).unwrap();
+        let groups = loss.groups(&trees).unwrap();
+        let (coefficients, metrics) = on_rows(&device, &loss, &groups, &logps, &ref_logps, &batch.sequence_rows);
+        let rows = device.download(&logps).unwrap();
         model.backward(&batch, &coefficients).unwrap();
         let grads = named(&config, &device.download(model.grads()).unwrap());
-        compare(&golden, &device.download(&stats).unwrap(), chosen_tokens, &grads, on);
+        let sums: Vec<f64> =
+            forest.sequence_rows.windows(2).map(|ends| sum(&rows[ends[0] as usize..ends[1] as usize])).collect();
+        compare(&golden, &sums, metrics.get("loss").unwrap(), &grads, on);
     }
 }
 
-fn compare(golden: &Golden, stats: &[f32], chosen_tokens: usize, grads: &crate::oracles::model::Params, on: &str) {
+fn sum(rows: &[f32]) -> f64 {
+    rows.iter().map(|&row| f64::from(row)).sum()
+}
+
+fn compare(golden: &Golden, sums: &[f64], loss: f64, grads: &crate::oracles::model::Params, on: &str) {
     let close = |what: &str, got: f64, want: f64| {
         let error = ((got - want) / want).abs();
         assert!(error <= LIMIT, "{what} on {on}: {got} instead of {want}: relative error {error:.1e}");
         error
     };
     let mut worst = 0.0f64;
-    let mut loss = 0.0;
-    for (pair, stats) in golden.pairs.iter().zip(stats.chunks(STATS)) {
-        let column = |i: usize| f64::from(stats[i]);
-        worst = worst.max(close("chosen", column(4), pair.logps_chosen));
-        worst = worst.max(close("rejected", column(5), pair.logps_rejected));
-        loss += column(0) / golden.pairs.len() as f64 + golden.sft_weight * column(1) / chosen_tokens as f64;
+    for (pair, sums) in golden.pairs.iter().zip(sums.chunks(2)) {
+        worst = worst.max(close("chosen", sums[0], pair.logps_chosen));
+        worst = worst.max(close("rejected", sums[1], pair.logps_rejected));
     }
     worst = worst.max(close("loss", loss, golden.loss));
     for (name, &want) in &golden.grad_norms {

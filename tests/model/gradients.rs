@@ -3,11 +3,11 @@ use warpo::{
     device::{Device, Float},
     forest::{Forest, Tree},
     model::ModelConfig,
-    ops::preference_loss,
 };
 
 use super::{document, fast_devices, list, model_for, named, pair, random_params, steps, tiny_config, tiny_json};
 use crate::{
+    loss::{on_rows, pairs_of},
     oracles::{
         self,
         model::{Input, Params},
@@ -76,17 +76,11 @@ impl Case {
         let batch = model.upload(&self.forest).unwrap();
         model.forward(&batch).unwrap();
         let logps = model.logps(&batch).unwrap();
-        let coefficients = device.alloc::<f32>(batch.rows).unwrap();
-        let stats = device.alloc::<f32>(batch.pair_count * preference_loss::STATS).unwrap();
         let ref_logps = device.upload(&self.ref_logps).unwrap();
-        let params = preference_loss::Params {
-            beta: self.loss.beta as f32,
-            label_smoothing: self.loss.label_smoothing as f32,
-            dpo_scale: self.loss.dpo_scale as f32,
-            sft_scale: self.loss.sft_scale as f32,
-        };
-        let (rows, pairs, count) = (&batch.sequence_rows, &batch.pairs, batch.pair_count);
-        preference_loss::pairs(device, &coefficients, &stats, &logps, &ref_logps, rows, pairs, params, count).unwrap();
+        let parameters = [("beta", BETA), ("label_smoothing", LABEL_SMOOTHING), ("sft_weight", SFT_WEIGHT)];
+        let loss = warpo::loss::Loss::with("dpo", &parameters).unwrap();
+        let groups = pairs_of(&self.forest);
+        let (coefficients, _) = on_rows(device, &loss, &groups, &logps, &ref_logps, &batch.sequence_rows);
         model.backward(&batch, &coefficients).unwrap();
         let logps = device.download(&logps).unwrap().into_iter().map(f64::from).collect();
         (logps, named(&self.config, &device.download(model.grads()).unwrap()))

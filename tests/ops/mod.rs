@@ -13,7 +13,7 @@ mod grad_norm;
 mod head;
 mod head_sm90;
 mod layernorm;
-mod preference_loss;
+
 mod residual;
 mod rmsnorm;
 mod rope;

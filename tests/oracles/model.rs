@@ -102,6 +102,11 @@ struct Pass {
 }
 
 impl Model<'_> {
+    /// One row of logits for each row.
+    pub fn logits(&self, input: &Input) -> Vec<Vec<f64>> {
+        self.forward(input).logits
+    }
+
     /// The log-probability of every row's target.
     pub fn logps(&self, input: &Input) -> Vec<f64> {
         let pass = self.forward(input);

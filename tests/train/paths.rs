@@ -9,7 +9,7 @@ use warpo::{
         records::Columns,
     },
     device::{DType, Device, Float, HostOptions},
-    loss::Dpo,
+    loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
     train::{batches, reference::Reference, step::Trainer},
@@ -52,11 +52,12 @@ fn losses<T: Float>(device: &Device, precision: DType, data: &Dataset) -> Vec<f6
     let trees = &data.trees[..STEPS * PAIRS];
     let reference = Reference::compute(&model, trees, BUDGET).unwrap();
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
-    let mut trainer = Trainer { model, optimizer, loss: Dpo { sft_weight: 1.0, ..Dpo::default() } };
+    let loss = Loss::with("dpo", &[("sft_weight", 1.0)]).unwrap();
+    let mut trainer = Trainer::new(model, optimizer, loss).unwrap();
     let step = |step: usize| {
         let examples: Vec<usize> = (step * PAIRS..(step + 1) * PAIRS).collect();
         let packs = batches::pack(trees, &examples, BUDGET).unwrap();
-        trainer.step(&packs, &reference, 5e-4, step == 0).unwrap().metrics.get("loss").unwrap()
+        trainer.step(trees, &packs, &reference, 5e-4, step == 0).unwrap().metrics.get("loss").unwrap()
     };
     (0..STEPS).map(step).collect()
 }

@@ -1,0 +1,157 @@
+//! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
+//! policy (F9).
+
+use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape};
+use crate::forest::Value;
+
+/// Rows of the table in `kernels/loss_likelihood.cu`, by their places.
+pub mod function {
+    pub const SUM: i32 = 0;
+    pub const MEAN: i32 = 1;
+    pub const BY_SCORE: i32 = 2;
+    pub const LOG_SIGMOID: i32 = 3;
+    pub const WEIGHTED: i32 = 4;
+    pub const UNLIKELIHOOD: i32 = 5;
+    pub const ONLINE: i32 = 6;
+}
+
+fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
+    Part::new(Head::Likelihood { function, place }, parameters)
+}
+
+/// `-a` of the sequence at this place of its group.
+pub fn sum(place: i32) -> Part {
+    term(function::SUM, place, &[])
+}
+
+/// `-a / n`.
+pub fn mean(place: i32) -> Part {
+    term(function::MEAN, place, &[])
+}
+
+/// `-a / |second value|`.
+pub fn by_score(place: i32) -> Part {
+    term(function::BY_SCORE, place, &[])
+}
+
+/// `sp(-gamma a)`.
+pub fn log_sigmoid(place: i32, gamma: f64) -> Part {
+    term(function::LOG_SIGMOID, place, &[gamma])
+}
+
+/// A likelihood of single responses; the rest of the row says what differs.
+const SINGLE: Definition = Definition {
+    name: "",
+    aliases: &[],
+    family: Family::Likelihood,
+    formula: "",
+    gradient: "",
+    parameters: &[],
+    shape: Shape::Single,
+    values: &[],
+    rationale: false,
+    reference: false,
+    source: "",
+    traps: &[],
+    parts: |_| Vec::new(),
+};
+
+/// One row a loss.
+pub const LOSSES: &[Definition] = &[
+    Definition {
+        name: "sft",
+        aliases: &["nll"],
+        formula: "-(sum a)/(sum n)",
+        gradient: "-1/(sum n)",
+        source: "negative log-likelihood, the batch-token mean of TRL's sft loss; Pref-FT (arXiv 2404.14367) on the \
+                 chosen side",
+        parts: |_| vec![sum(0).over(Mean::Rows(0))],
+        ..SINGLE
+    },
+    Definition {
+        name: "sft_mean",
+        aliases: &["sft_seqmean"],
+        formula: "-a/n",
+        gradient: "-1/n",
+        source: "negative log-likelihood, the mean of each response",
+        traps: &["every response counts alike, so a token of a short one counts more"],
+        parts: |_| vec![mean(0)],
+        ..SINGLE
+    },
+    Definition {
+        name: "rwr",
+        formula: "-w a/n, w = min(exp(score/temperature), clip)",
+        gradient: "-w/n",
+        parameters: &[&[
+            Parameter { name: "temperature", default: 1.0, range: Range::Above(0.0), meaning: "of the scores" },
+            Parameter { name: "clip", default: 20.0, range: Range::Above(0.0), meaning: "largest weight" },
+        ]],
+        values: &[Value::Score],
+        source: "Reward-weighted regression as in the code of arXiv 2404.14367, whose clip is off by default",
+        parts: |p| vec![term(function::WEIGHTED, 0, &[p.get("temperature"), p.get("clip")])],
+        ..SINGLE
+    },
+    Definition {
+        name: "unlikelihood",
+        aliases: &["unlikelihood_reconstructed"],
+        formula: "-a_w/n_w - (alpha/n_l) sum_t log(1 - e^lp_t) over y_l",
+        gradient: "-1/n_w; (alpha/n_l)/expm1(-lp_t)",
+        parameters: &[&[Parameter {
+            name: "alpha",
+            default: 0.5,
+            range: Range::AtLeast(0.0),
+            meaning: "weight of the rejected side",
+        }]],
+        shape: Shape::Pair,
+        source: "reconstructed: unlikelihood training as a baseline of arXiv 2404.14367",
+        traps: &["a pole at probability 1: log-probabilities above -1e-6 count as -1e-6"],
+        parts: |p| vec![mean(0), term(function::UNLIKELIHOOD, 1, &[]).weighted(p.get("alpha"))],
+        ..SINGLE
+    },
+    Definition {
+        name: "control_sft",
+        aliases: &["csft"],
+        formula: "-(sum a)/(sum n) over both responses, each behind its control token",
+        gradient: "-1/(sum n); 0 on prompt and control",
+        shape: Shape::Pair,
+        source: "control-token SFT as in HALOs' csft, with <|good|> and <|bad|>; the binary form of arXiv 2404.14367",
+        traps: &[
+            "write the good control at the end of the prompt when the model is used",
+            "the controls are plain text to a tokenizer that does not know them",
+        ],
+        parts: |_| vec![sum(-1).over(Mean::AllRows)],
+        ..SINGLE
+    },
+    Definition {
+        name: "hindsight_sft",
+        aliases: &["chain_of_hindsight"],
+        formula: "-(sum a)/(sum n) over \"prompt, marker, y_l, marker, y_w\", both responses",
+        gradient: "-1/(sum n); 0 on prompt and markers",
+        shape: Shape::Pair,
+        source: "Chain of Hindsight, arXiv 2302.02676, without its pretraining term",
+        traps: &["the worse response comes first and is learnt as well, behind its marker"],
+        parts: |_| vec![sum(-1).over(Mean::AllRows)],
+        ..SINGLE
+    },
+    Definition {
+        name: "hypo",
+        aliases: &["hypo_online_kl"],
+        family: Family::OnPolicy,
+        formula: "lambda sg(rho) a",
+        gradient: "lambda rho",
+        parameters: &[&[Parameter {
+            name: "lambda",
+            default: 0.05,
+            range: Range::AtLeast(0.0),
+            meaning: "weight of the divergence from the reference",
+        }]],
+        reference: true,
+        source: "reconstructed: HyPO's term on fresh samples, arXiv 2406.01462",
+        traps: &[
+            "unbiased only for rows that the policy of this moment has sampled: bring them as completions",
+            "its value is no loss to watch; only its gradient means something",
+        ],
+        parts: |p| vec![term(function::ONLINE, 0, &[]).weighted(p.get("lambda"))],
+        ..SINGLE
+    },
+];

@@ -1,0 +1,201 @@
+//! One step's loss on its device: sums of sequences, heads, and the way back to rows.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use super::{Groups, Head, Loss, Mean, Measured};
+use crate::{
+    device::{Buffer, Device},
+    ops::{
+        loss_batch, loss_difference, loss_likelihood, loss_list,
+        loss_rows::{self, PARAMETERS, Rows, SLOPES, SUMS, SequenceSlots},
+        loss_separate,
+    },
+};
+
+/// The loss of a step over micro-batches. [`sum`](Self::sum) each of them; [`run`](Self::run) the heads, on each
+/// micro-batch as it comes or on all at once; then [`spread`](Self::spread) the slopes.
+pub struct Step<'a> {
+    loss: &'a Loss,
+    device: &'a Device,
+    host: Groups,
+    groups: loss_rows::Groups,
+    parts: Vec<Prepared>,
+    micro: Vec<Micro>,
+    /// See [`loss_batch::STATE`].
+    state: &'a Buffer<f64>,
+}
+
+struct Prepared {
+    head: Head,
+    part: loss_rows::Part,
+    /// (groups)
+    losses: Buffer<f64>,
+}
+
+/// One micro-batch's places in the step.
+struct Micro {
+    sequences: Range<usize>,
+    groups: Range<usize>,
+    slots: SequenceSlots,
+    weights: Option<Buffer<f32>>,
+}
+
+/// What [`Step::spread`] fills, each (rows).
+pub struct Outputs<'b> {
+    /// d loss / d logp.
+    pub coefficients: &'b Buffer<f32>,
+    /// d loss / d KL(reference || policy), where the rows have divergences.
+    pub divergence_coefficients: Option<&'b Buffer<f32>>,
+}
+
+impl<'a> Step<'a> {
+    /// Copies the groups of a step to the device; one entry of `micro_batches` each. `state` is what the loss carries
+    /// from step to step; [`Step::run`] on all groups moves it on.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn new(device: &'a Device, loss: &'a Loss, state: &'a Buffer<f64>, micro_batches: &[Groups]) -> Result<Self> {
+        let mut host = Groups::default();
+        let mut places = Vec::new();
+        for groups in micro_batches {
+            let (sequences, first, rows) = (host.rows.len(), host.len(), host.weights.len());
+            host.append(groups);
+            places.push((sequences..host.rows.len(), first..host.len(), rows..host.weights.len()));
+        }
+        let narrow = |values: &[usize]| values.iter().map(|&v| v as i32).collect::<Vec<i32>>();
+        let [ends, by_sequence] = sequence_slots(&host);
+        let (ends, by_sequence) = (device.upload(&narrow(&ends))?, device.upload(&narrow(&by_sequence))?);
+        let weights = device.upload(&host.weights)?;
+        let micro = places.into_iter().map(|(sequences, groups, rows)| Micro {
+            slots: SequenceSlots { ends: ends.slice(sequences.start..sequences.end + 1), slots: by_sequence.clone() },
+            weights: (!rows.is_empty()).then(|| weights.slice(rows)),
+            sequences,
+            groups,
+        });
+        let micro = micro.collect();
+        let groups = loss_rows::Groups {
+            sums: device.zeros(host.rows.len() * SUMS)?,
+            slopes: device.zeros(host.slots.len() * SLOPES)?,
+            slot_sequence: device.upload(&narrow(&host.slots))?,
+            group_slots: device.upload(&narrow(&host.starts))?,
+            values: device.upload(&host.values)?,
+        };
+        let parts = prepare(device, loss, &host)?;
+        Ok(Self { loss, device, host, groups, parts, micro, state })
+    }
+
+    /// Adds up the rows of a micro-batch. `sequence_rows` is its forest's table; weights of rows are the step's own.
+    ///
+    /// # Errors
+    /// A buffer does not have its shape, or a launch fails.
+    pub fn sum(&self, micro: usize, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+        let Range { start, end } = self.micro[micro].sequences;
+        let sums = self.groups.sums.slice(start * SUMS..end * SUMS);
+        loss_rows::sum(self.device, &sums, &self.weighted(micro, rows), sequence_rows)
+    }
+
+    /// Runs the heads on the groups of one micro-batch, or with `None` on all.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn run(&self, micro: Option<usize>) -> Result<()> {
+        let range = micro.map_or(0..self.host.len(), |micro| self.micro[micro].groups.clone());
+        for Prepared { head, part, losses } in &self.parts {
+            let part = loss_rows::Part { groups: range.clone(), ..part.clone() };
+            let (device, groups) = (self.device, &self.groups);
+            match *head {
+                Head::Difference { map, flags, .. } => loss_difference::run(device, losses, groups, &part, map, flags)?,
+                Head::Separate { .. } => loss_separate::run(device, losses, groups, &part)?,
+                Head::Likelihood { place, .. } => loss_likelihood::run(device, losses, groups, &part, place)?,
+                Head::List { .. } => loss_list::run(device, losses, groups, &part)?,
+                Head::Batch { .. } => {
+                    let sorted = device.alloc(2 * range.len())?;
+                    loss_batch::run(device, losses, self.state, &sorted, groups, &part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the coefficients of a micro-batch's rows, from the same `rows` as [`sum`](Self::sum).
+    ///
+    /// # Errors
+    /// A buffer does not have its shape, or a launch fails.
+    pub fn spread(&self, micro: usize, outputs: Outputs, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+        loss_rows::spread(
+            self.device,
+            outputs.coefficients,
+            outputs.divergence_coefficients,
+            &self.groups.slopes,
+            &self.weighted(micro, rows),
+            sequence_rows,
+            &self.micro[micro].slots,
+        )
+    }
+
+    /// What the step's metrics are made of, downloaded.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn measured(&self) -> Result<Measured<'_>> {
+        let download = |buffer| self.device.download(buffer);
+        Ok(Measured {
+            loss: self.loss,
+            groups: &self.host,
+            sums: download(&self.groups.sums)?,
+            slopes: download(&self.groups.slopes)?,
+            losses: self.parts.iter().map(|part| download(&part.losses)).collect::<Result<_>>()?,
+            state: download(self.state)?,
+        })
+    }
+
+    fn weighted(&self, micro: usize, rows: &Rows) -> Rows {
+        let weights = rows.weights.clone().or_else(|| self.micro[micro].weights.clone());
+        Rows { weights, complements: self.loss.needs_complements(), ..rows.clone() }
+    }
+}
+
+/// Where the slots of each sequence are: ends of its run, and the slots by sequence.
+fn sequence_slots(groups: &Groups) -> [Vec<usize>; 2] {
+    let mut ends = vec![0; groups.rows.len() + 1];
+    groups.slots.iter().for_each(|&sequence| ends[sequence + 1] += 1);
+    for sequence in 0..groups.rows.len() {
+        ends[sequence + 1] += ends[sequence];
+    }
+    let mut order: Vec<usize> = (0..groups.slots.len()).collect();
+    order.sort_by_key(|&slot| groups.slots[slot]);
+    [ends, order]
+}
+
+/// Weight and normalisation of a part in a step of these groups.
+pub(super) fn scale(weight: f64, mean: Mean, groups: &Groups) -> f64 {
+    let over = match mean {
+        Mean::Groups => groups.len(),
+        Mean::Rows(place) => groups.rows_at(place),
+        Mean::AllRows => groups.rows.iter().sum(),
+        Mean::Own => 1,
+    };
+    weight / over.max(1) as f64
+}
+
+fn prepare(device: &Device, loss: &Loss, groups: &Groups) -> Result<Vec<Prepared>> {
+    let parts = loss.parts();
+    let numbers: Vec<f64> = parts.iter().flat_map(|(_, part)| part.parameters).collect();
+    let numbers = device.upload(&numbers)?;
+    let prepared = |(i, (_, part)): (usize, &(usize, super::Part))| {
+        let function = match part.head {
+            Head::Difference { phi, .. } => phi,
+            Head::Separate { function }
+            | Head::Likelihood { function, .. }
+            | Head::List { function }
+            | Head::Batch { function } => function,
+        };
+        let parameters = numbers.slice(i * PARAMETERS..(i + 1) * PARAMETERS);
+        let scale = scale(part.weight, part.mean, groups);
+        let part_of_all = loss_rows::Part { function, parameters, scale, groups: 0..groups.len() };
+        Ok(Prepared { head: part.head, part: part_of_all, losses: device.zeros(groups.len())? })
+    };
+    parts.iter().enumerate().map(prepared).collect()
+}

@@ -1,0 +1,228 @@
+//! The head where a loss looks at whole distributions: the reference's beside the policy's, chunk by chunk, so that the
+//! logits of a batch never exist; and the sum of squared probabilities.
+
+use anyhow::Result;
+
+use super::{
+    chunk_launch, expect_len,
+    gemm::{self, Gemm},
+    head::{self, Head, Rows, Scratch},
+};
+use crate::device::{Buffer, Device, Float, Launch, kernels::head_distributions as kernel};
+
+const WARPS_PER_CTA: usize = 4;
+
+/// A head's inputs: a model's last hidden states, its output weight, and memory for a chunk's rows and f32 logits.
+pub struct Source<'a, T> {
+    /// (tokens, hidden)
+    pub hidden_states: &'a Buffer<T>,
+    /// (vocab, hidden)
+    pub weight: &'a Buffer<T>,
+    pub scratch: &'a Scratch<T>,
+    pub head: Head,
+}
+
+/// What [`fwd`] writes, each (rows).
+#[derive(Clone)]
+pub struct Divergence {
+    pub logps: Buffer<f32>,
+    pub lse: Buffer<f32>,
+    pub ref_logps: Buffer<f32>,
+    pub ref_lse: Buffer<f32>,
+    /// KL(reference || policy).
+    pub divergences: Buffer<f32>,
+}
+
+/// Log-probabilities of each row's target under both models, and the divergence between them.
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+pub fn fwd<T: Float>(
+    device: &Device,
+    out: &Divergence,
+    policy: &Source<T>,
+    reference: &Source<T>,
+    rows: &Rows,
+) -> Result<()> {
+    for chunk in policy.head.chunks(rows.rows) {
+        let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
+        let part = |buffer: &Buffer<f32>| buffer.slice(chunk.clone());
+        let out = Divergence {
+            logps: part(&out.logps),
+            lse: part(&out.lse),
+            ref_logps: part(&out.ref_logps),
+            ref_lse: part(&out.ref_lse),
+            divergences: part(&out.divergences),
+        };
+        divergence_rows(device, &out, &z?, &zq?, &rows.target.slice(chunk.clone()), &policy.head)?;
+    }
+    Ok(())
+}
+
+impl<T: Float> Source<'_, T> {
+    fn logits(&self, device: &Device, rows: &Rows, chunk: &std::ops::Range<usize>) -> Result<Buffer<f32>> {
+        head::chunk_logits(device, self.scratch, self.hidden_states, self.weight, rows, &self.head, chunk)
+    }
+}
+
+/// Slopes of the loss by what [`fwd`] wrote, each (rows).
+pub struct Slopes<'a> {
+    pub logps: &'a Buffer<f32>,
+    pub divergences: &'a Buffer<f32>,
+}
+
+/// Gradients of [`fwd`]: writes `dhidden`, adds to `dweight`. Both models' logits are computed again.
+///
+/// Shapes: `dhidden` (tokens, hidden); `dweight` (vocab, hidden).
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+#[expect(clippy::too_many_arguments, reason = "outputs, inputs, sizes")]
+pub fn bwd<T: Float>(
+    device: &Device,
+    dhidden: &Buffer<T>,
+    dweight: &Buffer<f32>,
+    policy: &Source<T>,
+    reference: &Source<T>,
+    kept: &Divergence,
+    slopes: &Slopes,
+    rows: &Rows,
+) -> Result<()> {
+    let Head { vocab, hidden, .. } = policy.head;
+    let (ld, scratch) = (policy.head.ld(), policy.scratch);
+    for chunk in policy.head.chunks(rows.rows) {
+        let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
+        let (z, zq, count) = (z?, zq?, chunk.len());
+        let dz = scratch.dlogits.slice(0..count * ld);
+        let part = |buffer: &Buffer<f32>| buffer.slice(chunk.clone());
+        let normalisers = [&part(&kept.lse), &part(&kept.ref_lse)];
+        let slopes = Slopes { logps: &part(slopes.logps), divergences: &part(slopes.divergences) };
+        dlogits(device, &dz, [&z, &zq], normalisers, &slopes, &rows.target.slice(chunk.clone()), &policy.head)?;
+        let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
+        gemm::run(device, &Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) }, &dx, &dz, policy.weight)?;
+        let by_weight = Gemm { lda: ld, ..Gemm::tn(vocab, hidden, count).accumulating() };
+        gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
+    }
+    let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
+    head::scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+}
+
+/// Log of the sum of squared probabilities of each row.
+///
+/// Shapes: `out` (rows).
+///
+/// # Errors
+/// A buffer does not have its shape, or a launch fails.
+pub fn collisions<T: Float>(device: &Device, out: &Buffer<f32>, policy: &Source<T>, rows: &Rows) -> Result<()> {
+    for chunk in policy.head.chunks(rows.rows) {
+        let logits = policy.logits(device, rows, &chunk)?;
+        collision_rows(device, &out.slice(chunk.clone()), &logits, &policy.head)?;
+    }
+    Ok(())
+}
+
+fn by_rows(rows: usize) -> Launch {
+    Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32)
+}
+
+/// [`fwd`] from logits.
+///
+/// Shapes: `out` and `targets` (rows); `logits`, `ref_logits` (rows, ld). Targets must lie in `0..vocab`: they are on the
+/// device and are not checked here.
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn divergence_rows(
+    device: &Device,
+    out: &Divergence,
+    logits: &Buffer<f32>,
+    ref_logits: &Buffer<f32>,
+    targets: &Buffer<i32>,
+    head: &Head,
+) -> Result<()> {
+    let (rows, ld) = (targets.len(), head.ld());
+    for buffer in [&out.logps, &out.lse, &out.ref_logps, &out.ref_lse, &out.divergences] {
+        expect_len("head divergence", buffer, &[rows])?;
+    }
+    expect_len("head logits", logits, &[rows, ld])?;
+    expect_len("head reference logits", ref_logits, &[rows, ld])?;
+    let softcap = super::softcap("head", head.softcap)?;
+    let Divergence { logps, lse, ref_logps, ref_lse, divergences } = out;
+    // SAFETY: all lengths were checked above; targets are in range by this function's contract.
+    unsafe {
+        kernel::head_divergence_rows(
+            device,
+            by_rows(rows),
+            logps,
+            lse,
+            ref_logps,
+            ref_lse,
+            divergences,
+            logits,
+            ref_logits,
+            targets,
+            softcap,
+            rows as i32,
+            head.vocab as i32,
+            ld as i32,
+        )
+    }
+}
+
+/// Gradients of [`divergence_rows`] by the policy's logits: `dlogits` (rows, ld), which for f32 may be the logits.
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn dlogits<T: Float>(
+    device: &Device,
+    dlogits: &Buffer<T>,
+    [logits, ref_logits]: [&Buffer<f32>; 2],
+    [lse, ref_lse]: [&Buffer<f32>; 2],
+    slopes: &Slopes,
+    targets: &Buffer<i32>,
+    head: &Head,
+) -> Result<()> {
+    let (rows, ld) = (targets.len(), head.ld());
+    expect_len("head dlogits", dlogits, &[rows, ld])?;
+    expect_len("head logits", logits, &[rows, ld])?;
+    expect_len("head reference logits", ref_logits, &[rows, ld])?;
+    for buffer in [lse, ref_lse, slopes.logps, slopes.divergences] {
+        expect_len("head divergence", buffer, &[rows])?;
+    }
+    let launch = chunk_launch("head dlogits", rows, ld)?;
+    let softcap = super::softcap("head", head.softcap)?;
+    let (vocab, ld, rows) = (head.vocab as i32, ld as i32, rows as i32);
+    // SAFETY: all lengths were checked above.
+    unsafe {
+        kernel::head_dlogits_divergence(
+            device,
+            launch,
+            dlogits,
+            logits,
+            ref_logits,
+            lse,
+            ref_lse,
+            slopes.logps,
+            slopes.divergences,
+            targets,
+            softcap,
+            rows,
+            vocab,
+            ld,
+        )
+    }
+}
+
+/// [`collisions`] from logits (rows, ld).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn collision_rows(device: &Device, out: &Buffer<f32>, logits: &Buffer<f32>, head: &Head) -> Result<()> {
+    let (rows, ld) = (out.len(), head.ld());
+    expect_len("head logits", logits, &[rows, ld])?;
+    let softcap = super::softcap("head", head.softcap)?;
+    // SAFETY: all lengths were checked above.
+    unsafe {
+        kernel::head_collisions(device, by_rows(rows), out, logits, softcap, rows as i32, head.vocab as i32, ld as i32)
+    }
+}

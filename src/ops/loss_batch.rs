@@ -1,0 +1,59 @@
+//! Losses that couple all groups of a step.
+
+use anyhow::{Result, ensure};
+
+use super::{
+    expect_len,
+    loss_rows::{Groups, Part},
+};
+use crate::device::{Buffer, Device, Launch, kernels::loss_batch as kernel};
+
+const THREADS: usize = 256;
+
+/// Sum and number of the rewards seen so far, and the reference point of the step.
+pub const STATE: usize = 3;
+
+/// Writes `losses`, adds to the slopes and moves `state` on by one step. The part's groups are all of the step.
+///
+/// Shapes: `losses` (groups); `state` ([`STATE`]); `sorted` (2, groups), scratch; the rest as in [`Groups`] and
+/// [`Part`].
+///
+/// # Errors
+/// A buffer does not have its shape, the part leaves groups out, or the launch fails.
+pub fn run(
+    device: &Device,
+    losses: &Buffer<f64>,
+    state: &Buffer<f64>,
+    sorted: &Buffer<f64>,
+    groups: &Groups,
+    part: &Part,
+) -> Result<()> {
+    groups.check(losses, part)?;
+    let count = part.groups.len();
+    ensure!(count == losses.len(), "a loss that couples {} groups ran on {count} of them", losses.len());
+    expect_len("loss state", state, &[STATE])?;
+    expect_len("loss scratch", sorted, &[2, count])?;
+    if count == 0 {
+        return Ok(());
+    }
+    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_batch(
+            device,
+            Launch::linear(1, THREADS),
+            slopes,
+            losses,
+            state,
+            sorted,
+            sums,
+            slot_sequence,
+            group_slots,
+            values,
+            &part.parameters,
+            part.function,
+            part.scale,
+            count as i32,
+        )
+    }
+}

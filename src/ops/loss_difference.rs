@@ -1,0 +1,53 @@
+//! Losses of one margin between a chosen and a rejected sequence.
+
+use anyhow::Result;
+
+use super::loss_rows::{Groups, HEAD_THREADS, Part};
+use crate::device::{Buffer, Device, Launch, kernels::loss_difference as kernel};
+
+/// The margin is of log-probabilities, not of log-ratios to the reference.
+pub const NO_REFERENCE: i32 = 1;
+/// Sums are divided by their rows.
+pub const PER_TOKEN: i32 = 2;
+/// Each pair is weighted by how likely the policy is to say both (WPO).
+pub const POLICY_WEIGHTED: i32 = 4;
+/// Token divergences are added to the log-ratios.
+pub const WITH_DIVERGENCE: i32 = 8;
+/// The chosen side's divergence is a constant.
+pub const CHOSEN_DIVERGENCE_FIXED: i32 = 16;
+
+/// Writes `losses` of the part's groups and adds to their slopes. `map` and `flags` say how the margin is made.
+///
+/// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, map: i32, flags: i32) -> Result<()> {
+    groups.check(losses, part)?;
+    if part.groups.is_empty() {
+        return Ok(());
+    }
+    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS), HEAD_THREADS);
+    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_difference(
+            device,
+            launch,
+            slopes,
+            losses,
+            sums,
+            slot_sequence,
+            group_slots,
+            values,
+            &part.parameters,
+            part.function,
+            map,
+            flags,
+            part.scale,
+            first,
+            count,
+        )
+    }
+}

@@ -1,0 +1,41 @@
+//! Losses of a sequence's own likelihood.
+
+use anyhow::Result;
+
+use super::loss_rows::{Groups, HEAD_THREADS, Part};
+use crate::device::{Buffer, Device, Launch, kernels::loss_likelihood as kernel};
+
+/// Writes `losses` of the part's groups and adds to their slopes. `place` is the slot in its group, -1 for all.
+///
+/// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, place: i32) -> Result<()> {
+    groups.check(losses, part)?;
+    if part.groups.is_empty() {
+        return Ok(());
+    }
+    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS), HEAD_THREADS);
+    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_likelihood(
+            device,
+            launch,
+            slopes,
+            losses,
+            sums,
+            slot_sequence,
+            group_slots,
+            values,
+            &part.parameters,
+            part.function,
+            place,
+            part.scale,
+            first,
+            count,
+        )
+    }
+}

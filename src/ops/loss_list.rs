@@ -1,0 +1,46 @@
+//! Losses over lists of up to 32 responses.
+
+use anyhow::Result;
+
+use super::loss_rows::{Groups, HEAD_THREADS, Part};
+use crate::device::{Buffer, Device, Launch, kernels::loss_list as kernel};
+
+/// Bytes of `Response` in `kernels/loss_list.cu`: six f64, an i32 and what aligns it.
+const RESPONSE: usize = 56;
+/// Responses of one list.
+pub const LONGEST: usize = 32;
+
+/// Writes `losses` of the part's groups and adds to their slopes.
+///
+/// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) -> Result<()> {
+    groups.check(losses, part)?;
+    if part.groups.is_empty() {
+        return Ok(());
+    }
+    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS / 32), HEAD_THREADS);
+    let launch = launch.with_smem(HEAD_THREADS * RESPONSE);
+    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_list(
+            device,
+            launch,
+            slopes,
+            losses,
+            sums,
+            slot_sequence,
+            group_slots,
+            values,
+            &part.parameters,
+            part.function,
+            part.scale,
+            first,
+            count,
+        )
+    }
+}

@@ -1,0 +1,212 @@
+//! Between rows and the heads of losses: rows to sums of sequences, and slopes of sequences back to rows.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+
+use super::expect_len;
+use crate::device::{Buffer, Device, Launch, kernels::loss_rows as kernel};
+
+/// Columns of `sums`: of a sequence's rows, log-probability, log-ratio to the reference (both weighted), number,
+/// divergence, log(1 - p), logp - log(sum of squared probabilities), weight and divergence weight.
+pub const SUMS: usize = 8;
+/// Columns of `slopes`: the step's loss by a slot's log-probability (or log-ratio), divergence and log(1 - p).
+pub const SLOPES: usize = 3;
+/// Numbers of a slot that came with the data.
+pub const VALUES: usize = 2;
+/// Numbers a head takes.
+pub const PARAMETERS: usize = 8;
+pub(super) const HEAD_THREADS: usize = 128;
+const WARPS_PER_CTA: usize = HEAD_THREADS / 32;
+
+const REFERENCE: i32 = 1;
+const ROW_WEIGHTS: i32 = 2;
+const DIVERGENCES: i32 = 4;
+const DIVERGENCE_ROW_WEIGHTS: i32 = 8;
+const COLLISIONS: i32 = 16;
+const COMPLEMENTS: i32 = 32;
+
+/// The groups of a step and their slots, on the device: a slot is one sequence's place in a group.
+#[derive(Clone)]
+pub struct Groups {
+    /// (sequences, [`SUMS`])
+    pub sums: Buffer<f64>,
+    /// (slots, [`SLOPES`]) heads add to it.
+    pub slopes: Buffer<f64>,
+    /// (slots)
+    pub slot_sequence: Buffer<i32>,
+    /// (groups + 1)
+    pub group_slots: Buffer<i32>,
+    /// (slots, [`VALUES`])
+    pub values: Buffer<f64>,
+}
+
+/// What one head does: which function, with which numbers, on which groups.
+#[derive(Clone)]
+pub struct Part {
+    /// Of the head's table.
+    pub function: i32,
+    /// ([`PARAMETERS`])
+    pub parameters: Buffer<f64>,
+    /// Multiplies the slopes.
+    pub scale: f64,
+    pub groups: Range<usize>,
+}
+
+impl Groups {
+    /// Checks the lengths of what a head is handed; `losses` has one element a group of the step.
+    pub(super) fn check(&self, losses: &Buffer<f64>, part: &Part) -> Result<()> {
+        let (slots, groups) = (self.slot_sequence.len(), self.group_slots.len().saturating_sub(1));
+        expect_len("loss slopes", &self.slopes, &[slots, SLOPES])?;
+        expect_len("loss values", &self.values, &[slots, VALUES])?;
+        expect_len("losses", losses, &[groups])?;
+        expect_len("loss parameters", &part.parameters, &[PARAMETERS])?;
+        ensure!(part.groups.end <= groups, "groups {:?} of {groups}", part.groups);
+        ensure!(self.sums.len().is_multiple_of(SUMS), "loss sums: {} elements", self.sums.len());
+        Ok(())
+    }
+}
+
+/// What the rows of a micro-batch have, each (rows). What is absent is not read.
+#[derive(Clone, Default)]
+pub struct Rows {
+    pub logps: Option<Buffer<f32>>,
+    pub ref_logps: Option<Buffer<f32>>,
+    /// Weight of each row, else 1.
+    pub weights: Option<Buffer<f32>>,
+    /// KL(reference || policy) at each row.
+    pub divergences: Option<Buffer<f32>>,
+    /// Weight of each row's divergence, else 1.
+    pub divergence_weights: Option<Buffer<f32>>,
+    /// Log of the sum of squared probabilities at each row.
+    pub collisions: Option<Buffer<f32>>,
+    /// Whether log(1 - p) is summed.
+    pub complements: bool,
+}
+
+impl Rows {
+    fn inputs(&self) -> i32 {
+        let given = |buffer: &Option<Buffer<f32>>, bit| if buffer.is_some() { bit } else { 0 };
+        given(&self.ref_logps, REFERENCE)
+            | given(&self.weights, ROW_WEIGHTS)
+            | given(&self.divergences, DIVERGENCES)
+            | given(&self.divergence_weights, DIVERGENCE_ROW_WEIGHTS)
+            | given(&self.collisions, COLLISIONS)
+            | if self.complements { COMPLEMENTS } else { 0 }
+    }
+
+    fn logps(&self) -> Result<&Buffer<f32>> {
+        self.logps.as_ref().context("loss rows: no log-probabilities")
+    }
+
+    /// One of the other buffers, or in its place something as long that is not read.
+    fn or_logps(&self, what: &str, buffer: &Option<Buffer<f32>>) -> Result<Buffer<f32>> {
+        let logps = self.logps()?;
+        let buffer = buffer.as_ref().unwrap_or(logps);
+        expect_len(&format!("loss rows: {what}"), buffer, &[logps.len()])?;
+        Ok(buffer.clone())
+    }
+}
+
+fn launch(sequences: usize) -> Launch {
+    Launch::linear(sequences.div_ceil(WARPS_PER_CTA), HEAD_THREADS)
+}
+
+/// Adds up the rows of each sequence, in f64 and always in the same order.
+///
+/// Shapes: `sums` (sequences, [`SUMS`]); `sequence_rows` (sequences + 1), which covers all rows.
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+    let sequences = sequence_rows.len().saturating_sub(1);
+    expect_len("loss sums", sums, &[sequences, SUMS])?;
+    if sequences == 0 {
+        return Ok(());
+    }
+    let logps = rows.logps()?;
+    let (ref_logps, weights) = (rows.or_logps("reference", &rows.ref_logps)?, rows.or_logps("weights", &rows.weights)?);
+    let (divergences, divergence_weights) = (
+        rows.or_logps("divergences", &rows.divergences)?,
+        rows.or_logps("divergence weights", &rows.divergence_weights)?,
+    );
+    let collisions = rows.or_logps("collisions", &rows.collisions)?;
+    // SAFETY: all lengths were checked above; the table comes from a forest, which keeps it in range.
+    unsafe {
+        kernel::loss_rows_sum(
+            device,
+            launch(sequences),
+            sums,
+            logps,
+            &ref_logps,
+            &weights,
+            &divergences,
+            &divergence_weights,
+            &collisions,
+            sequence_rows,
+            rows.inputs(),
+            sequences as i32,
+        )
+    }
+}
+
+/// Where each sequence of a micro-batch finds its slots.
+#[derive(Clone)]
+pub struct SequenceSlots {
+    /// (sequences + 1) places in `slots`.
+    pub ends: Buffer<i32>,
+    /// (slots of the step) slots by sequence, ascending.
+    pub slots: Buffer<i32>,
+}
+
+/// Writes every row's share of its sequence's slopes, 0 where the sequence stands in no group.
+///
+/// Shapes: `coefficients`, and `divergence_coefficients` if the rows have divergences, (rows); `slopes` (slots,
+/// [`SLOPES`]) of the step; `sequence_rows` (sequences + 1).
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn spread(
+    device: &Device,
+    coefficients: &Buffer<f32>,
+    divergence_coefficients: Option<&Buffer<f32>>,
+    slopes: &Buffer<f64>,
+    rows: &Rows,
+    sequence_rows: &Buffer<i32>,
+    of: &SequenceSlots,
+) -> Result<()> {
+    let sequences = sequence_rows.len().saturating_sub(1);
+    let logps = rows.logps()?;
+    expect_len("loss coefficients", coefficients, &[logps.len()])?;
+    expect_len("loss sequence slots", &of.ends, &[sequences + 1])?;
+    expect_len("loss slopes", slopes, &[of.slots.len(), SLOPES])?;
+    ensure!(
+        divergence_coefficients.is_some() == rows.divergences.is_some(),
+        "loss rows: divergences and their coefficients come together"
+    );
+    let divergence_coefficients = divergence_coefficients.unwrap_or(coefficients);
+    expect_len("loss divergence coefficients", divergence_coefficients, &[logps.len()])?;
+    let weights = rows.or_logps("weights", &rows.weights)?;
+    let divergence_weights = rows.or_logps("divergence weights", &rows.divergence_weights)?;
+    if sequences == 0 {
+        return Ok(());
+    }
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_rows_spread(
+            device,
+            launch(sequences),
+            coefficients,
+            divergence_coefficients,
+            slopes,
+            logps,
+            &weights,
+            &divergence_weights,
+            sequence_rows,
+            &of.ends,
+            &of.slots,
+            rows.inputs(),
+            sequences as i32,
+        )
+    }
+}

@@ -1,0 +1,40 @@
+//! Losses that look at the log-ratios of a chosen and a rejected sequence one by one.
+
+use anyhow::Result;
+
+use super::loss_rows::{Groups, HEAD_THREADS, Part};
+use crate::device::{Buffer, Device, Launch, kernels::loss_separate as kernel};
+
+/// Writes `losses` of the part's groups and adds to their slopes.
+///
+/// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) -> Result<()> {
+    groups.check(losses, part)?;
+    if part.groups.is_empty() {
+        return Ok(());
+    }
+    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS), HEAD_THREADS);
+    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_separate(
+            device,
+            launch,
+            slopes,
+            losses,
+            sums,
+            slot_sequence,
+            group_slots,
+            values,
+            &part.parameters,
+            part.function,
+            part.scale,
+            first,
+            count,
+        )
+    }
+}

@@ -1,0 +1,108 @@
+//! Rows as some losses need them: completions behind other prompts, control tokens, both responses in one text.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    data::tokenize::Tokenizer,
+    forest::{Role, Segment, Tree},
+    loss::Reshape,
+};
+
+/// What stands before a good and a bad response: HALOs' control tokens.
+const CONTROLS: [&str; 2] = ["<|good|>", "<|bad|>"];
+/// What stands before the worse and the better response in Chain of Hindsight.
+const MARKERS: [&str; 2] = ["A less helpful answer: ", "A more helpful answer: "];
+
+/// Changes all rows of a set, in their order. `budget` is the longest tree allowed, in tokens.
+///
+/// # Errors
+/// A row does not have what the change needs, or is too long after it; by the row's name.
+pub fn apply(reshape: Reshape, trees: &mut [Tree], tokenizer: &Tokenizer, budget: usize) -> Result<()> {
+    match reshape {
+        Reshape::None => return Ok(()),
+        Reshape::Mismatch => mismatch(trees)?,
+        Reshape::Control => {
+            let [good, bad] = CONTROLS.map(|text| tokenizer.encode_rendered(text));
+            let controls = [good?, bad?];
+            trees.iter_mut().try_for_each(|tree| control(tree, &controls))?;
+        }
+        Reshape::Hindsight => {
+            let [worse, better] = MARKERS.map(|text| tokenizer.encode_rendered(text));
+            let markers = [worse?, better?];
+            trees.iter_mut().try_for_each(|tree| hindsight(tree, &markers, tokenizer))?;
+        }
+    }
+    for tree in trees.iter() {
+        let tokens = tree.tokens();
+        ensure!(
+            tokens <= budget,
+            "{}: with what the loss adds the row has {tokens} tokens, `batch.tokens` = {budget}: shorten it or raise \
+             batch.tokens",
+            tree.name
+        );
+    }
+    Ok(())
+}
+
+/// Each response's prompt also gets the response before it in the file; the first gets the last.
+fn mismatch(trees: &mut [Tree]) -> Result<()> {
+    let responses = |tree: &Tree| tree.sequences().map(|(_, segment)| segment.clone()).collect::<Vec<_>>();
+    let all: Vec<Segment> = trees.iter().flat_map(responses).collect();
+    let mut previous = all.last().cloned();
+    for tree in trees.iter_mut() {
+        for own in responses(tree) {
+            let parent = own.parent.with_context(|| {
+                format!("{}: the row has no prompt, and the loss `kto` needs one to mismatch: give `prompt`", tree.name)
+            })?;
+            let other = previous.replace(own).context("a response comes before each")?;
+            tree.segments.push(Segment { parent: Some(parent), role: Role::Mismatched, ..other });
+        }
+    }
+    Ok(())
+}
+
+fn pair(tree: &Tree, what: &str) -> Result<[usize; 2]> {
+    let sequences: Vec<usize> = tree.sequences().map(|(i, _)| i).collect();
+    let &[[chosen, rejected]] = &tree.pairs[..] else {
+        anyhow::bail!("{}: the row is not a pair, and the loss `{what}` learns from pairs", tree.name);
+    };
+    Ok([sequences[chosen], sequences[rejected]])
+}
+
+/// Puts tokens that are read, not learnt, before a segment's own.
+fn put_before(segment: &mut Segment, tokens: &[u32]) {
+    let shift = tokens.len();
+    let moved = segment.unscored.iter().map(|range| range.start + shift..range.end + shift);
+    segment.unscored = std::iter::once(0..shift).chain(moved).collect();
+    segment.tokens.splice(0..0, tokens.iter().copied());
+}
+
+fn control(tree: &mut Tree, controls: &[Vec<u32>; 2]) -> Result<()> {
+    for (i, tokens) in pair(tree, "control_sft")?.into_iter().zip(controls) {
+        put_before(&mut tree.segments[i], tokens);
+    }
+    Ok(())
+}
+
+/// One text: prompt, marker, rejected response, marker, chosen response.
+fn hindsight(tree: &mut Tree, markers: &[Vec<u32>; 2], tokenizer: &Tokenizer) -> Result<()> {
+    let [chosen, rejected] = pair(tree, "hindsight_sft")?;
+    let [mut better, mut worse] = [chosen, rejected].map(|i| tree.segments[i].clone());
+    // The text goes on behind the worse response: its end is no end.
+    if worse.tokens.len() > 1 && worse.tokens.last().is_some_and(|&last| tokenizer.is_end(last)) {
+        worse.tokens.pop();
+        let length = worse.tokens.len();
+        worse.unscored.retain_mut(|range| {
+            range.end = range.end.min(length);
+            range.start < range.end
+        });
+    }
+    put_before(&mut worse, &markers[0]);
+    put_before(&mut better, &markers[1]);
+    better.parent = Some(1);
+    tree.segments.truncate(1);
+    tree.segments.extend([worse, better]);
+    // The rejected response is the first sequence now.
+    tree.pairs = vec![[1, 0]];
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Losses against golden vectors, their invariances, their metrics and what they refuse.
+
+mod bench;
+mod chain;
+mod invariance;
+mod metrics;
+mod page;
+mod refusals;
+mod vectors;
+
+use warpo::{
+    device::{Buffer, Device},
+    forest::Forest,
+    loss::{Groups, Loss, MetricSums, Outputs, Step},
+    ops::{loss_batch, loss_rows::Rows},
+};
+
+/// Rows of every sequence, back to back, and how sequences stand together.
+#[derive(Clone, Default)]
+pub struct Case {
+    pub groups: Groups,
+    pub logps: Vec<f32>,
+    pub ref_logps: Vec<f32>,
+    pub collisions: Vec<f32>,
+}
+
+/// What a case gives.
+pub struct Got {
+    /// (rows)
+    pub coefficients: Vec<f32>,
+    /// (groups), weighted as in the step's loss.
+    pub losses: Vec<f64>,
+    pub metrics: Vec<(String, f64)>,
+}
+
+impl Case {
+    /// Adds a sequence of these rows; gives its number.
+    pub fn sequence(&mut self, logps: &[f32], ref_logps: &[f32]) -> usize {
+        assert_eq!(logps.len(), ref_logps.len());
+        self.groups.rows.push(logps.len());
+        self.logps.extend(logps);
+        self.ref_logps.extend(ref_logps);
+        self.groups.rows.len() - 1
+    }
+
+    /// Adds a group of these sequences with their two values.
+    pub fn group(&mut self, members: &[(usize, [f64; 2])]) {
+        if self.groups.starts.is_empty() {
+            self.groups.starts.push(0);
+        }
+        for (sequence, values) in members {
+            self.groups.slots.push(*sequence);
+            self.groups.values.extend(values);
+        }
+        self.groups.starts.push(self.groups.slots.len());
+    }
+
+    pub fn sequence_rows(&self) -> Vec<i32> {
+        let mut ends = vec![0];
+        self.groups.rows.iter().for_each(|&rows| ends.push(ends[ends.len() - 1] + rows as i32));
+        ends
+    }
+
+    fn rows(&self, device: &Device) -> (Rows, Buffer<i32>) {
+        let upload = |values: &[f32]| (!values.is_empty()).then(|| device.upload(values).unwrap());
+        let rows = Rows {
+            logps: upload(&self.logps),
+            ref_logps: upload(&self.ref_logps),
+            collisions: upload(&self.collisions),
+            ..Rows::default()
+        };
+        (rows, device.upload(&self.sequence_rows()).unwrap())
+    }
+
+    /// The whole case as one step of one micro-batch.
+    pub fn run(&self, device: &Device, loss: &Loss) -> Got {
+        let [got] = &mut run_step(device, loss, std::slice::from_ref(self), !loss.couples_the_step())[..] else {
+            unreachable!()
+        };
+        std::mem::replace(got, Got { coefficients: Vec::new(), losses: Vec::new(), metrics: Vec::new() })
+    }
+}
+
+/// One step of several micro-batches: coefficients of each, and losses and metrics of the step with each. The heads run
+/// as micro-batches come, or at the end on all.
+pub fn run_step(device: &Device, loss: &Loss, cases: &[Case], one_by_one: bool) -> Vec<Got> {
+    let state = device.zeros(loss_batch::STATE).unwrap();
+    let groups: Vec<Groups> = cases.iter().map(|case| case.groups.clone()).collect();
+    let step = Step::new(device, loss, &state, &groups).unwrap();
+    let rows: Vec<_> = cases.iter().map(|case| case.rows(device)).collect();
+    for (micro, (rows, sequence_rows)) in rows.iter().enumerate() {
+        step.sum(micro, rows, sequence_rows).unwrap();
+        if one_by_one {
+            step.run(Some(micro)).unwrap();
+        }
+    }
+    if !one_by_one {
+        step.run(None).unwrap();
+    }
+    let coefficients = rows.iter().zip(cases).enumerate().map(|(micro, ((rows, sequence_rows), case))| {
+        let coefficients = device.alloc(case.logps.len()).unwrap();
+        let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
+        step.spread(micro, outputs, rows, sequence_rows).unwrap();
+        device.download(&coefficients).unwrap()
+    });
+    let coefficients: Vec<_> = coefficients.collect();
+    let measured = step.measured().unwrap();
+    let metrics: Vec<(String, f64)> = measured.metrics().iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let parts = loss.parts();
+    let losses: Vec<f64> = (0..measured.groups.len())
+        .map(|group| parts.iter().zip(&measured.losses).map(|((_, part), losses)| part.weight * losses[group]).sum())
+        .collect();
+    let got = |coefficients| Got { coefficients, losses: losses.clone(), metrics: metrics.clone() };
+    coefficients.into_iter().map(got).collect()
+}
+
+/// `x` as two f32 whose sum is x to 2^-48.
+pub fn split(x: f64) -> [f32; 2] {
+    [x as f32, (x - f64::from(x as f32)) as f32]
+}
+
+/// The pairs of a forest, whatever else is in it.
+pub fn pairs_of(forest: &Forest) -> Groups {
+    let rows = |ends: &[i32]| (ends[1] - ends[0]) as usize;
+    Groups {
+        rows: forest.sequence_rows.windows(2).map(rows).collect(),
+        slots: forest.pairs.iter().map(|&sequence| sequence as usize).collect(),
+        starts: (0..=forest.pair_count()).map(|pair| 2 * pair).collect(),
+        values: vec![0.0; 2 * forest.pairs.len()],
+        weights: Vec::new(),
+    }
+}
+
+/// A loss on rows that are on the device: the coefficients, and the step's metrics.
+pub fn on_rows(
+    device: &Device,
+    loss: &Loss,
+    groups: &Groups,
+    logps: &Buffer<f32>,
+    ref_logps: &Buffer<f32>,
+    sequence_rows: &Buffer<i32>,
+) -> (Buffer<f32>, MetricSums) {
+    let state = device.zeros(loss_batch::STATE).unwrap();
+    let step = Step::new(device, loss, &state, std::slice::from_ref(groups)).unwrap();
+    let rows = Rows { logps: Some(logps.clone()), ref_logps: Some(ref_logps.clone()), ..Rows::default() };
+    step.sum(0, &rows, sequence_rows).unwrap();
+    step.run(None).unwrap();
+    let coefficients = device.alloc(logps.len()).unwrap();
+    let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
+    step.spread(0, outputs, &rows, sequence_rows).unwrap();
+    (coefficients, step.measured().unwrap().metrics())
+}
