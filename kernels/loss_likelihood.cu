@@ -1,4 +1,4 @@
-// Losses of a sequence's own likelihood, alone or beside a preference. One thread per group, on one of its slots.
+// Losses of one sequence: its likelihood, alone or beside a preference, or its log-ratio by a label. One thread per group, on one of its slots.
 // Roof: latency.
 //
 // To add such a loss, add a row to `table` here and one to src/loss/likelihood.rs.
@@ -10,7 +10,7 @@
 enum Parameter { kP0, kP1, kParameters };
 
 // Numbered as `Function` in src/loss/likelihood.rs.
-enum Function { kSum, kMean, kByScore, kLogSigmoid, kWeighted, kUnlikelihood, kOnline };
+enum Function { kSum, kMean, kByScore, kLogSigmoid, kWeighted, kUnlikelihood, kOnline, kApoZero };
 
 // Loss and slope by the sum of log-probabilities; for kUnlikelihood by the sum of log(1 - exp(logp)).
 __device__ Value table(int function, const double* sums, const double* p, double score, double second) {
@@ -25,7 +25,12 @@ __device__ Value table(int function, const double* sums, const double* p, double
             return {-weight * a, -weight};
         }
         case kUnlikelihood: return {-sums[kComplement] / rows, -1.0 / rows};
-        default: return {sums[kRho] * a, sums[kRho]};  // kOnline: the log-ratio is a constant
+        case kOnline: return {sums[kRho] * a, sums[kRho]};  // the log-ratio is a constant
+        default: {
+            // kApoZero: anchored at the reference, by a label
+            const double u = p[kP0] * sums[kRho], slope = p[kP0] * sigmoid_slope(u);
+            return score > 0.0 ? Value{sigmoid(-u), -slope} : Value{sigmoid(u), slope};
+        }
     }
 }
 

@@ -254,7 +254,7 @@ pub enum Mean {
     Groups,
     /// The rows of the step in the sequences at this place of their groups: TRL's batch-token mean.
     Rows(usize),
-    /// The rows of all sequences of the step.
+    /// The rows of all slots of the step.
     AllRows,
     /// It is a mean already.
     Own,

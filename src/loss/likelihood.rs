@@ -1,7 +1,10 @@
 //! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
 //! policy (F9).
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape};
+use super::{
+    definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape},
+    difference::beta,
+};
 use crate::forest::Value;
 
 /// Rows of the table in `kernels/loss_likelihood.cu`, by their places.
@@ -13,6 +16,7 @@ pub mod function {
     pub const WEIGHTED: i32 = 4;
     pub const UNLIKELIHOOD: i32 = 5;
     pub const ONLINE: i32 = 6;
+    pub const APO_ZERO: i32 = 7;
 }
 
 fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
@@ -131,6 +135,19 @@ pub const LOSSES: &[Definition] = &[
         source: "Chain of Hindsight, arXiv 2302.02676, without its pretraining term",
         traps: &["the worse response comes first and is learnt as well, behind its marker"],
         parts: |_| vec![sum(-1).over(Mean::AllRows)],
+        ..SINGLE
+    },
+    Definition {
+        name: "apo_zero_unpaired",
+        family: Family::Separate,
+        formula: "1 - sig(beta rho) if desirable, else sig(beta rho)",
+        gradient: "-beta sig'(beta rho); +beta sig'(beta rho)",
+        parameters: &[&[beta(0.1)]],
+        shape: Shape::Labelled,
+        reference: true,
+        source: "Anchored preference optimisation, arXiv 2408.06266, as in TRL's KTO trainer",
+        traps: &["two APOs: see apo_zero"],
+        parts: |p| vec![term(function::APO_ZERO, 0, &[p.get("beta")])],
         ..SINGLE
     },
     Definition {

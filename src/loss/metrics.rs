@@ -86,7 +86,9 @@ impl Measured<'_> {
             let sum: f64 = losses.iter().sum();
             total += scale(part.weight, part.mean, self.groups) * sum;
             let name = match part.head {
-                Head::Likelihood { .. } if self.loss.terms()[*term].definition.name != "sft" => "nll_loss".to_owned(),
+                Head::Likelihood { .. } if self.loss.terms()[*term].definition.shape == Shape::Pair => {
+                    "nll_loss".to_owned()
+                }
                 _ => format!("{}_loss", self.loss.terms()[*term].definition.name),
             };
             own.add(&name, scale(1.0, part.mean, self.groups) * sum);

@@ -174,7 +174,7 @@ pub(super) fn scale(weight: f64, mean: Mean, groups: &Groups) -> f64 {
     let over = match mean {
         Mean::Groups => groups.len(),
         Mean::Rows(place) => groups.rows_at(place),
-        Mean::AllRows => groups.rows.iter().sum(),
+        Mean::AllRows => groups.slots.iter().map(|&sequence| groups.rows[sequence]).sum(),
         Mean::Own => 1,
     };
     weight / over.max(1) as f64

@@ -44,19 +44,20 @@ pub fn apply(reshape: Reshape, trees: &mut [Tree], tokenizer: &Tokenizer, budget
     Ok(())
 }
 
-/// Each response's prompt also gets the response before it in the file; the first gets the last.
+/// Each response's prompt also gets a response of the row before it in the file, the first row's one of the last.
 fn mismatch(trees: &mut [Tree]) -> Result<()> {
     let responses = |tree: &Tree| tree.sequences().map(|(_, segment)| segment.clone()).collect::<Vec<_>>();
-    let all: Vec<Segment> = trees.iter().flat_map(responses).collect();
-    let mut previous = all.last().cloned();
+    let mut before = trees.last().map(responses).unwrap_or_default();
     for tree in trees.iter_mut() {
-        for own in responses(tree) {
-            let parent = own.parent.with_context(|| {
+        let own = responses(tree);
+        for (i, response) in own.iter().enumerate() {
+            let parent = response.parent.with_context(|| {
                 format!("{}: the row has no prompt, and the loss `kto` needs one to mismatch: give `prompt`", tree.name)
             })?;
-            let other = previous.replace(own).context("a response comes before each")?;
+            let other = before[i % before.len()].clone();
             tree.segments.push(Segment { parent: Some(parent), role: Role::Mismatched, ..other });
         }
+        before = own;
     }
     Ok(())
 }

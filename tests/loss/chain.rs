@@ -65,7 +65,13 @@ impl Chain {
     }
 
     /// A model on the device with these weights.
-    fn model(&self, device: &Device, params: &[f32], trees: &[Tree], plan: fn(&ModelConfig, Capacity) -> MemoryPlan) -> Model<f32> {
+    fn model(
+        &self,
+        device: &Device,
+        params: &[f32],
+        trees: &[Tree],
+        plan: fn(&ModelConfig, Capacity) -> MemoryPlan,
+    ) -> Model<f32> {
         let tokens = trees.iter().map(Tree::tokens).max().unwrap().max(BUDGET);
         let capacity = Capacity { tokens, rows: tokens, head_chunk_rows: 17 };
         let model = Model::new(device, &self.config, plan(&self.config, capacity)).unwrap();
@@ -231,7 +237,8 @@ fn engine(chain: &Chain, device: &Device, loss: &Loss, walk: &Walk) -> (Params, 
     let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
     let mut trainer = Trainer::new(model, optimizer, loss.clone()).unwrap();
     trainer.reference = loss.needs_divergence().then_some(beside);
-    let packs = batches::pack(trees, &(0..trees.len()).collect::<Vec<_>>(), BUDGET).unwrap();
+    let longest = trees.iter().map(Tree::tokens).max().unwrap();
+    let packs = batches::pack(trees, &(0..trees.len()).collect::<Vec<_>>(), longest).unwrap();
     assert!(packs.len() > 1, "{} packs", packs.len());
     let done = trainer.step(trees, &packs, &reference, 0.0, false).unwrap();
     let grads = device.download(trainer.model.grads()).unwrap();
@@ -240,9 +247,9 @@ fn engine(chain: &Chain, device: &Device, loss: &Loss, walk: &Walk) -> (Params, 
 
 /// With steps `h` and `2 h`, D(h) - D(2h) = -3 c h² + O(h⁴), where c h² is the truncation of D(h): the difference bounds it.
 /// The oracle's loss is a sum of some hundred terms after about a thousand operations each: 1000 roundings of its size, and
-/// D(h) divides them by h. The engine computes in f32: a gradient is off by 1e-5 of its norm (tests/model/gradients.rs),
-/// and the slope along a random direction of N elements by that times the direction's length, the root of N; log-ratios
-/// are off by 1e-6 a token, and where a loss bends sharply its slopes move with them.
+/// D(h) divides them by h. The engine computes in f32: a gradient is off by at most 1e-5 of its norm
+/// (tests/model/gradients.rs), and the slope along a direction of normal numbers by that times a normal number: five times
+/// it is allowed, one in a million.
 #[test]
 fn every_gradient_agrees_with_central_differences() {
     let (chain, device) = (Chain::new(), fast_device(2));
@@ -268,17 +275,20 @@ fn every_gradient_agrees_with_central_differences() {
             let grad = &grads[name];
             let got: f64 = grad.iter().zip(direction).map(|(g, d)| g * d).sum();
             let norm = grad.iter().map(|g| g * g).sum::<f64>().sqrt();
-            let length = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
-            let limit = (slope - coarse).abs() + 1000.0 * f64::EPSILON * want_loss.abs() / H + 1e-5 * norm * length;
+            let limit = (slope - coarse).abs() + 1000.0 * f64::EPSILON * want_loss.abs() / H + 5.0 * 1e-5 * norm;
             let error = (got - slope).abs();
-            assert!(error <= limit, "{}: {name}: {got} instead of {slope}: {error:.1e} over {limit:.1e}", definition.name);
-            let relative = error / (norm * length);
+            assert!(
+                error <= limit,
+                "{}: {name}: {got} instead of {slope}: {error:.1e} over {limit:.1e}",
+                definition.name
+            );
+            let relative = error / norm;
             worst = if relative > worst.0 { (relative, format!("{} {name}", definition.name)) } else { worst };
         }
         let total: f64 = grads.values().flatten().map(|g| g * g).sum();
         assert!(total > 0.0, "{}: no gradient", definition.name);
     }
-    println!("largest error of a slope, by gradient and direction: {:.1e} ({})", worst.0, worst.1);
+    println!("largest error of a slope, in norms of the gradient: {:.1e} ({})", worst.0, worst.1);
 }
 
 fn loss_of(definition: &Definition) -> Loss {

@@ -6,6 +6,7 @@ mod invariance;
 mod metrics;
 mod page;
 mod refusals;
+mod trl;
 mod vectors;
 
 use warpo::{

@@ -175,6 +175,7 @@ pub fn step(name: &str, p: &dyn Fn(&str) -> f64, groups: &Groups, fixed: &Groups
                 }
             })
         }
+        "apo_zero_unpaired" => each(&|g, _| sig(if g[0].values[0] > 0.0 { -1.0 } else { 1.0 } * beta() * g[0].rho())),
         "bco" => {
             let delta = mean(fixed.iter().map(|g| beta() * g[0].rho()));
             each(&|g, _| {

@@ -1,6 +1,7 @@
 mod bits;
 mod files;
 mod fixture;
+mod lists;
 mod paths;
 mod reference_cache;
 mod refusals;
