@@ -1,6 +1,7 @@
 // Between rows and the heads of losses. loss_rows_sum: one warp per sequence adds up what its rows give, each difference
 // formed per row and summed in f64, because a margin is a small difference of large sums. loss_rows_spread: one warp per
-// sequence adds the slopes of the slots it stands in and gives each of its rows its share. No atomics; fixed order.
+// sequence adds the slopes of the slots it stands in and gives each of its rows its share; loss_rows_by_weights does so for the
+// weights of rows, where they are learned. No atomics; fixed order.
 // Roof: latency.
 
 #include <loss.cuh>
@@ -75,5 +76,34 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_rows_spread(
         if (inputs & kDivergences)
             divergence_coefficients[row] =
                 (float)(own[kDivergenceSlope] * (inputs & kDivergenceRowWeights ? divergence_weights[row] : 1.0f));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_rows_by_weights(
+    float* by_weights,             // (rows) d loss / d weight
+    float* by_divergence_weights,  // (rows) d loss / d divergence weight
+    const double* slopes,          // (slots, 3) see Slope
+    const float* logps,            // (rows)
+    const float* ref_logps,        // (rows)
+    const float* divergences,      // (rows)
+    const int* sequence_rows,      // (sequences + 1)
+    const int* sequence_slot_ends, // (sequences + 1) places in sequence_slots
+    const int* sequence_slots,     // (slots) slots by sequence, ascending
+    double penalty, double divergence_penalty, int sequences) {
+    const int lane = threadIdx.x % kWarpThreads;
+    const int sequence = blockIdx.x * kWarps + threadIdx.x / kWarpThreads;
+    if (sequence >= sequences) return;
+    const int begin = sequence_slot_ends[sequence], end = sequence_slot_ends[sequence + 1];
+    double by_logps = 0.0, by_divergence = 0.0;
+    for (int i = begin + lane; i < end; i += kWarpThreads) {
+        by_logps += slopes[(long long)sequence_slots[i] * kSlopes + kLogpsSlope];
+        by_divergence += slopes[(long long)sequence_slots[i] * kSlopes + kDivergenceSlope];
+    }
+    by_logps = warp_sum(by_logps);
+    by_divergence = warp_sum(by_divergence);
+    const int last = sequence_rows[sequence + 1];
+    for (int row = sequence_rows[sequence] + lane; row < last; row += kWarpThreads) {
+        by_weights[row] = (float)(by_logps * ((double)logps[row] - ref_logps[row]) + (end - begin) * penalty);
+        by_divergence_weights[row] = (float)(by_divergence * divergences[row] + (end - begin) * divergence_penalty);
     }
 }

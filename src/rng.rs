@@ -16,6 +16,8 @@ pub enum Purpose {
     Weights = 3,
     /// Order of the packs of an epoch, one stream per epoch.
     Packs = 4,
+    /// Starting values of learned token masks, one stream per mask.
+    Masks = 5,
 }
 
 /// One stream of numbers.

@@ -38,7 +38,7 @@ mod map {
 }
 
 /// Places of the kernel's parameters.
-mod place {
+pub(super) mod place {
     pub const BETA: usize = 0;
     pub const GAMMA: usize = 1;
     pub const MAP_ALPHA: usize = 2;

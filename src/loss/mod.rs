@@ -102,6 +102,11 @@ impl Loss {
                 "`{what}` changes the rows it learns from: it cannot be combined with losses that do not"
             );
         }
+        ensure!(
+            loss.masks().is_none() || loss.terms.len() == 1,
+            "`{}` weights the tokens of every loss of the run: it stands alone",
+            loss.names()
+        );
         ensure!(loss.terms.iter().any(|term| term.weight > 0.0), "every `weight` is 0: there is nothing to train");
         Ok(loss)
     }
@@ -184,6 +189,16 @@ impl Loss {
         Some(term.parameters.get("alpha"))
     }
 
+    /// The masks of tokens, where the loss has them.
+    pub fn masks(&self) -> Option<Masks> {
+        self.terms.iter().find_map(|term| match term.definition.name {
+            "mapo" => Some(Masks::Activations),
+            "sparse_po" => Some(Masks::Common),
+            "sparse_po_independent" => Some(Masks::Independent),
+            _ => None,
+        })
+    }
+
     fn needs_complements(&self) -> bool {
         let function = likelihood::function::UNLIKELIHOOD;
         self.parts().iter().any(|(_, part)| matches!(part.head, Head::Likelihood { function: f, .. } if f == function))
@@ -213,6 +228,17 @@ impl Loss {
         let of = |term: &Term| term.parameters.iter().find(|(name, _)| *name == "beta").map(|(_, beta)| beta);
         self.terms.iter().find_map(of).unwrap_or(1.0)
     }
+}
+
+/// Where the weights of rows and of their divergences come from, other than from the rows themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masks {
+    /// One fixed mask from the reference's activations.
+    Activations,
+    /// One learned mask for both.
+    Common,
+    /// A learned mask for each.
+    Independent,
 }
 
 /// How rows are changed before they are learnt from.

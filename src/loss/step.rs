@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Mean, Measured};
+use super::{Groups, Head, Loss, Mean, Measured, difference::place};
 use crate::{
     device::{Buffer, Device},
     ops::{
@@ -133,6 +133,27 @@ impl<'a> Step<'a> {
             sequence_rows,
             &self.micro[micro].slots,
         )
+    }
+
+    /// Writes the slopes of the loss by the weights of a micro-batch's rows and of their divergences.
+    ///
+    /// # Errors
+    /// A buffer does not have its shape, or a launch fails.
+    pub fn by_weights(
+        &self,
+        micro: usize,
+        outputs: [&Buffer<f32>; 2],
+        rows: &Rows,
+        sequence_rows: &Buffer<i32>,
+    ) -> Result<()> {
+        let parts = self.loss.parts();
+        let penalty = |place: usize| -> f64 {
+            let masked = parts.iter().filter(|(_, part)| part.needs_divergence());
+            masked.map(|(_, part)| part.parameters[place] * scale(part.weight, part.mean, &self.host)).sum()
+        };
+        let penalties = [penalty(place::WEIGHT_PENALTY), penalty(place::DIVERGENCE_WEIGHT_PENALTY)];
+        let slots = &self.micro[micro].slots;
+        loss_rows::by_weights(self.device, outputs, &self.groups.slopes, rows, sequence_rows, slots, penalties)
     }
 
     /// What the step's metrics are made of, downloaded.

@@ -27,6 +27,14 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// A launch fails.
     pub fn forward(&self, batch: &Batch) -> Result<()> {
+        self.forward_visiting(batch, &mut |_| Ok(()))
+    }
+
+    /// The same; `visit` sees every layer when it is done.
+    ///
+    /// # Errors
+    /// A launch or a visit fails.
+    pub fn forward_visiting(&self, batch: &Batch, visit: &mut dyn FnMut(&Visit<T>) -> Result<()>) -> Result<()> {
         let (tokens, hidden) = (batch.tokens, self.config.hidden);
         let spans = &self.plan.spans;
         let stream = |layer: usize| {
@@ -37,6 +45,8 @@ impl<T: Float> Model<T> {
         for (i, (ranges, layer)) in self.layout.layers.iter().zip(&spans.layers).enumerate() {
             self.attention_fwd(batch, i, ranges, layer)?;
             self.mlp_fwd(tokens, ranges, layer, &stream(i + 1))?;
+            let inner = self.part(spans.inner, tokens * self.config.ffn);
+            visit(&Visit { layer: i, inner, stream: stream(i + 1) })?;
         }
         let y = self.part(spans.hidden, tokens * hidden);
         self.norm(&y, spans.final_stats, &stream(self.config.layers), &self.layout.final_norm, tokens)
@@ -381,6 +391,15 @@ impl<T: Float> Model<T> {
         }
         Ok(inner)
     }
+}
+
+/// A layer that is done.
+pub struct Visit<T> {
+    pub layer: usize,
+    /// (tokens, ffn) what the second matrix of its MLP read.
+    pub inner: Buffer<T>,
+    /// (tokens, hidden) the stream behind it.
+    pub stream: Buffer<T>,
 }
 
 /// Queries or keys inside a token's row.

@@ -17,6 +17,7 @@ use anyhow::{Result, ensure};
 
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
+pub use forward::Visit;
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
 pub(crate) use memory::human;
 pub use memory::{Capacity, MemoryPlan};

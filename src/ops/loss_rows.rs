@@ -150,6 +150,56 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buf
     }
 }
 
+/// Slopes of the loss by the weights of rows and of their divergences, where both are learned; `penalties` are what each
+/// weight adds to the loss by itself.
+///
+/// Shapes: `by_weights` two of (rows); the rest as in [`spread`].
+///
+/// # Errors
+/// A buffer does not have its shape, or the launch fails.
+pub fn by_weights(
+    device: &Device,
+    by_weights: [&Buffer<f32>; 2],
+    slopes: &Buffer<f64>,
+    rows: &Rows,
+    sequence_rows: &Buffer<i32>,
+    of: &SequenceSlots,
+    penalties: [f64; 2],
+) -> Result<()> {
+    let sequences = sequence_rows.len().saturating_sub(1);
+    let logps = rows.logps()?;
+    by_weights.iter().try_for_each(|buffer| expect_len("loss by weights", buffer, &[logps.len()]))?;
+    expect_len("loss sequence slots", &of.ends, &[sequences + 1])?;
+    expect_len("loss slopes", slopes, &[of.slots.len(), SLOPES])?;
+    let (Some(ref_logps), Some(divergences)) = (&rows.ref_logps, &rows.divergences) else {
+        anyhow::bail!("loss rows: weights are learned from log-ratios and divergences");
+    };
+    expect_len("loss reference", ref_logps, &[logps.len()])?;
+    expect_len("loss divergences", divergences, &[logps.len()])?;
+    if sequences == 0 {
+        return Ok(());
+    }
+    // SAFETY: all lengths were checked above; the tables come from one step's groups.
+    unsafe {
+        kernel::loss_rows_by_weights(
+            device,
+            launch(sequences),
+            by_weights[0],
+            by_weights[1],
+            slopes,
+            logps,
+            ref_logps,
+            divergences,
+            sequence_rows,
+            &of.ends,
+            &of.slots,
+            penalties[0],
+            penalties[1],
+            sequences as i32,
+        )
+    }
+}
+
 /// Where each sequence of a micro-batch finds its slots.
 #[derive(Clone)]
 pub struct SequenceSlots {

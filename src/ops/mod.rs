@@ -25,6 +25,7 @@ pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;
+pub mod token_mask;
 
 use anyhow::{Result, ensure};
 

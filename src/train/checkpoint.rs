@@ -16,6 +16,7 @@ use safetensors::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::token_mask::TokenMasks;
 use crate::{
     data::loader::Position,
     device::{Buffer, DType, Device, Float},
@@ -93,12 +94,14 @@ pub fn save<T: Float>(
     model: &Model<T>,
     source: &Path,
     optimizer: &AdamW<T>,
+    masks: Option<&TokenMasks>,
     state: &State,
 ) -> Result<PathBuf> {
     let target = folder(out, state.step);
     files::folder_whole(&target, |folder| {
         model.save(folder, Some(source))?;
         save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
+        masks.iter().try_for_each(|masks| masks.save(model.device(), folder))?;
         let mut text = serde_json::to_string_pretty(state)?;
         text.push('\n');
         fs::write(folder.join(STATE), text).context(STATE)

@@ -15,6 +15,7 @@ mod run;
 pub mod score;
 pub mod settings;
 pub mod step;
+pub mod token_mask;
 
 use std::path::PathBuf;
 

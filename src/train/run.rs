@@ -19,6 +19,7 @@ use super::{
     reference::{self, Pass, Reference},
     settings,
     step::{Done, Trainer},
+    token_mask::TokenMasks,
 };
 use crate::{
     config::{Config, Init, Precision},
@@ -128,6 +129,11 @@ impl<'a, T: Float> Run<'a, T> {
                 Init::Pretrained => beside.load(&config.model.path)?,
             }
             trainer.reference = Some(beside);
+        }
+        let settings = optimizer_settings(config);
+        trainer.masks = TokenMasks::new(device, &trainer.loss, &inputs.model, config.train.seed, settings)?;
+        if let (Start::From(folder, _), Some(masks)) = (&start, &mut trainer.masks) {
+            masks.load(device, folder)?;
         }
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
         Ok(Self { options, inputs, trainer, loader, rate, state, resumed })
@@ -321,10 +327,10 @@ impl<'a, T: Float> Run<'a, T> {
     fn save(&self, metrics: &Metrics, prune: bool) -> Result<PathBuf> {
         // The checkpoint promises the records up to its step.
         metrics.sync()?;
-        let Trainer { model, optimizer, .. } = &self.trainer;
+        let Trainer { model, optimizer, masks, .. } = &self.trainer;
         let out = &self.options.out;
-        let saved =
-            checkpoint::save(out, model, &self.config().model.path, optimizer, &self.state).with_context(|| {
+        let saved = checkpoint::save(out, model, &self.config().model.path, optimizer, masks.as_ref(), &self.state)
+            .with_context(|| {
                 let folder = checkpoint::folder(out, self.state.step);
                 format!("{}: not saved: make room there, then go on with --resume", folder.display())
             })?;

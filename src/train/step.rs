@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use super::{
     batches::{self, MicroBatch, flops},
     reference::Reference,
+    token_mask::{Masked, TokenMasks},
 };
 use crate::{
     device::{Buffer, DType, Float},
@@ -38,6 +39,8 @@ pub struct Trainer<T> {
     pub loss_state: Buffer<f64>,
     /// The starting weights, where the loss looks at their whole distributions.
     pub reference: Option<Model<T>>,
+    /// Weights of tokens from the reference's activations, where the loss has them.
+    pub masks: Option<TokenMasks>,
 }
 
 /// What a micro-batch's forward pass leaves for its backward pass.
@@ -46,6 +49,7 @@ struct Forwarded {
     rows: Rows,
     /// Both models' normalisers, where the reference ran beside the policy.
     divergence: Option<Divergence>,
+    masked: Option<Masked>,
 }
 
 /// What one step did.
@@ -64,7 +68,7 @@ impl<T: Float> Trainer<T> {
     /// The device is out of memory.
     pub fn new(model: Model<T>, optimizer: AdamW<T>, loss: Loss) -> Result<Self> {
         let loss_state = model.device().zeros(loss_batch::STATE)?;
-        Ok(Self { model, optimizer, loss, loss_state, reference: None })
+        Ok(Self { model, optimizer, loss, loss_state, reference: None, masks: None })
     }
 
     /// Trains on the examples of one step, which stand in `trees`. On the first step of a run `first` asks for the checks
@@ -83,6 +87,8 @@ impl<T: Float> Trainer<T> {
         let groups = batches.iter().map(|batch| self.groups(trees, &batch.examples)).collect::<Result<Vec<_>>>()?;
         let step = Step::new(self.model.device(), &self.loss, &self.loss_state, &groups)?;
         self.model.zero_grads()?;
+        self.masks.iter().try_for_each(|masks| masks.zero_grads(self.model.device()))?;
+        let mut masked = Vec::new();
         let coupled = self.loss.couples_the_step();
         if coupled && batches.len() > 1 {
             for (micro, batch) in batches.iter().enumerate() {
@@ -96,13 +102,16 @@ impl<T: Float> Trainer<T> {
                 step.run((!coupled).then_some(micro))?;
             }
             self.backward(&step, micro, &forwarded)?;
+            masked.extend(forwarded.masked.map(|masked| masked.weights));
         }
         let measured = step.measured()?;
         if first {
             self.check_first_ratios(&measured)?;
             self.check_gradients()?;
         }
-        let metrics = measured.metrics();
+        let mut metrics = measured.metrics();
+        self.sparsity(&masked, &mut metrics)?;
+        self.masks.iter_mut().try_for_each(|masks| masks.update(self.model.device(), lr))?;
         let update = self.optimizer.step(self.model.device(), self.model.grads(), lr)?;
         let tokens = batches.iter().map(|batch| batch.forest.len()).sum();
         let passes = if coupled && batches.len() > 1 { 4.0 } else { 3.0 };
@@ -152,9 +161,17 @@ impl<T: Float> Trainer<T> {
         let batch = self.model.upload(&batch.forest)?;
         self.model.forward(&batch)?;
         let mut rows = Rows::default();
-        let mut divergence = None;
+        let (mut divergence, mut masked) = (None, None);
         if let Some(beside) = &self.reference {
-            beside.forward(&batch)?;
+            match &self.masks {
+                Some(masks) => {
+                    let made = masks.forward(beside, &batch)?;
+                    let [weights, divergence_weights] = made.weights.clone();
+                    (rows.weights, rows.divergence_weights) = (Some(weights), Some(divergence_weights));
+                    masked = Some(made);
+                }
+                None => beside.forward(&batch)?,
+            }
             let both = self.model.divergence(beside, &batch)?;
             rows.logps = Some(both.logps.clone());
             rows.ref_logps = Some(both.ref_logps.clone());
@@ -171,11 +188,11 @@ impl<T: Float> Trainer<T> {
             }
         }
         step.sum(micro, &rows, &batch.sequence_rows)?;
-        Ok(Forwarded { batch, rows, divergence })
+        Ok(Forwarded { batch, rows, divergence, masked })
     }
 
     fn backward(&self, step: &Step, micro: usize, forwarded: &Forwarded) -> Result<()> {
-        let Forwarded { batch, rows, divergence } = forwarded;
+        let Forwarded { batch, rows, divergence, masked } = forwarded;
         let device = self.model.device();
         let coefficients = device.alloc(batch.rows)?;
         let (Some(kept), Some(beside)) = (divergence, &self.reference) else {
@@ -187,7 +204,27 @@ impl<T: Float> Trainer<T> {
         let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: Some(&by_divergence) };
         step.spread(micro, outputs, rows, &batch.sequence_rows)?;
         let slopes = Slopes { logps: &coefficients, divergences: &by_divergence };
-        self.model.backward_beside(beside, batch, kept, &slopes)
+        self.model.backward_beside(beside, batch, kept, &slopes)?;
+        if let (Some(masks), Some(masked)) = (&self.masks, masked) {
+            masks.backward(step, micro, masked, rows, beside, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Share of the step's rows that masks leave out.
+    fn sparsity(&self, masked: &[[Buffer<f32>; 2]], metrics: &mut MetricSums) -> Result<()> {
+        for (side, name) in ["mask/reward_sparsity", "mask/divergence_sparsity"].into_iter().enumerate() {
+            let (mut zeros, mut rows) = (0, 0);
+            for weights in masked {
+                let values = self.model.device().download(&weights[side])?;
+                zeros += values.iter().filter(|&&value| value == 0.0).count();
+                rows += values.len();
+            }
+            if rows > 0 {
+                metrics.add(name, zeros as f64 / rows as f64);
+            }
+        }
+        Ok(())
     }
 
     /// At the first step the policy is the reference, and every log-ratio is 0 but for rounding.

@@ -3,12 +3,17 @@
 mod bench;
 mod chain;
 mod invariance;
+mod masks;
 mod metrics;
 mod page;
 mod refusals;
 mod trl;
 mod vectors;
 
+use crate::{
+    oracles::losses::{self, Sequence},
+    support::{for_each_device, normal},
+};
 use warpo::{
     device::{Buffer, Device},
     forest::Forest,
@@ -150,4 +155,69 @@ pub fn on_rows(
     let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
     step.spread(0, outputs, &rows, sequence_rows).unwrap();
     (coefficients, step.measured().unwrap().metrics())
+}
+
+/// Many groups at once, on every device: each group's loss is the oracle's, and its coefficients have the bits it has alone.
+///
+/// The oracle adds up the same f64 numbers in another order: a few hundred roundings of sums of some ten nats.
+pub fn check_groups(name: &str, counts: &[usize], sizes: impl Fn(usize) -> usize) {
+    let loss = Loss::named(name).unwrap();
+    let parameters = &loss.terms()[0].parameters;
+    let group = |case: &mut Case, g: usize| {
+        let member = |place: usize| {
+            let seed = (1000 * g + place) as u64;
+            let rows = 1 + (5 * g + 3 * place) % 70;
+            let logps: Vec<f32> = normal(seed, rows).iter().map(|x| -x.abs() - 0.01).collect();
+            let noise = normal(seed + 500, rows);
+            let ref_logps: Vec<f32> = logps.iter().zip(noise).map(|(logp, x)| logp + 0.4 * x).collect();
+            (logps, ref_logps, [f64::from(normal(seed + 900, 1)[0]).abs() + 0.1, 0.0])
+        };
+        let members: Vec<_> = (0..sizes(g)).map(member).collect();
+        let sequences: Vec<_> = members.iter().map(|(p, q, values)| (case.sequence(p, q), *values)).collect();
+        case.group(&sequences);
+        let widen = |rows: &[f32]| rows.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let sequence = |(p, q, values): &(Vec<f32>, Vec<f32>, [f64; 2])| Sequence {
+            lp: widen(p),
+            lq: widen(q),
+            values: *values,
+            ..Sequence::default()
+        };
+        members.iter().map(sequence).collect::<Vec<Sequence>>()
+    };
+    for_each_device(|device, on| {
+        for &count in counts {
+            let mut all = Case::default();
+            let groups: Vec<_> = (0..count).map(|g| group(&mut all, g)).collect();
+            let got = all.run(device, &loss);
+            let ends = all.sequence_rows();
+            for (g, own) in groups.iter().enumerate() {
+                let want = losses::step(name, &|key| parameters.get(key), &vec![own.clone()], &vec![own.clone()]);
+                let error = (got.losses[g] - want).abs();
+                assert!(
+                    error <= 1e-11 * want.abs().max(1.0),
+                    "{name} on {on}: group {g} of {count}: {} for {want}",
+                    got.losses[g]
+                );
+            }
+            // The first, the last, and those around a CTA's border.
+            for g in [0, 126, 127, 128, count - 1].into_iter().filter(|&g| g < count) {
+                let mut alone = Case::default();
+                group(&mut alone, g);
+                let slots = all.groups.of(g);
+                let first = ends[all.groups.slots[slots.start]] as usize;
+                let mut weighted = loss.terms().to_vec();
+                // Alone, a group's slopes are not divided by the number of groups.
+                weighted[0].weight = 1.0 / count as f64;
+                let one = alone.run(device, &Loss::new(weighted).unwrap()).coefficients;
+                for (i, one) in one.iter().enumerate() {
+                    let (many, one) = (f64::from(got.coefficients[first + i]), f64::from(*one));
+                    // Dividing by the count before or after: two roundings of f64, one of f32.
+                    assert!(
+                        (many - one).abs() <= 1.3e-7 * one.abs(),
+                        "{name} on {on}: group {g}, row {i}: {many} for {one}"
+                    );
+                }
+            }
+        }
+    });
 }

@@ -341,6 +341,23 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     head_distributions::dlogits(device, &dz, [&z, &q], [&kept.lse, &kept.ref_lse], &slopes, &targets, &head).unwrap();
 
     let what = format!("{} on {on}", vector.key);
+    if vector.all["grad_closed"].get("muw").is_some() {
+        let by = [alloc(), alloc()];
+        step.by_weights(0, [&by[0], &by[1]], &rows_in, &ends).unwrap();
+        for (by, name) in by.iter().zip(["mu", "md"]) {
+            let got = device.download(by).unwrap();
+            for (s, side) in ["w", "l"].into_iter().enumerate() {
+                for (i, want) in vector.grad(&format!("{name}{side}")).iter().enumerate() {
+                    let got = f64::from(got[(2 * (i / tokens) + s) * tokens + i % tokens]);
+                    // A log-ratio of up to 200 nats is off by 2e-5, and beta times the logistic's slope moves with the margin.
+                    assert!(
+                        (got - want).abs() <= 1e-5 * want.abs().max(1.0),
+                        "{what}: d{name}{side} {i}: {got} for {want}"
+                    );
+                }
+            }
+        }
+    }
     // A log-probability is a difference of f32 logits of up to 200 and of a normaliser: 2e-5; ten of them and beta, and
     // the logistic's slope of at most 1/4, move the loss by 1e-5 of the largest.
     let measured = step.measured().unwrap();

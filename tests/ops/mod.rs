@@ -11,10 +11,18 @@ mod gemm;
 mod gemm_sm90;
 mod grad_norm;
 mod head;
+mod head_distributions;
 mod head_sm90;
 mod layernorm;
+mod loss_batch;
+mod loss_difference;
+mod loss_likelihood;
+mod loss_list;
+mod loss_rows;
+mod loss_separate;
 
 mod residual;
 mod rmsnorm;
 mod rope;
 mod swiglu;
+mod token_mask;

@@ -107,6 +107,13 @@ impl Model<'_> {
         self.forward(input).logits
     }
 
+    /// Of every layer, what its MLP's second matrix reads and the stream behind it, by token.
+    pub fn activations(&self, input: &Input) -> Vec<[Vec<f64>; 2]> {
+        let pass = self.forward(input);
+        let streams = pass.layers.iter().skip(1).map(|layer| &layer.x).chain([&pass.last]);
+        pass.layers.iter().zip(streams).map(|(layer, stream)| [layer.inner.clone(), stream.clone()]).collect()
+    }
+
     /// The log-probability of every row's target.
     pub fn logps(&self, input: &Input) -> Vec<f64> {
         let pass = self.forward(input);

@@ -1,6 +1,6 @@
 mod bits;
 mod files;
-mod fixture;
+pub mod fixture;
 mod lists;
 mod paths;
 mod reference_cache;
