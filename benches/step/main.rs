@@ -310,16 +310,24 @@ fn account(options: &Options) -> Result<()> {
     // Its head stores what a Hopper GPU's does.
     let counted = Device::host(HostOptions { hopper: true, gemm: GemmBackend::Kernel, ..HostOptions::default() })?;
     println!(
-        "| model | task | layout | micro-batches | packed tokens | PFLOP | ms at an H100's peak | GB planned |\n\
-         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+        "| model | task | layout | micro-batches | packed tokens | PFLOP | ms at an H100's peak | GB planned | loss head's share |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     for (model, shape) in shapes::released()? {
         for (task, layout) in selected(options, &model, false) {
             let trees = shapes::pairs(options.pairs, layout, options.lengths, shape.vocab);
             let case = Case::new(&model, &shape, task, layout, trees, options.tokens, &counted)?;
             let flops = task.passes() * forward_flops(&case);
+            let heads = case
+                .packs
+                .iter()
+                .map(|pack| Loss::named("dpo").map(|loss| loss.cost(pack.forest.rows(), pack.forest.sequences()).0));
+            let share = match task {
+                Task::Dpo => format!("{:.0e}", heads.sum::<Result<f64>>()? / flops),
+                _ => String::new(),
+            };
             println!(
-                "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} |",
+                "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} | {share} |",
                 task.name(),
                 layout.name(),
                 case.packs.len(),

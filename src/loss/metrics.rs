@@ -12,6 +12,8 @@ const DIVERGENCE: usize = 3;
 /// A step's sums, slopes and losses, downloaded.
 pub struct Measured<'a> {
     pub loss: &'a Loss,
+    /// Whether log-ratios are to a reference; without one they are log-probabilities.
+    pub referenced: bool,
     pub groups: &'a Groups,
     /// (sequences, [`SUMS`])
     pub sums: Vec<f64>,
@@ -117,7 +119,9 @@ impl Measured<'_> {
         self.mean(sums, "rewards/accuracies", |m, group| f64::from(u8::from(margin(m, group) > 0.0)));
         self.mean(sums, "logps/chosen", side(0, LOGPS));
         self.mean(sums, "logps/rejected", side(1, LOGPS));
-        self.mean(sums, "logps/chosen_fell", |m, group| f64::from(u8::from(side(0, RHO)(m, group) < 0.0)));
+        if self.referenced {
+            self.mean(sums, "logps/chosen_fell", |m, group| f64::from(u8::from(side(0, RHO)(m, group) < 0.0)));
+        }
         if self.loss.needs_divergence() {
             let per_row =
                 |place| move |m: &Self, g: usize| side(place, DIVERGENCE)(m, g) / side(place, ROWS)(m, g).max(1.0);
@@ -140,7 +144,9 @@ impl Measured<'_> {
             m.groups.of(group).reduce(better).map_or(0.0, |slot| m.column(slot, column))
         };
         self.mean(sums, "logps/best", |m, group| best(m, group, LOGPS));
-        self.mean(sums, "logps/best_fell", |m, group| f64::from(u8::from(best(m, group, RHO) < 0.0)));
+        if self.referenced {
+            self.mean(sums, "logps/best_fell", |m, group| f64::from(u8::from(best(m, group, RHO) < 0.0)));
+        }
     }
 
     /// Share of the list's pairs of different score that the rewards order the same way.

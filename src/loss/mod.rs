@@ -17,7 +17,10 @@ mod step;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::forest::Value;
+use crate::{
+    forest::Value,
+    ops::loss_rows::{SLOPES, SUMS},
+};
 pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape};
 pub use groups::{Groups, columns};
 pub use metrics::{Measured, MetricSums};
@@ -142,6 +145,15 @@ impl Loss {
         self.terms.iter().enumerate().flat_map(parts).collect()
     }
 
+    /// Operations and bytes of the heads of a step of these rows and sequences, and of the way from rows and back. About
+    /// forty operations a row, most of them of log(1 - exp(x)) where it is wanted, and two hundred a sequence and head; a row
+    /// moves four f32, a sequence its sums once for each head and its slopes twice.
+    pub fn cost(&self, rows: usize, sequences: usize) -> (f64, f64) {
+        let (rows, sequences, heads) = (rows as f64, sequences as f64, self.parts().len() as f64);
+        let numbers = SUMS as f64 * (1.0 + heads) + SLOPES as f64 * (2.0 + heads);
+        (40.0 * rows + 200.0 * heads * sequences, 16.0 * rows + 8.0 * numbers * sequences)
+    }
+
     /// How sequences stand together.
     pub fn shape(&self) -> Shape {
         let shapes = self.terms.iter().map(|term| term.definition.shape);
@@ -197,6 +209,12 @@ impl Loss {
             "sparse_po_independent" => Some(Masks::Independent),
             _ => None,
         })
+    }
+
+    /// Whether it has a slope where the policy is the reference: a term on the policy's samples has none there.
+    pub fn moves_at_the_reference(&self) -> bool {
+        let still = |function| function == likelihood::function::ONLINE;
+        !self.parts().iter().all(|(_, part)| matches!(part.head, Head::Likelihood { function, .. } if still(function)))
     }
 
     fn needs_complements(&self) -> bool {

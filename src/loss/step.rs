@@ -1,6 +1,6 @@
 //! One step's loss on its device: sums of sequences, heads, and the way back to rows.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
@@ -25,6 +25,8 @@ pub struct Step<'a> {
     micro: Vec<Micro>,
     /// See [`loss_batch::STATE`].
     state: &'a Buffer<f64>,
+    /// Whether the rows had a reference.
+    referenced: Cell<bool>,
 }
 
 struct Prepared {
@@ -83,7 +85,7 @@ impl<'a> Step<'a> {
             values: device.upload(&host.values)?,
         };
         let parts = prepare(device, loss, &host)?;
-        Ok(Self { loss, device, host, groups, parts, micro, state })
+        Ok(Self { loss, device, host, groups, parts, micro, state, referenced: Cell::new(false) })
     }
 
     /// Adds up the rows of a micro-batch. `sequence_rows` is its forest's table; weights of rows are the step's own.
@@ -93,6 +95,7 @@ impl<'a> Step<'a> {
     pub fn sum(&self, micro: usize, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
         let Range { start, end } = self.micro[micro].sequences;
         let sums = self.groups.sums.slice(start * SUMS..end * SUMS);
+        self.referenced.set(rows.ref_logps.is_some());
         loss_rows::sum(self.device, &sums, &self.weighted(micro, rows), sequence_rows)
     }
 
@@ -164,6 +167,7 @@ impl<'a> Step<'a> {
         let download = |buffer| self.device.download(buffer);
         Ok(Measured {
             loss: self.loss,
+            referenced: self.referenced.get(),
             groups: &self.host,
             sums: download(&self.groups.sums)?,
             slopes: download(&self.groups.slopes)?,

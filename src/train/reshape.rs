@@ -107,3 +107,78 @@ fn hindsight(tree: &mut Tree, markers: &[Vec<u32>; 2], tokenizer: &Tokenizer) ->
     tree.pairs = vec![[1, 0]];
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart-model");
+        Tokenizer::load(&folder, 1024).unwrap()
+    }
+
+    fn pair() -> Tree {
+        Tree::pair("row", vec![1, 2, 3], vec![4, 5, 0], vec![6, 0])
+    }
+
+    #[test]
+    fn controls_are_read_and_not_learnt() {
+        let (tokenizer, mut trees) = (tokenizer(), vec![pair()]);
+        apply(Reshape::Control, &mut trees, &tokenizer, 100).unwrap();
+        for (segment, text, own) in [(1, CONTROLS[0], &[4, 5, 0][..]), (2, CONTROLS[1], &[6, 0])] {
+            let control = tokenizer.encode_rendered(text).unwrap();
+            let segment = &trees[0].segments[segment];
+            assert_eq!(segment.tokens, [&control[..], own].concat());
+            assert_eq!(segment.unscored, [0..control.len()]);
+            assert_eq!(segment.rows(), own.len());
+        }
+    }
+
+    /// Both responses carry loss, prompt and markers none; the worse one's end is no end.
+    #[test]
+    fn hindsight_is_one_text() {
+        let (tokenizer, mut trees) = (tokenizer(), vec![pair()]);
+        apply(Reshape::Hindsight, &mut trees, &tokenizer, 100).unwrap();
+        let [worse, better] = MARKERS.map(|text| tokenizer.encode_rendered(text).unwrap());
+        let [prompt, first, second] = &trees[0].segments[..] else { panic!("{:?}", trees[0]) };
+        assert_eq!(prompt.tokens, [1, 2, 3]);
+        assert_eq!(first.tokens, [&worse[..], &[6]].concat());
+        assert_eq!(second.tokens, [&better[..], &[4, 5, 0]].concat());
+        assert_eq!((first.parent, second.parent), (Some(0), Some(1)));
+        assert_eq!((first.rows(), second.rows()), (1, 3));
+        assert_eq!(trees[0].pairs, [[1, 0]]);
+    }
+
+    #[test]
+    fn a_mismatched_completion_is_the_row_before() {
+        let single = |prompt: u32, completion: u32| {
+            let response = Segment { parent: Some(0), tokens: vec![completion], scored: true, ..Segment::default() };
+            let segments = vec![Segment { tokens: vec![prompt], ..Segment::default() }, response];
+            Tree { name: format!("row {prompt}"), segments, labels: vec![true], ..Tree::default() }
+        };
+        let mut trees = vec![single(1, 11), single(2, 12), single(3, 13)];
+        mismatch(&mut trees).unwrap();
+        let others: Vec<u32> = trees.iter().map(|tree| tree.segments[2].tokens[0]).collect();
+        assert_eq!(others, [13, 11, 12]);
+        assert!(
+            trees.iter().all(|tree| tree.segments[2].role == Role::Mismatched && tree.segments[2].parent == Some(0))
+        );
+        // Of a pair, each side gets a side of the pair before.
+        let mut pairs = vec![pair(), Tree::pair("next", vec![7], vec![8], vec![9])];
+        mismatch(&mut pairs).unwrap();
+        let tokens = |tree: &Tree| tree.segments[3..].iter().map(|segment| segment.tokens.clone()).collect::<Vec<_>>();
+        assert_eq!(tokens(&pairs[0]), [vec![8], vec![9]]);
+        assert_eq!(tokens(&pairs[1]), [vec![4, 5, 0], vec![6, 0]]);
+        let mut document =
+            vec![Tree { segments: vec![Segment { tokens: vec![1, 2], scored: true, ..Segment::default() }], ..pair() }];
+        assert!(mismatch(&mut document).unwrap_err().to_string().contains("has no prompt"));
+    }
+
+    #[test]
+    fn what_the_change_makes_too_long_is_refused() {
+        let why = apply(Reshape::Mismatch, &mut [pair(), pair()], &tokenizer(), 10).unwrap_err().to_string();
+        assert!(why.starts_with("row: with what the loss adds the row has 13 tokens, `batch.tokens` = 10"), "{why}");
+    }
+}

@@ -107,14 +107,17 @@ impl<T: Float> Trainer<T> {
         let measured = step.measured()?;
         if first {
             self.check_first_ratios(&measured)?;
-            self.check_gradients()?;
+            if self.loss.moves_at_the_reference() {
+                self.check_gradients()?;
+            }
         }
         let mut metrics = measured.metrics();
         self.sparsity(&masked, &mut metrics)?;
         self.masks.iter_mut().try_for_each(|masks| masks.update(self.model.device(), lr))?;
         let update = self.optimizer.step(self.model.device(), self.model.grads(), lr)?;
         let tokens = batches.iter().map(|batch| batch.forest.len()).sum();
-        let passes = if coupled && batches.len() > 1 { 4.0 } else { 3.0 };
+        // A second forward pass where the step is seen first, and the reference's where it runs beside the policy.
+        let passes = 3.0 + [coupled && batches.len() > 1, self.reference.is_some()].map(f64::from).iter().sum::<f64>();
         let flops = passes * batches.iter().map(|batch| flops(self.model.config(), &batch.forest)).sum::<f64>();
         Ok(Done { metrics, update, tokens, flops })
     }

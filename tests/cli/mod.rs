@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod data;
+mod losses;
 mod score;
 mod scratch;

@@ -341,3 +341,36 @@ fn skip_counts_and_lists_stop_names_the_first() {
     messages.push(short(&format!("{missing:#}")));
     insta::assert_snapshot!(messages.join("\n"));
 }
+
+/// Numbers and texts that some losses need; a field that is not a number is somebody else's.
+#[test]
+fn what_comes_along_for_some_losses() {
+    use warpo::forest::Value;
+    let pair = |more: &str| parse(format!(r#"{{"prompt": "a", "chosen": "b", "rejected": "c"{more}}}"#).as_bytes());
+    let extras = |more: &str| pair(more).unwrap().extras;
+    let found =
+        extras(r#", "score_chosen": 3, "score_rejected": 1.5, "preference": 0.9, "group": 2, "margin": "wide""#);
+    let wanted =
+        vec![(Value::Score, vec![3.0, 1.5]), (Value::Preference, vec![0.9, 0.9]), (Value::Group, vec![2.0, 2.0])];
+    assert_eq!(found.values, wanted);
+    assert_eq!(extras(r#", "score_chosen": 3"#).values, [], "half of a pair of numbers is none");
+    let single = parse(br#"{"prompt": "a", "completion": "b", "score": -2}"#).unwrap();
+    assert_eq!(single.extras.values, [(Value::Score, vec![-2.0])]);
+    let tree = parse(br#"{"prompt": "a", "nodes": [{"text": "b", "score": 1, "visits": 4}, {"text": "c", "score": 0, "visits": 1}]}"#);
+    assert_eq!(tree.unwrap().extras.values, [(Value::Visits, vec![4.0, 1.0])]);
+    let both = extras(r#", "rationale_prompt": "why", "rationale": "because", "rejected_prompt": "z""#);
+    assert_eq!(both.rationale, Some(["why".into(), "because".into()]));
+    assert_eq!(both.rejected_prompt.as_deref(), Some("z"));
+    // A rationale without a prompt of its own is no field of ours.
+    assert_eq!(extras(r#", "rationale": "because""#).rationale, None);
+    for (more, says) in [
+        (r#", "preference": 1.5"#, "a preference of 1.5: must be from 0 to 1"),
+        (r#", "visits_chosen": -1, "visits_rejected": 2"#, "a visits of -1: must be 0 or more"),
+        (r#", "group": 0.5"#, "a group of 0.5: must be a whole number"),
+        (r#", "rationale_prompt": "why""#, "fields `rationale_prompt` and `rationale`: give both, as text"),
+        (r#", "rejected_prompt": [1]"#, "`rejected_prompt`: goes with a plain `prompt`"),
+    ] {
+        let why = pair(more).unwrap_err().to_string();
+        assert!(why.contains(says), "{why}");
+    }
+}

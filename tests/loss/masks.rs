@@ -38,8 +38,10 @@ pub fn values(chain: &Chain, trainer: &Trainer<f32>, trees: &[Tree], device: &De
     }
 }
 
-/// Per tree: activations of every layer, rows' source tokens and the rows of each sequence.
-fn activations(chain: &Chain, trees: &[Tree]) -> Vec<(Vec<[Vec<f64>; 2]>, Vec<usize>, Vec<usize>)> {
+/// Of a tree: activations of every layer, rows' source tokens and the rows of each sequence.
+type Seen = (Vec<[Vec<f64>; 2]>, Vec<usize>, Vec<usize>);
+
+fn activations(chain: &Chain, trees: &[Tree]) -> Vec<Seen> {
     let params = named(&chain.config, &chain.ref_params);
     let model = oracles::model::Model { config: &chain.config, params: &params, round: |x| x };
     let of = |tree: &Tree| {

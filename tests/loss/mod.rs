@@ -2,6 +2,7 @@
 
 mod bench;
 mod chain;
+mod hopper;
 mod invariance;
 mod masks;
 mod metrics;

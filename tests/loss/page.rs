@@ -4,12 +4,17 @@ use std::{env, fs};
 
 use warpo::loss::{all, find, page};
 
+use crate::support::root;
+
 const LINE: &str = "\n---\n\n";
 
 #[test]
 fn the_page_is_up_to_date() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/losses.md");
-    let text = fs::read_to_string(&path).unwrap();
+    let path = root().join("docs/losses.md");
+    let Ok(text) = fs::read_to_string(&path) else {
+        println!("skipped: {} is not part of a bundle", path.display());
+        return;
+    };
     let (head, old) = text.split_once(LINE).expect("docs/losses.md has no line");
     let new = page::page();
     if env::var_os("UPDATE_CATALOGUE").is_some() {

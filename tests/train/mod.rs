@@ -2,6 +2,7 @@ mod bits;
 mod files;
 pub mod fixture;
 mod lists;
+mod losses;
 mod paths;
 mod reference_cache;
 mod refusals;
