@@ -131,7 +131,7 @@ mod tests {
             let control = tokenizer.encode_rendered(text).unwrap();
             let segment = &trees[0].segments[segment];
             assert_eq!(segment.tokens, [&control[..], own].concat());
-            assert_eq!(segment.unscored, [0..control.len()]);
+            assert_eq!((segment.unscored.len(), segment.unscored[0].clone()), (1, 0..control.len()));
             assert_eq!(segment.rows(), own.len());
         }
     }
