@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::signatures::{Entry, Module, Param, Type};
+use crate::signatures::{Entry, Enum, Module, Param, Type};
 
 pub fn source(modules: &[Module]) -> Result<String, String> {
     let mut text = String::from(
@@ -23,6 +23,9 @@ pub fn source(modules: &[Module]) -> Result<String, String> {
             }
         }
         text += "    }\n";
+        for constants in &module.enums {
+            text += &constants_of(constants);
+        }
         for entry in &module.entries {
             text += &kernel_static(stem, entry);
             all.push(format!("&{stem}::{}", entry.name.to_uppercase()));
@@ -33,6 +36,27 @@ pub fn source(modules: &[Module]) -> Result<String, String> {
     let _ =
         writeln!(text, "/// Every kernel entry of the program.\npub static ALL: &[&Kernel] = &[{}];", all.join(", "));
     Ok(text)
+}
+
+/// `enum Phi { kSoftLabel }` as `phi::SOFT_LABEL`.
+fn constants_of(constants: &Enum) -> String {
+    let words = |name: &str| {
+        let mut words = String::new();
+        for (i, c) in name.chars().enumerate() {
+            if c.is_ascii_uppercase() && i > 0 {
+                words.push('_');
+            }
+            words.push(c);
+        }
+        words
+    };
+    let mut text = format!("    /// `enum {}`\n    #[allow(dead_code)]\n", constants.name);
+    let _ = writeln!(text, "    pub mod {} {{", words(&constants.name).to_lowercase());
+    for (name, value) in &constants.values {
+        let name = words(name.strip_prefix('k').unwrap_or(name)).to_uppercase();
+        let _ = writeln!(text, "        pub const {name}: i32 = {value};");
+    }
+    text + "    }\n"
 }
 
 fn kernel_static(stem: &str, entry: &Entry) -> String {

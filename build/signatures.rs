@@ -8,6 +8,15 @@ pub struct Module {
     pub folder: String,
     pub stem: String,
     pub entries: Vec<Entry>,
+    pub enums: Vec<Enum>,
+}
+
+/// An enumeration that host code names as well: tables of functions, places of parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enum {
+    pub name: String,
+    /// `kSomeName` and its value.
+    pub values: Vec<(String, i32)>,
 }
 
 /// One kernel entry point.
@@ -95,7 +104,8 @@ fn read_file(path: &Path) -> Result<Module, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let stem = path.file_stem().and_then(|s| s.to_str()).ok_or("kernel file without a name")?;
     let folder = path.parent().map(|p| p.display().to_string()).unwrap_or_default();
-    Ok(Module { folder, stem: stem.into(), entries: read_text(&path.display().to_string(), &text)? })
+    let entries = read_text(&path.display().to_string(), &text)?;
+    Ok(Module { folder, stem: stem.into(), entries, enums: read_enums(&text)? })
 }
 
 /// The entry points of one source text; `file` is for messages.
@@ -120,6 +130,29 @@ pub fn read_text(file: &str, text: &str) -> Result<Vec<Entry>, String> {
         return Err(format!("{file}:{line}: {FORM}"));
     }
     Ok(entries)
+}
+
+/// The plain enumerations of one source text that stand at the start of a line.
+pub fn read_enums(text: &str) -> Result<Vec<Enum>, String> {
+    let code = blank_comments(text);
+    let mut enums = Vec::new();
+    for (at, _) in code.match_indices("\nenum ") {
+        let rest = &code[at + "\nenum ".len()..];
+        let (Some(open), Some(close)) = (rest.find('{'), rest.find('}')) else { continue };
+        let name = rest[..open].trim();
+        let mut next = 0;
+        let mut values = Vec::new();
+        for item in rest[open + 1..close].split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let (item, value) = match item.split_once('=') {
+                Some((item, value)) => (item.trim(), value.trim().parse().map_err(|_| format!("enum {name}: {item}"))?),
+                None => (item, next),
+            };
+            values.push((item.to_owned(), value));
+            next = value + 1;
+        }
+        enums.push(Enum { name: name.into(), values });
+    }
+    Ok(enums)
 }
 
 const FORM: &str = "write a kernel as `extern \"C\" __global__ void [__launch_bounds__(..)] name(..)`";

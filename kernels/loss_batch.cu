@@ -11,7 +11,7 @@ constexpr int kBatchThreads = 256;
 
 enum Parameter { kBeta, kDesirable, kUndesirable, kDelta, kRunning, kSmoothing, kParameters };
 
-// Numbered as `Function` in src/loss/batch.rs.
+// Cases below; the launchers have them by these names.
 enum Function { kKto, kBcoUnpaired, kAot, kAotUnpaired, kMaxMin };
 
 // Columns of `state`, which goes on from step to step: sum and number of the rewards seen so far (kBcoUnpaired), and what

@@ -12,13 +12,12 @@
 // What the parameters hold: the margin's own, then those of phi.
 enum Parameter { kBeta, kGamma, kMapAlpha, kDivergenceFactor, kWeightPenalty, kDivergenceWeightPenalty, kP0, kP1, kParameters };
 
-// Numbered as `Phi` in src/loss/difference.rs.
+// Rows of the table; the launchers have them by these names.
 enum Phi { kSigmoid, kSmoothed, kRobust, kHinge, kSquare, kExo, kDiscopop, kSoftLabel, kWinRates, kVisits, kSpa, kUpo, kScir };
 
-// How x is made of a sequence's sums: numbered as `Map` in src/loss/difference.rs.
+// How x is made of a sequence's sums; the first four are the choices of f_divergence_type.
 enum Map { kIdentity, kJensenShannon, kForwardKl, kAlphaDivergence, kAlphaReward, kLogOdds };
 
-// Numbered as `flags` in src/ops/loss_difference.rs.
 enum Flag { kNoReference = 1, kPerToken = 2, kPolicyWeighted = 4, kWithDivergence = 8, kChosenDivergenceFixed = 16 };
 
 // The table: phi and its slope at u. `chosen` and `rejected` are the values that came with the two sequences.

@@ -9,7 +9,7 @@
 
 enum Parameter { kP0, kP1, kParameters };
 
-// Numbered as `Function` in src/loss/likelihood.rs.
+// Rows of the table; the launchers have them by these names.
 enum Function { kSum, kMean, kByScore, kLogSigmoid, kWeighted, kUnlikelihood, kOnline, kApoZero };
 
 // Loss and slope by the sum of log-probabilities; for kUnlikelihood by the sum of log(1 - exp(logp)).

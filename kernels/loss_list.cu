@@ -12,7 +12,7 @@ constexpr int kWarps = kHeadThreads / kWarpThreads;
 
 enum Parameter { kBeta, kTemperature, kParameters };
 
-// Numbered as `Function` in src/loss/list.rs.
+// Rows of the table; the launchers have them by these names.
 enum Function { kTpo, kInfoNca, kNca, kExo };
 
 // What a response's lane works out once for all.

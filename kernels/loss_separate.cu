@@ -10,7 +10,7 @@
 
 enum Parameter { kBeta, kDelta, kParameters };
 
-// Numbered as `Function` in src/loss/separate.rs.
+// Rows of the table; the launchers have them by these names.
 enum Function { kSppoHard, kSppoSoft, kSppoSingle, kGpo, kNca, kBco, kApoZero, kApoDown };
 
 struct Value2 {

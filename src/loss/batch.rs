@@ -1,21 +1,12 @@
 //! Losses that couple all groups of a step (F4): they see the whole step at once, however it is cut into micro-batches.
 //!
-//! To add one: a case in `kernels/loss_batch.cu`, its number here, a row in [`LOSSES`], and its vector.
+//! To add one: a case in `kernels/loss_batch.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
     definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape},
     difference::beta,
 };
-use crate::forest::Value;
-
-/// Cases of `kernels/loss_batch.cu`, by their places.
-pub mod function {
-    pub const KTO: i32 = 0;
-    pub const BCO: i32 = 1;
-    pub const AOT: i32 = 2;
-    pub const AOT_UNPAIRED: i32 = 3;
-    pub const MAXMIN: i32 = 4;
-}
+use crate::{forest::Value, ops::loss_batch::function};
 
 const WEIGHTS: &[Parameter] = &[
     Parameter {
@@ -105,7 +96,7 @@ pub const LOSSES: &[Definition] = &[
             let delta = p.get("delta");
             let running = f64::from(u8::from(delta.is_nan()));
             let parameters = [p.get("beta"), d, u, if delta.is_nan() { 0.0 } else { delta }, running];
-            vec![Part::new(Head::Batch { function: function::BCO }, &parameters)]
+            vec![Part::new(Head::Batch { function: function::BCO_UNPAIRED }, &parameters)]
         },
         ..STEP
     },
@@ -139,7 +130,7 @@ pub const LOSSES: &[Definition] = &[
         values: &[Value::Group],
         source: "reconstructed: the offline analogue of MaxMin-RLHF, arXiv 2402.08925, which itself defines no pair loss",
         traps: &["only the worst group of a step learns; take steps large enough to hold all groups"],
-        parts: |p| vec![Part::new(Head::Batch { function: function::MAXMIN }, &[p.get("beta")]).over(Mean::Own)],
+        parts: |p| vec![Part::new(Head::Batch { function: function::MAX_MIN }, &[p.get("beta")]).over(Mean::Own)],
         ..STEP
     },
 ];

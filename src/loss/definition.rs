@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::forest::Value;
-use crate::ops::{loss_difference, loss_rows::PARAMETERS};
+use crate::ops::{loss_difference::flag, loss_rows::PARAMETERS};
 
 /// One loss, as documented and as run.
 #[derive(Debug)]
@@ -284,11 +284,11 @@ impl Part {
 
     /// Whether it needs the reference's distribution of every row.
     pub fn needs_divergence(&self) -> bool {
-        self.flag(loss_difference::WITH_DIVERGENCE)
+        self.flag(flag::WITH_DIVERGENCE)
     }
 
     /// Whether it needs the sum of squared probabilities of every row.
     pub fn needs_collisions(&self) -> bool {
-        self.flag(loss_difference::POLICY_WEIGHTED)
+        self.flag(flag::POLICY_WEIGHTED)
     }
 }

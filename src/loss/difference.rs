@@ -1,8 +1,7 @@
 //! Losses of one margin (F1), of one margin per token (F2), and those that stand on one with a likelihood beside it (F5)
 //! or token divergences in it (F7).
 //!
-//! To add a loss of one margin: a row in the table of `kernels/loss_difference.cu`, its number in [`phi`], a row in
-//! [`LOSSES`], and its vector.
+//! To add a loss of one margin: a row in the table of `kernels/loss_difference.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
     definition::{Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Shape},
@@ -10,44 +9,11 @@ use super::{
 };
 use crate::{
     forest::Value,
-    ops::loss_difference::{CHOSEN_DIVERGENCE_FIXED, NO_REFERENCE, PER_TOKEN, POLICY_WEIGHTED, WITH_DIVERGENCE},
+    ops::loss_difference::{
+        flag::{CHOSEN_DIVERGENCE_FIXED, NO_REFERENCE, PER_TOKEN, POLICY_WEIGHTED, WITH_DIVERGENCE},
+        map, parameter, phi,
+    },
 };
-
-/// Rows of `phi` in `kernels/loss_difference.cu`, by their places.
-pub mod phi {
-    pub const SIGMOID: i32 = 0;
-    pub const SMOOTHED: i32 = 1;
-    pub const ROBUST: i32 = 2;
-    pub const HINGE: i32 = 3;
-    pub const SQUARE: i32 = 4;
-    pub const EXO: i32 = 5;
-    pub const DISCOPOP: i32 = 6;
-    pub const SOFT_LABEL: i32 = 7;
-    pub const WIN_RATES: i32 = 8;
-    pub const VISITS: i32 = 9;
-    pub const SPA: i32 = 10;
-    pub const UPO: i32 = 11;
-    pub const SCIR: i32 = 12;
-}
-
-/// Maps of `kernels/loss_difference.cu`, by their places; the first four are the choices of `f_divergence_type`.
-mod map {
-    pub const IDENTITY: i32 = 0;
-    pub const ALPHA_REWARD: i32 = 4;
-    pub const LOG_ODDS: i32 = 5;
-}
-
-/// Places of the kernel's parameters.
-pub(super) mod place {
-    pub const BETA: usize = 0;
-    pub const GAMMA: usize = 1;
-    pub const MAP_ALPHA: usize = 2;
-    pub const DIVERGENCE_FACTOR: usize = 3;
-    pub const WEIGHT_PENALTY: usize = 4;
-    pub const DIVERGENCE_WEIGHT_PENALTY: usize = 5;
-    pub const P0: usize = 6;
-    pub const P1: usize = 7;
-}
 
 /// The strength of the pull towards the reference.
 pub const fn beta(default: f64) -> Parameter {
@@ -92,13 +58,13 @@ fn margin(phi: i32, p: &Parameters, own: [f64; 2]) -> Part {
     if let Head::Difference { map, .. } = &mut part.head {
         *map = p.get_or_0("f_divergence_type") as i32;
     }
-    part.parameters[place::MAP_ALPHA] = p.get_or_0("f_alpha_divergence_coef");
+    part.parameters[parameter::MAP_ALPHA as usize] = p.get_or_0("f_alpha_divergence_coef");
     part
 }
 
 fn plain(phi: i32, flags: i32, beta: f64, own: [f64; 2]) -> Part {
     let mut part = Part::new(Head::Difference { phi, map: map::IDENTITY, flags }, &[beta]);
-    (part.parameters[place::P0], part.parameters[place::P1]) = (own[0], own[1]);
+    (part.parameters[parameter::P0 as usize], part.parameters[parameter::P1 as usize]) = (own[0], own[1]);
     part
 }
 
@@ -700,8 +666,8 @@ const L1: &[Parameter] = &[
 /// Masked log-ratios and masked divergences.
 fn masked(p: &Parameters) -> Part {
     let mut part = divergence(p, 0, 1.0);
-    part.parameters[place::WEIGHT_PENALTY] = p.get("l1_reward");
-    part.parameters[place::DIVERGENCE_WEIGHT_PENALTY] = p.get("l1_divergence");
+    part.parameters[parameter::WEIGHT_PENALTY as usize] = p.get("l1_reward");
+    part.parameters[parameter::DIVERGENCE_WEIGHT_PENALTY as usize] = p.get("l1_divergence");
     part
 }
 
@@ -744,8 +710,8 @@ fn simpo(p: &Parameters, shape: i32, alpha: f64) -> Vec<Part> {
     if let Head::Difference { map, .. } = &mut part.head {
         *map = shape;
     }
-    part.parameters[place::GAMMA] = p.get("simpo_gamma");
-    part.parameters[place::MAP_ALPHA] = alpha;
+    part.parameters[parameter::GAMMA as usize] = p.get("simpo_gamma");
+    part.parameters[parameter::MAP_ALPHA as usize] = alpha;
     with_sft(part, p)
 }
 
@@ -753,12 +719,12 @@ fn simpo(p: &Parameters, shape: i32, alpha: f64) -> Vec<Part> {
 fn odds() -> Part {
     let head = Head::Difference { phi: phi::SIGMOID, map: map::LOG_ODDS, flags: NO_REFERENCE | PER_TOKEN };
     let mut part = Part::new(head, &[]);
-    part.parameters[place::BETA] = 1.0;
+    part.parameters[parameter::BETA as usize] = 1.0;
     part
 }
 
 fn divergence(p: &Parameters, flags: i32, factor: f64) -> Part {
     let mut part = plain(phi::SIGMOID, WITH_DIVERGENCE | flags, p.get("beta"), [0.0; 2]);
-    part.parameters[place::DIVERGENCE_FACTOR] = factor;
+    part.parameters[parameter::DIVERGENCE_FACTOR as usize] = factor;
     part
 }

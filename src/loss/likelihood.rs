@@ -5,19 +5,7 @@ use super::{
     definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape},
     difference::beta,
 };
-use crate::forest::Value;
-
-/// Rows of the table in `kernels/loss_likelihood.cu`, by their places.
-pub mod function {
-    pub const SUM: i32 = 0;
-    pub const MEAN: i32 = 1;
-    pub const BY_SCORE: i32 = 2;
-    pub const LOG_SIGMOID: i32 = 3;
-    pub const WEIGHTED: i32 = 4;
-    pub const UNLIKELIHOOD: i32 = 5;
-    pub const ONLINE: i32 = 6;
-    pub const APO_ZERO: i32 = 7;
-}
+use crate::{forest::Value, ops::loss_likelihood::function};
 
 fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
     Part::new(Head::Likelihood { function, place }, parameters)

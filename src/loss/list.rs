@@ -1,20 +1,12 @@
 //! Losses over lists of responses (F6).
 //!
-//! To add one: a row in the table of `kernels/loss_list.cu`, its number here, a row in [`LOSSES`], and its vector.
+//! To add one: a row in the table of `kernels/loss_list.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
     definition::{Definition, Family, Head, Parameter, Part, Range, Shape},
     difference::beta,
 };
-use crate::forest::Value;
-
-/// Rows of the table in `kernels/loss_list.cu`, by their places.
-mod function {
-    pub const TPO: i32 = 0;
-    pub const INFO_NCA: i32 = 1;
-    pub const NCA: i32 = 2;
-    pub const EXO: i32 = 3;
-}
+use crate::{forest::Value, ops::loss_list::function};
 
 const TEMPERATURE: Parameter = Parameter {
     name: "temperature",

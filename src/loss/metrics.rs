@@ -1,7 +1,10 @@
 //! What a step says about itself, under TRL's names where TRL has one.
 
-use super::{Groups, Head, Loss, Shape, batch, step::scale};
-use crate::ops::loss_rows::{SLOPES, SUMS, VALUES};
+use super::{Groups, Head, Loss, Shape, step::scale};
+use crate::ops::{
+    loss_batch,
+    loss_rows::{SLOPES, SUMS, VALUES},
+};
 
 /// Columns of the sums.
 const LOGPS: usize = 0;
@@ -201,7 +204,7 @@ impl Measured<'_> {
         }
         for (_, part) in self.loss.parts() {
             if let Head::Batch { function } = part.head {
-                let name = if function == batch::function::KTO { "kl" } else { "delta" };
+                let name = if function == loss_batch::function::KTO { "kl" } else { "delta" };
                 sums.add(name, self.state[2]);
             }
         }

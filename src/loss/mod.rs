@@ -19,7 +19,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     forest::Value,
-    ops::loss_rows::{SLOPES, SUMS},
+    ops::{
+        loss_likelihood,
+        loss_rows::{SLOPES, SUMS},
+    },
 };
 pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape};
 pub use groups::{Groups, columns};
@@ -192,7 +195,8 @@ impl Loss {
 
     /// How rows are changed before they are learnt from.
     pub fn reshape(&self) -> Reshape {
-        self.terms.iter().map(Term::reshape).find(|&reshape| reshape != Reshape::None).unwrap_or(Reshape::None)
+        let own = self.terms.iter().map(Term::reshape).find(|&reshape| reshape != Reshape::None);
+        own.unwrap_or(if self.shape() == Shape::Single { Reshape::Chosen } else { Reshape::None })
     }
 
     /// How much of the older reference is taken off, where the loss has one.
@@ -213,12 +217,12 @@ impl Loss {
 
     /// Whether it has a slope where the policy is the reference: a term on the policy's samples has none there.
     pub fn moves_at_the_reference(&self) -> bool {
-        let still = |function| function == likelihood::function::ONLINE;
+        let still = |function| function == loss_likelihood::function::ONLINE;
         !self.parts().iter().all(|(_, part)| matches!(part.head, Head::Likelihood { function, .. } if still(function)))
     }
 
     fn needs_complements(&self) -> bool {
-        let function = likelihood::function::UNLIKELIHOOD;
+        let function = loss_likelihood::function::UNLIKELIHOOD;
         self.parts().iter().any(|(_, part)| matches!(part.head, Head::Likelihood { function: f, .. } if f == function))
     }
 
@@ -270,6 +274,8 @@ pub enum Reshape {
     Control,
     /// The rejected response stands before the chosen one, both behind markers.
     Hindsight,
+    /// What is not learnt from is left out.
+    Chosen,
 }
 
 impl Term {

@@ -1,24 +1,12 @@
 //! Losses of both log-ratios of a pair, one by one (F3).
 //!
-//! To add one: a row in the table of `kernels/loss_separate.cu`, its number here, a row in [`LOSSES`], and its vector.
+//! To add one: a row in the table of `kernels/loss_separate.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
     definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, Shape},
     difference::{SFT_WEIGHT, beta, with_sft},
 };
-use crate::forest::Value;
-
-/// Rows of the table in `kernels/loss_separate.cu`, by their places.
-mod function {
-    pub const SPPO_HARD: i32 = 0;
-    pub const SPPO_SOFT: i32 = 1;
-    pub const SPPO_SINGLE: i32 = 2;
-    pub const GPO: i32 = 3;
-    pub const NCA: i32 = 4;
-    pub const BCO: i32 = 5;
-    pub const APO_ZERO: i32 = 6;
-    pub const APO_DOWN: i32 = 7;
-}
+use crate::{forest::Value, ops::loss_separate::function};
 
 fn parts(function: i32, p: &Parameters) -> Vec<Part> {
     with_sft(Part::new(Head::Separate { function }, &[p.get("beta"), p.get_or_0("delta")]), p)

@@ -4,11 +4,13 @@ use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Mean, Measured, difference::place};
+use super::{Groups, Head, Loss, Mean, Measured};
 use crate::{
     device::{Buffer, Device},
     ops::{
-        loss_batch, loss_difference, loss_likelihood, loss_list,
+        loss_batch,
+        loss_difference::{self, parameter},
+        loss_likelihood, loss_list,
         loss_rows::{self, PARAMETERS, Rows, SLOPES, SUMS, SequenceSlots},
         loss_separate,
     },
@@ -150,11 +152,11 @@ impl<'a> Step<'a> {
         sequence_rows: &Buffer<i32>,
     ) -> Result<()> {
         let parts = self.loss.parts();
-        let penalty = |place: usize| -> f64 {
+        let penalty = |place: i32| -> f64 {
             let masked = parts.iter().filter(|(_, part)| part.needs_divergence());
-            masked.map(|(_, part)| part.parameters[place] * scale(part.weight, part.mean, &self.host)).sum()
+            masked.map(|(_, part)| part.parameters[place as usize] * scale(part.weight, part.mean, &self.host)).sum()
         };
-        let penalties = [penalty(place::WEIGHT_PENALTY), penalty(place::DIVERGENCE_WEIGHT_PENALTY)];
+        let penalties = [penalty(parameter::WEIGHT_PENALTY), penalty(parameter::DIVERGENCE_WEIGHT_PENALTY)];
         let slots = &self.micro[micro].slots;
         loss_rows::by_weights(self.device, outputs, &self.groups.slopes, rows, sequence_rows, slots, penalties)
     }

@@ -8,6 +8,8 @@ use super::{
 };
 use crate::device::{Buffer, Device, Launch, kernels::loss_batch as kernel};
 
+pub use kernel::function;
+
 const THREADS: usize = 256;
 
 /// Sum and number of the rewards seen so far, and the reference point of the step.

@@ -5,16 +5,7 @@ use anyhow::Result;
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
 use crate::device::{Buffer, Device, Launch, kernels::loss_difference as kernel};
 
-/// The margin is of log-probabilities, not of log-ratios to the reference.
-pub const NO_REFERENCE: i32 = 1;
-/// Sums are divided by their rows.
-pub const PER_TOKEN: i32 = 2;
-/// Each pair is weighted by how likely the policy is to say both (WPO).
-pub const POLICY_WEIGHTED: i32 = 4;
-/// Token divergences are added to the log-ratios.
-pub const WITH_DIVERGENCE: i32 = 8;
-/// The chosen side's divergence is a constant.
-pub const CHOSEN_DIVERGENCE_FIXED: i32 = 16;
+pub use kernel::{flag, map, parameter, phi};
 
 /// Writes `losses` of the part's groups and adds to their slopes. `map` and `flags` say how the margin is made.
 ///

@@ -5,6 +5,8 @@ use anyhow::Result;
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
 use crate::device::{Buffer, Device, Launch, kernels::loss_likelihood as kernel};
 
+pub use kernel::function;
+
 /// Writes `losses` of the part's groups and adds to their slopes. `place` is the slot in its group, -1 for all.
 ///
 /// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].

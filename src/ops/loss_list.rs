@@ -5,6 +5,8 @@ use anyhow::Result;
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
 use crate::device::{Buffer, Device, Launch, kernels::loss_list as kernel};
 
+pub use kernel::function;
+
 /// Bytes of `Response` in `kernels/loss_list.cu`: six f64, an i32 and what aligns it.
 const RESPONSE: usize = 56;
 /// Responses of one list.

@@ -5,7 +5,10 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 
 use super::expect_len;
-use crate::device::{Buffer, Device, Launch, kernels::loss_rows as kernel};
+use crate::device::{
+    Buffer, Device, Launch,
+    kernels::loss_rows::{self as kernel, input},
+};
 
 /// Columns of `sums`: of a sequence's rows, log-probability, log-ratio to the reference (both weighted), number,
 /// divergence, log(1 - p), logp - log(sum of squared probabilities), weight and divergence weight.
@@ -18,13 +21,6 @@ pub const VALUES: usize = 2;
 pub const PARAMETERS: usize = 8;
 pub(super) const HEAD_THREADS: usize = 128;
 const WARPS_PER_CTA: usize = HEAD_THREADS / 32;
-
-const REFERENCE: i32 = 1;
-const ROW_WEIGHTS: i32 = 2;
-const DIVERGENCES: i32 = 4;
-const DIVERGENCE_ROW_WEIGHTS: i32 = 8;
-const COLLISIONS: i32 = 16;
-const COMPLEMENTS: i32 = 32;
 
 /// The groups of a step and their slots, on the device: a slot is one sequence's place in a group.
 #[derive(Clone)]
@@ -87,12 +83,12 @@ pub struct Rows {
 impl Rows {
     fn inputs(&self) -> i32 {
         let given = |buffer: &Option<Buffer<f32>>, bit| if buffer.is_some() { bit } else { 0 };
-        given(&self.ref_logps, REFERENCE)
-            | given(&self.weights, ROW_WEIGHTS)
-            | given(&self.divergences, DIVERGENCES)
-            | given(&self.divergence_weights, DIVERGENCE_ROW_WEIGHTS)
-            | given(&self.collisions, COLLISIONS)
-            | if self.complements { COMPLEMENTS } else { 0 }
+        given(&self.ref_logps, input::REFERENCE)
+            | given(&self.weights, input::ROW_WEIGHTS)
+            | given(&self.divergences, input::DIVERGENCES)
+            | given(&self.divergence_weights, input::DIVERGENCE_ROW_WEIGHTS)
+            | given(&self.collisions, input::COLLISIONS)
+            | if self.complements { input::COMPLEMENTS } else { 0 }
     }
 
     fn logps(&self) -> Result<&Buffer<f32>> {

@@ -5,6 +5,8 @@ use anyhow::Result;
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
 use crate::device::{Buffer, Device, Launch, kernels::loss_separate as kernel};
 
+pub use kernel::function;
+
 /// Writes `losses` of the part's groups and adds to their slopes.
 ///
 /// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].

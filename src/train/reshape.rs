@@ -26,6 +26,7 @@ pub fn apply(reshape: Reshape, trees: &mut [Tree], tokenizer: &Tokenizer, budget
             let controls = [good?, bad?];
             trees.iter_mut().try_for_each(|tree| control(tree, &controls))?;
         }
+        Reshape::Chosen => trees.iter_mut().for_each(chosen),
         Reshape::Hindsight => {
             let [worse, better] = MARKERS.map(|text| tokenizer.encode_rendered(text));
             let markers = [worse?, better?];
@@ -83,6 +84,25 @@ fn control(tree: &mut Tree, controls: &[Vec<u32>; 2]) -> Result<()> {
         put_before(&mut tree.segments[i], tokens);
     }
     Ok(())
+}
+
+/// Of a pair the path to the chosen response.
+fn chosen(tree: &mut Tree) {
+    let &[[chosen, _]] = &tree.pairs[..] else { return };
+    let Some((mut segment, _)) = tree.sequences().nth(chosen) else { return };
+    let mut path = vec![tree.segments[segment].clone()];
+    while let Some(parent) = tree.segments[segment].parent {
+        path.insert(0, Segment { scored: false, ..tree.segments[parent].clone() });
+        segment = parent;
+    }
+    for (i, segment) in path.iter_mut().enumerate() {
+        segment.parent = i.checked_sub(1);
+    }
+    let of = |numbers: &[f64]| numbers.get(chosen).copied().into_iter().collect::<Vec<f64>>();
+    tree.scores = of(&tree.scores);
+    tree.values.iter_mut().for_each(|(_, numbers)| *numbers = of(numbers));
+    tree.segments = path;
+    tree.pairs.clear();
 }
 
 /// One text: prompt, marker, rejected response, marker, chosen response.
@@ -174,6 +194,14 @@ mod tests {
         let mut document =
             vec![Tree { segments: vec![Segment { tokens: vec![1, 2], scored: true, ..Segment::default() }], ..pair() }];
         assert!(mismatch(&mut document).unwrap_err().to_string().contains("has no prompt"));
+    }
+
+    #[test]
+    fn a_likelihood_of_pairs_runs_the_chosen_side_alone() {
+        let mut tree = Tree { scores: vec![2.0, 1.0], ..pair() };
+        chosen(&mut tree);
+        assert_eq!(tree.segments, pair().segments[..2]);
+        assert_eq!((tree.pairs.len(), tree.scores), (0, vec![2.0]));
     }
 
     #[test]

@@ -141,8 +141,10 @@ impl<T: Float> Trainer<T> {
         let step = Step::new(device, &self.loss, &state, &groups)?;
         for (micro, members) in packs.iter().enumerate() {
             let batch = batches::build(trees, members)?;
-            if at_start && !reference.is_empty() && !self.loss.needs_distributions() {
-                // The policy is the reference, whose values are at hand.
+            let at_hand =
+                !reference.is_empty() && !self.loss.needs_distributions() && self.loss.acceleration().is_none();
+            if at_start && at_hand {
+                // The policy is the reference, whose values are there.
                 let logps = device.upload(&reference.of(&batch.examples))?;
                 let rows = Rows { ref_logps: Some(logps.clone()), logps: Some(logps), ..Rows::default() };
                 step.sum(micro, &rows, &self.model.upload(&batch.forest)?.sequence_rows)?;

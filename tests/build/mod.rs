@@ -12,7 +12,7 @@ mod signatures;
 
 use std::sync::Mutex;
 
-use signatures::{Type, read_text};
+use signatures::{Type, read_enums, read_text};
 
 /// Held by the tests that write into kernels/README.md.
 static README: Mutex<()> = Mutex::new(());
@@ -125,4 +125,17 @@ fn spills_stack_and_serialisation_fail_the_build_by_name() {
         assert!(line.starts_with(start), "{line}");
     }
     assert!(ptxas::judge(PTXAS.split("Compiling entry function 'spills'").next().unwrap()).len() == 2);
+}
+
+#[test]
+fn enumerations_have_their_values() {
+    let text = "#include <x>\n// enum Not { kThis };\nenum Phi { kOne, kTwo,  // a comment\n    kFour = 4, kFive };\nenum Flag { kA = 1, kB = 2 };\n";
+    let enums = read_enums(text).unwrap();
+    let values = |i: usize| enums[i].values.iter().map(|(name, value)| (name.as_str(), *value)).collect::<Vec<_>>();
+    assert_eq!(
+        (enums[0].name.as_str(), values(0)),
+        ("Phi", vec![("kOne", 0), ("kTwo", 1), ("kFour", 4), ("kFive", 5)])
+    );
+    assert_eq!((enums[1].name.as_str(), values(1)), ("Flag", vec![("kA", 1), ("kB", 2)]));
+    assert!(read_enums("\nenum Bad { kA = x };").is_err());
 }
