@@ -2,10 +2,7 @@
 //!
 //! To add one: a case in `kernels/loss_batch.cu`, a row in [`LOSSES`], and its vector.
 
-use super::{
-    definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape},
-    difference::beta,
-};
+use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape, beta};
 use crate::{forest::Value, ops::loss_batch::function};
 
 const WEIGHTS: &[Parameter] = &[

@@ -181,6 +181,22 @@ impl Definition {
     }
 }
 
+/// The strength of the pull towards the reference.
+pub const fn beta(default: f64) -> Parameter {
+    Parameter { name: "beta", default, range: Range::Above(0.0), meaning: "strength of the pull towards the reference" }
+}
+
+/// A likelihood term beside a preference.
+pub const SFT_WEIGHT: Parameter = Parameter {
+    name: "sft_weight",
+    default: 0.0,
+    range: Range::AtLeast(0.0),
+    meaning: "weight of the chosen responses' mean negative log-likelihood per token of the step",
+};
+
+/// Losses that take a likelihood term and nothing else in common.
+pub const SFT: &[Parameter] = &[SFT_WEIGHT];
+
 /// The parameters of a loss, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters(Vec<(&'static str, f64)>);

@@ -1,10 +1,7 @@
 //! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
 //! policy (F9).
 
-use super::{
-    definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape},
-    difference::beta,
-};
+use super::definition::{Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Shape, beta};
 use crate::{forest::Value, ops::loss_likelihood::function};
 
 fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
@@ -29,6 +26,13 @@ pub fn by_score(place: i32) -> Part {
 /// `sp(-gamma a)`.
 pub fn log_sigmoid(place: i32, gamma: f64) -> Part {
     term(function::LOG_SIGMOID, place, &[gamma])
+}
+
+/// With the likelihood term that `sft_weight` asks for.
+pub fn with_sft(part: Part, p: &Parameters) -> Vec<Part> {
+    let weight = p.get_or_0("sft_weight");
+    let term = (weight > 0.0).then(|| sum(0).weighted(weight).over(Mean::Rows(0)));
+    [Some(part), term].into_iter().flatten().collect()
 }
 
 /// A likelihood of single responses; the rest of the row says what differs.

@@ -2,10 +2,7 @@
 //!
 //! To add one: a row in the table of `kernels/loss_list.cu`, a row in [`LOSSES`], and its vector.
 
-use super::{
-    definition::{Definition, Family, Head, Parameter, Part, Range, Shape},
-    difference::beta,
-};
+use super::definition::{Definition, Family, Head, Parameter, Part, Range, Shape, beta};
 use crate::{forest::Value, ops::loss_list::function};
 
 const TEMPERATURE: Parameter = Parameter {

@@ -14,6 +14,8 @@ mod metrics;
 pub mod page;
 pub mod separate;
 mod step;
+pub mod token;
+pub mod with_likelihood;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -31,7 +33,15 @@ pub use step::{Outputs, Step};
 
 /// Every loss, by family.
 pub fn all() -> impl Iterator<Item = &'static Definition> {
-    let families = [difference::LOSSES, separate::LOSSES, batch::LOSSES, likelihood::LOSSES, list::LOSSES];
+    let families = [
+        difference::LOSSES,
+        separate::LOSSES,
+        batch::LOSSES,
+        with_likelihood::LOSSES,
+        list::LOSSES,
+        token::LOSSES,
+        likelihood::LOSSES,
+    ];
     families.into_iter().flatten()
 }
 

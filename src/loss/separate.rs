@@ -3,16 +3,14 @@
 //! To add one: a row in the table of `kernels/loss_separate.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
-    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, Shape},
-    difference::{SFT_WEIGHT, beta, with_sft},
+    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, Shape, beta},
+    likelihood::with_sft,
 };
 use crate::{forest::Value, ops::loss_separate::function};
 
 fn parts(function: i32, p: &Parameters) -> Vec<Part> {
     with_sft(Part::new(Head::Separate { function }, &[p.get("beta"), p.get_or_0("delta")]), p)
 }
-
-const SFT: &[Parameter] = &[SFT_WEIGHT];
 
 /// A loss of both log-ratios; the rest of the row says what differs.
 const PAIR: Definition = Definition {

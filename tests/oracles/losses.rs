@@ -68,7 +68,7 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
 /// A step: its groups, chosen or best first where that means something.
 pub type Groups = Vec<Vec<Sequence>>;
 
-/// The step's loss with these parameters.
+/// The step's loss with these parameters; not a number for a loss that is not written down here.
 pub fn step(name: &str, p: &dyn Fn(&str) -> f64, groups: &Groups, fixed: &Groups) -> f64 {
     let w = |g: &[Sequence]| g[0].clone();
     let l = |g: &[Sequence]| g[1].clone();
@@ -209,7 +209,7 @@ pub fn step(name: &str, p: &dyn Fn(&str) -> f64, groups: &Groups, fixed: &Groups
         }
         "hypo" => each(&|g, f| p("lambda") * f[0].rho() * g[0].a()),
         "tpo" | "infonca" | "nca" | "exo" => each(&|g, f| list(name, p, g, f)),
-        _ => panic!("no oracle for `{name}`"),
+        _ => f64::NAN,
     }
 }
 
