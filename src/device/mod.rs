@@ -441,6 +441,14 @@ impl Device {
         }
     }
 
+    /// Of a strict host device that counts them, how lanes met in banks of shared memory; else nothing.
+    pub fn bank_conflicts(&self) -> Vec<host::BankConflicts> {
+        match &*self.0 {
+            Backend::Host(host) => host.bank_conflicts(),
+            Backend::Cuda(_) => Vec::new(),
+        }
+    }
+
     /// Bytes held now and at most since the device was opened.
     pub fn memory(&self) -> MemoryUse {
         match &*self.0 {

@@ -1,5 +1,6 @@
 //! The host device itself: what strict mode reports, and what the emulated instructions mean.
 
+mod banks;
 mod buffers;
 mod mistakes;
 mod schedules;

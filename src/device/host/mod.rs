@@ -20,6 +20,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use super::{Arg, DType, Kernel, Launch, MemoryUse};
+pub use strict::BankConflicts;
 
 /// A kernel's trampoline: takes pointers to the arguments, as `cuLaunchKernel` does.
 pub type EntryPoint = unsafe extern "C" fn(*mut *mut c_void);
@@ -97,6 +98,8 @@ pub struct HostOptions {
     pub strict: bool,
     pub schedule: Schedule,
     pub completion: Completion,
+    /// Strict mode counts how lanes meet in banks of shared memory: see [`HostDevice::bank_conflicts`].
+    pub banks: bool,
     /// For tests of kernels.
     pub fault: Option<Fault>,
 }
@@ -110,6 +113,7 @@ impl Default for HostOptions {
             strict: false,
             schedule: Schedule::InOrder,
             completion: Completion::Early,
+            banks: false,
             fault: None,
         }
     }
@@ -193,8 +197,16 @@ impl HostDevice {
             .thread_name(|i| format!("host-device-{i}"))
             .build()
             .context("host device: worker threads")?;
-        let registry = options.strict.then(Arc::default);
+        let banks = options.banks.then(Arc::default);
+        let registry = options.strict.then(|| Arc::new(strict::Registry::counting(banks)));
         Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new(), registry })
+    }
+
+    /// What every instruction that touched shared memory did so far, by kernel and place; nothing unless
+    /// [`HostOptions::banks`] and strict mode are on.
+    pub fn bank_conflicts(&self) -> Vec<BankConflicts> {
+        let book = self.registry.as_ref().and_then(|registry| registry.banks.as_ref());
+        book.map(|book: &Arc<strict::BankBook>| book.read()).unwrap_or_default()
     }
 
     pub fn options(&self) -> &HostOptions {

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use super::banks;
 use crate::device::Kernel;
 
 /// Bytes before and after every buffer that nobody may touch.
@@ -111,11 +112,20 @@ struct Book {
 
 /// The buffers of one strict device.
 #[derive(Default)]
-pub(in super::super) struct Registry(Mutex<Book>);
+pub(in super::super) struct Registry {
+    book: Mutex<Book>,
+    /// Where accesses to shared memory are counted by bank, if they are.
+    pub banks: Option<Arc<banks::Book>>,
+}
 
 impl Registry {
+    /// An empty book; `banks` is where accesses to shared memory are counted, if they are.
+    pub fn counting(banks: Option<Arc<banks::Book>>) -> Self {
+        Self { banks, ..Self::default() }
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up a buffer of which no byte is written yet.
@@ -169,6 +179,7 @@ impl Registry {
         Memory {
             live: book.live.values().cloned().collect(),
             freed: book.freed.iter().map(|f| (f.address, f.bytes)).collect(),
+            banks: self.banks.clone(),
         }
     }
 }
@@ -178,6 +189,7 @@ impl Registry {
 pub(in super::super) struct Memory {
     live: Vec<Arc<Allocation>>,
     freed: Vec<(u64, usize)>,
+    pub(super) banks: Option<Arc<banks::Book>>,
 }
 
 impl Memory {

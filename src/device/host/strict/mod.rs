@@ -4,6 +4,7 @@
 //! the access happens, and a thread that breaks a rule stops there. [`memory`] knows global memory, [`races`] who
 //! touched shared memory, [`copies`] what is in flight, [`units`] what the asynchronous units of Hopper do.
 
+mod banks;
 mod copies;
 mod memory;
 mod places;
@@ -12,6 +13,8 @@ mod units;
 
 use std::{ffi::c_char, sync::Arc};
 
+pub use banks::BankConflicts;
+pub(super) use banks::Book as BankBook;
 pub(super) use memory::{GUARD_BYTES, Memory, POISON, Registry};
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     simt::{self, Grid, Place, Worker},
 };
 use crate::device::{Arg, Kernel};
+use banks::Banks;
 use copies::Copies;
 use memory::{Allocation, Bits};
 use places::Places;
@@ -83,6 +87,7 @@ pub(super) struct CtaChecks {
     copies: Copies,
     units: Units,
     places: Places,
+    banks: Banks,
 }
 
 impl CtaChecks {
@@ -113,11 +118,15 @@ impl CtaChecks {
         self.barriers.resize_with(simt::NAMED_BARRIERS * ctas, Knowledge::default);
         self.barriers.iter_mut().for_each(Knowledge::clear);
         self.copies.start(threads);
+        self.banks.start(self.memory.banks.clone());
         self.units.start(threads, bytes);
     }
 
     pub fn end(&mut self) {
         if self.active {
+            if let Some(kernel) = self.kernel {
+                self.banks.end(kernel.name, &self.places);
+            }
             self.active = false;
             self.memory = Arc::default();
             self.recent = None;
@@ -202,6 +211,7 @@ impl CtaChecks {
     fn check_shared(&mut self, access: Access) -> Result<(), String> {
         let at = (access.address - self.region) as usize;
         let bytes = at..at + access.bytes;
+        self.banks.access(self.thread, access.at, access.write, access.address - self.shared, access.bytes);
         self.check_not_pending(access, at)?;
         if access.write {
             self.check_not_read(access, &bytes)?;
