@@ -157,7 +157,7 @@ impl Losses {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
-    /// Pairs per optimizer step, exactly; at least 1, 16 if neither this nor `packs` is given. The last step of an epoch
+    /// Rows per optimizer step (pairs, lists, trees, completions), exactly; at least 1, 16 if neither this nor `packs` is given. The last step of an epoch
     /// takes what is left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs: Option<usize>,

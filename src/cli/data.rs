@@ -40,7 +40,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
-    let sets = Sets::read(&config, &ModelConfig::load(&config.model.path)?)?;
+    let mut sets = Sets::read(&config, &ModelConfig::load(&config.model.path)?)?;
+    sets.reshape(&config.loss.read()?, &config)?;
     let text = report(&config, &sets, args.show, stdout().is_terminal())?;
     match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
         // Whoever read along has seen enough.

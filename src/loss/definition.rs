@@ -221,6 +221,12 @@ impl Parameters {
         self.0.iter().find(|(known, _)| *known == name).map_or(0.0, |found| found.1)
     }
 
+    /// Gives a parameter that was left out a value.
+    pub fn fill_in(&mut self, name: &str, value: f64) {
+        let found = self.0.iter_mut().find(|(known, own)| *known == name && own.is_nan());
+        found.into_iter().for_each(|found| found.1 = value);
+    }
+
     /// Puts a value in the place of the default.
     ///
     /// # Errors

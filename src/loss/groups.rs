@@ -111,7 +111,7 @@ impl Loss {
     }
 
     fn add_pairs(&self, groups: &mut Groups, first: usize, tree: &Tree) -> Result<()> {
-        let pairs = if tree.pairs.is_empty() { self.sibling_pairs(tree) } else { tree.pairs.clone() };
+        let pairs = pairs(tree);
         if pairs.is_empty() {
             let siblings = tree.labels.is_empty() && siblings(tree).any(|set| set.len() > 1);
             return match siblings && tree.scores.is_empty() {
@@ -137,20 +137,6 @@ impl Loss {
             groups.push(first, &members, &values);
         }
         Ok(())
-    }
-
-    /// Best against worst of each set of scored siblings.
-    fn sibling_pairs(&self, tree: &Tree) -> Vec<[usize; 2]> {
-        if tree.scores.is_empty() {
-            return Vec::new();
-        }
-        let pair = |set: Vec<usize>| {
-            let score = |&i: &usize| tree.scores[i];
-            let best = set.iter().copied().reduce(|a, b| if score(&b) > score(&a) { b } else { a })?;
-            let worst = set.iter().copied().reduce(|a, b| if score(&b) < score(&a) { b } else { a })?;
-            (score(&best) > score(&worst)).then_some([best, worst])
-        };
-        siblings(tree).filter_map(pair).collect()
     }
 
     fn add_lists(&self, groups: &mut Groups, first: usize, tree: &Tree) -> Result<()> {
@@ -216,16 +202,30 @@ impl Loss {
     /// LD-DPO's weights: 1 up to the length of the shorter response, less behind it.
     fn add_weights(&self, groups: &mut Groups, first: usize, tree: &Tree) {
         let Some(alpha) = self.row_weight() else { return };
-        let rows = &groups.rows[first..];
+        let (rows, pairs) = (&groups.rows[first..], pairs(tree));
         let shortest = |sequence: usize| {
-            let pairs = tree.pairs.iter().filter(|pair| pair.contains(&sequence));
-            pairs.map(|pair| rows[pair[0]].min(rows[pair[1]])).min().unwrap_or(usize::MAX)
+            let own = pairs.iter().filter(|pair| pair.contains(&sequence));
+            own.map(|pair| rows[pair[0]].min(rows[pair[1]])).min().unwrap_or(usize::MAX)
         };
         for (sequence, &rows) in rows.iter().enumerate() {
             let full = shortest(sequence);
             groups.weights.extend((0..rows).map(|row| if row < full { 1.0 } else { alpha as f32 }));
         }
     }
+}
+
+/// The pairs of a tree: its own, or best against worst of each set of scored siblings.
+fn pairs(tree: &Tree) -> Vec<[usize; 2]> {
+    if !tree.pairs.is_empty() || tree.scores.is_empty() {
+        return tree.pairs.clone();
+    }
+    let pair = |set: Vec<usize>| {
+        let score = |&i: &usize| tree.scores[i];
+        let best = set.iter().copied().reduce(|a, b| if score(&b) > score(&a) { b } else { a })?;
+        let worst = set.iter().copied().reduce(|a, b| if score(&b) < score(&a) { b } else { a })?;
+        (score(&best) > score(&worst)).then_some([best, worst])
+    };
+    siblings(tree).filter_map(pair).collect()
 }
 
 /// Responses that continue the same segment, by their numbers.

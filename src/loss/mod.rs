@@ -203,6 +203,16 @@ impl Loss {
         self.needs_divergence() || self.needs_collisions()
     }
 
+    /// The same loss with a running reference point held where `state` has it: what held-out rows are measured by.
+    pub fn held(&self, state: &[f64]) -> Self {
+        let mut loss = self.clone();
+        for term in loss.terms.iter_mut().filter(|term| term.definition.name == "bco") {
+            let mean = if state[1] > 0.0 { state[0] / state[1] } else { 0.0 };
+            term.parameters.fill_in("delta", mean);
+        }
+        loss
+    }
+
     /// How rows are changed before they are learnt from.
     pub fn reshape(&self) -> Reshape {
         let own = self.terms.iter().map(Term::reshape).find(|&reshape| reshape != Reshape::None);

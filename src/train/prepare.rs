@@ -129,6 +129,17 @@ impl Sets {
         let eval = config.data.eval.as_ref().map(|files| load("data.eval", files)).transpose()?;
         Ok(Self { encoder, train, eval, origins })
     }
+
+    /// Changes all rows to what a loss learns from.
+    ///
+    /// # Errors
+    /// A row does not have what the change needs, or is too long after it.
+    pub fn reshape(&mut self, loss: &Loss, config: &Config) -> Result<()> {
+        for data in [Some(&mut self.train), self.eval.as_mut()].into_iter().flatten() {
+            reshape::apply(loss.reshape(), &mut data.trees, self.encoder.tokenizer(), config.batch.tokens)?;
+        }
+        Ok(())
+    }
 }
 
 /// Every file of a set with its weight, patterns written out.
@@ -191,12 +202,11 @@ impl Inputs {
     pub fn read(config: &Config) -> Result<Self> {
         let model = ModelConfig::load(&config.model.path)?;
         let loss = config.loss.read()?;
-        let Sets { encoder, mut train, mut eval, origins } = Sets::read(config, &model)?;
-        for data in [Some(&mut train), eval.as_mut()].into_iter().flatten() {
-            reshape::apply(loss.reshape(), &mut data.trees, encoder.tokenizer(), config.batch.tokens)?;
-            for tree in &data.trees {
-                loss.groups([tree])?;
-            }
+        let mut sets = Sets::read(config, &model)?;
+        sets.reshape(&loss, config)?;
+        let Sets { train, eval, origins, .. } = sets;
+        for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
+            loss.groups([tree])?;
         }
         check_lengths(train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)), &model)?;
         let by_epochs = || Ok::<_, anyhow::Error>(batches::loader(&train, config)?.steps_in(config.train.epochs));

@@ -136,9 +136,10 @@ impl<T: Float> Trainer<T> {
     ) -> Result<MetricSums> {
         let device = self.model.device();
         let groups = packs.iter().map(|members| self.groups(trees, members)).collect::<Result<Vec<_>>>()?;
-        // Evaluation leaves no trace in what the loss carries on.
-        let state = device.upload(&device.download(&self.loss_state)?)?;
-        let step = Step::new(device, &self.loss, &state, &groups)?;
+        // Evaluation leaves no trace in what the loss carries on, and does not move it.
+        let carried = device.download(&self.loss_state)?;
+        let (loss, state) = (self.loss.held(&carried), device.upload(&carried)?);
+        let step = Step::new(device, &loss, &state, &groups)?;
         for (micro, members) in packs.iter().enumerate() {
             let batch = batches::build(trees, members)?;
             let at_hand =

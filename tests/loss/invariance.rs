@@ -132,6 +132,17 @@ fn a_list_of_two_is_a_pair() {
     }
 }
 
+/// Held-out rows are measured by the mean of what was trained on, whatever their own rewards are.
+#[test]
+fn held_out_rows_do_not_move_the_running_mean() {
+    let loss = Loss::named("bco").unwrap();
+    let parameter = |loss: &Loss| loss.terms()[0].parameters.get("delta");
+    assert!(parameter(&loss).is_nan());
+    assert_eq!(parameter(&loss.held(&[3.0, 4.0, 9.0])), 0.75);
+    assert_eq!(parameter(&loss.held(&[0.0, 0.0, 0.0])), 0.0);
+    assert_eq!(parameter(&Loss::with("bco", &[("delta", 0.5)]).unwrap().held(&[3.0, 4.0, 9.0])), 0.5);
+}
+
 /// A step's value moves a running reference point once, however it is cut.
 #[test]
 fn the_running_mean_goes_on_from_step_to_step() {
