@@ -1,6 +1,6 @@
 //! DPO with label smoothing and a likelihood term, straight from the formulas.
 
-/// As `warpo::ops::preference_loss::Params`.
+/// Strength and normalisation of the two terms.
 #[derive(Clone, Copy)]
 pub struct Params {
     pub beta: f64,
