@@ -36,11 +36,14 @@ __device__ double mismatched_mean(const Groups& all, int groups) {
 
 // BCO's reference point: the mean reward of everything seen up to this step, its own items included.
 __device__ double running_mean(double* state, const Groups& all, int groups, double beta) {
-    double sum = state[kRewardSum];
+    double sum = 0.0;
     for (int group = 0; group < groups; ++group) sum += beta * all.of(all.first(group))[kRho];
-    state[kRewardSum] = sum;
-    state[kRewardCount] += groups;
-    return sum / state[kRewardCount];
+    // A step whose rewards are not finite is skipped by the optimizer; it must not spoil those that follow.
+    if (sum - sum == 0.0) {
+        state[kRewardSum] += sum;
+        state[kRewardCount] += groups;
+    }
+    return state[kRewardSum] / fmax(state[kRewardCount], 1.0);
 }
 
 __device__ Value unpaired(int function, double rho, bool desirable, double point, const double* p) {

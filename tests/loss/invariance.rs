@@ -132,6 +132,23 @@ fn a_list_of_two_is_a_pair() {
     }
 }
 
+/// What a step that is skipped for its numbers leaves behind is what was there before.
+#[test]
+fn rewards_that_are_not_finite_do_not_enter_the_running_mean() {
+    let device = fast_device(1);
+    let loss = Loss::named("bco").unwrap();
+    let state = device.upload(&[3.0, 4.0, 0.0]).unwrap();
+    for (poison, want) in [(f32::NAN, [3.0, 4.0, 0.75]), (f32::NEG_INFINITY, [3.0, 4.0, 0.75])] {
+        let mut case = case(&loss, &[0, 1, 2]);
+        case.logps[0] = poison;
+        let step = warpo::loss::Step::new(&device, &loss, &state, std::slice::from_ref(&case.groups)).unwrap();
+        let (rows, ends) = case.rows(&device);
+        step.sum(0, &rows, &ends).unwrap();
+        step.run(None).unwrap();
+        assert_eq!(device.download(&state).unwrap(), want, "{poison}");
+    }
+}
+
 /// Held-out rows are measured by the mean of what was trained on, whatever their own rewards are.
 #[test]
 fn held_out_rows_do_not_move_the_running_mean() {
