@@ -35,9 +35,11 @@ const MODEL_FILES: [&str; 8] = [
     "generation_config.json",
 ];
 /// Another way to read a row is another key, without a number to remember.
-const CODE: [&str; 8] = [
+const CODE: [&str; 10] = [
     include_str!("mod.rs"),
     include_str!("records.rs"),
+    include_str!("records/columns.rs"),
+    include_str!("records/extras.rs"),
     include_str!("source.rs"),
     include_str!("encode.rs"),
     include_str!("encode/chat.rs"),

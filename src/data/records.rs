@@ -2,13 +2,14 @@
 //!
 //! Owns names and shapes of fields and the refusal of a row that makes no sense. Knows nothing about tokens.
 
-use std::collections::BTreeMap;
+mod columns;
+mod extras;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::forest::Value as Kind;
+pub use columns::{Column, Columns};
+pub use extras::Extras;
 
 /// One example.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,17 +23,6 @@ pub struct Record {
     /// Further variables for the chat template, such as `enable_thinking`; they win over the configuration's.
     pub template_kwargs: Map<String, Value>,
     pub extras: Extras,
-}
-
-/// What a row has for some losses only.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Extras {
-    /// Numbers that come with the responses, in their order.
-    pub values: Vec<(Kind, Vec<f64>)>,
-    /// Why the chosen response is the better one: a prompt of its own, and the reasons.
-    pub rationale: Option<[String; 2]>,
-    /// What the rejected response answers, where that is not the prompt; plain text.
-    pub rejected_prompt: Option<String>,
 }
 
 /// Plain text, or messages for the model's chat template.
@@ -87,80 +77,6 @@ pub fn lines(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     let numbered = bytes.split(|&b| b == b'\n').enumerate().map(|(i, line)| (i + 1, line));
     numbered.filter(|(_, line)| !line.trim_ascii().is_empty()).collect()
 }
-
-/// Our names of a row's fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Column {
-    Prompt,
-    Chosen,
-    Rejected,
-    Responses,
-    Scores,
-    Ranks,
-    Labels,
-    Completion,
-    Label,
-    Text,
-    Messages,
-    Nodes,
-    Tools,
-    ChatTemplateKwargs,
-    Score,
-    ScoreChosen,
-    ScoreRejected,
-    Preference,
-    WinRateChosen,
-    WinRateRejected,
-    VisitsChosen,
-    VisitsRejected,
-    Margin,
-    Uncertainty,
-    JudgeLogit,
-    Group,
-    Rationale,
-    RationalePrompt,
-    RejectedPrompt,
-}
-
-impl Column {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Prompt => "prompt",
-            Self::Chosen => "chosen",
-            Self::Rejected => "rejected",
-            Self::Responses => "responses",
-            Self::Scores => "scores",
-            Self::Ranks => "ranks",
-            Self::Labels => "labels",
-            Self::Completion => "completion",
-            Self::Label => "label",
-            Self::Text => "text",
-            Self::Messages => "messages",
-            Self::Nodes => "nodes",
-            Self::Tools => "tools",
-            Self::ChatTemplateKwargs => "chat_template_kwargs",
-            Self::Score => "score",
-            Self::ScoreChosen => "score_chosen",
-            Self::ScoreRejected => "score_rejected",
-            Self::Preference => "preference",
-            Self::WinRateChosen => "win_rate_chosen",
-            Self::WinRateRejected => "win_rate_rejected",
-            Self::VisitsChosen => "visits_chosen",
-            Self::VisitsRejected => "visits_rejected",
-            Self::Margin => "margin",
-            Self::Uncertainty => "uncertainty",
-            Self::JudgeLogit => "judge_logit",
-            Self::Group => "group",
-            Self::Rationale => "rationale",
-            Self::RationalePrompt => "rationale_prompt",
-            Self::RejectedPrompt => "rejected_prompt",
-        }
-    }
-}
-
-/// What the file calls a field, where it is not our name.
-pub type Columns = BTreeMap<Column, String>;
 
 /// The forms a row can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,74 +266,6 @@ impl Fields<'_> {
                 self.name(first),
                 self.name(second)
             ),
-        }
-    }
-
-    /// A field that is a number; any other is not ours: published sets name theirs as they like.
-    fn number(&self, column: Column) -> Option<f64> {
-        self.fields.get(self.name(column))?.as_f64().filter(|number| number.is_finite())
-    }
-
-    /// Numbers of the responses, and the refusal of those no loss could use.
-    fn values(&self, body: &Body) -> Result<Vec<(Kind, Vec<f64>)>> {
-        let given = |kind, columns: &[Column]| {
-            let numbers: Option<Vec<f64>> = columns.iter().map(|&column| self.number(column)).collect();
-            numbers.map(|numbers| (kind, numbers))
-        };
-        let mut values: Vec<(Kind, Vec<f64>)> = match body {
-            Body::Pair { .. } => {
-                let sides = [
-                    (Kind::Score, [Column::ScoreChosen, Column::ScoreRejected]),
-                    (Kind::WinRate, [Column::WinRateChosen, Column::WinRateRejected]),
-                    (Kind::Visits, [Column::VisitsChosen, Column::VisitsRejected]),
-                    (Kind::Preference, [Column::Preference; 2]),
-                    (Kind::Margin, [Column::Margin; 2]),
-                    (Kind::Uncertainty, [Column::Uncertainty; 2]),
-                    (Kind::JudgeLogit, [Column::JudgeLogit; 2]),
-                    (Kind::Group, [Column::Group; 2]),
-                ];
-                sides.into_iter().filter_map(|(kind, columns)| given(kind, &columns)).collect()
-            }
-            Body::Unpaired { .. } | Body::Completion { .. } => {
-                given(Kind::Score, &[Column::Score]).into_iter().collect()
-            }
-            Body::Tree { nodes } => {
-                let visits: Option<Vec<f64>> = nodes.iter().map(|node| node.visits).collect();
-                visits.map(|visits| (Kind::Visits, visits)).into_iter().collect()
-            }
-            Body::List { .. } => Vec::new(),
-        };
-        for (kind, numbers) in &mut values {
-            let (wanted, fits): (_, fn(f64) -> bool) = match kind {
-                Kind::Preference | Kind::WinRate | Kind::Uncertainty => ("from 0 to 1", |x| (0.0..=1.0).contains(&x)),
-                Kind::Visits => ("0 or more", |x| x >= 0.0),
-                Kind::Group => ("a whole number", |x| x.fract() == 0.0),
-                _ => continue,
-            };
-            if let Some(number) = numbers.iter().find(|&&number| !fits(number)) {
-                bail!("a {} of {number}: must be {wanted}", format!("{kind:?}").to_lowercase());
-            }
-        }
-        Ok(values)
-    }
-
-    fn rationale(&mut self) -> Result<Option<[String; 2]>> {
-        let names = [Column::RationalePrompt, Column::Rationale].map(|column| self.name(column).to_owned());
-        match [Column::RationalePrompt, Column::Rationale].map(|column| self.take(column)) {
-            [Some(Value::String(prompt)), Some(Value::String(rationale))] => Ok(Some([prompt, rationale])),
-            [None, _] => Ok(None),
-            _ => bail!("fields `{}` and `{}`: give both, as text", names[0], names[1]),
-        }
-    }
-
-    fn rejected_prompt(&mut self, prompt: &Option<Text>, body: &Body) -> Result<Option<String>> {
-        let name = self.name(Column::RejectedPrompt).to_owned();
-        match (self.take(Column::RejectedPrompt), prompt, body) {
-            (None, ..) => Ok(None),
-            (Some(Value::String(other)), Some(Text::Plain(_)), Body::Pair { chosen: Text::Plain(_), .. }) => {
-                Ok(Some(other))
-            }
-            _ => bail!("`{name}`: goes with a plain `prompt`, `chosen` and `rejected`: give all four as text"),
         }
     }
 

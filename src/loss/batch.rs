@@ -2,7 +2,7 @@
 //!
 //! To add one: a case in `kernels/loss_batch.cu`, a row in [`LOSSES`], and its vector.
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape, beta};
+use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Reshape, Shape, Special, beta};
 use crate::{forest::Value, ops::loss_batch::function};
 
 const WEIGHTS: &[Parameter] = &[
@@ -37,6 +37,7 @@ const STEP: Definition = Definition {
     shape: Shape::Pair,
     values: &[],
     rationale: false,
+    special: Special::None,
     reference: true,
     source: "",
     traps: &[],
@@ -49,6 +50,7 @@ const SORTED: &str = "sorted over the whole step: TRL sorts what one device has,
 pub const LOSSES: &[Definition] = &[
     Definition {
         name: "kto",
+        special: Special::Reshape(Reshape::Mismatch),
         formula: "w_D (1 - sig(beta (rho - z0))) if desirable, else w_U (1 - sig(beta (z0 - rho)))",
         gradient: "-w_D beta sig'(beta (rho - z0)); +w_U beta sig'(beta (z0 - rho))",
         parameters: &[&[beta(0.1)], WEIGHTS],

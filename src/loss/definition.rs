@@ -23,6 +23,7 @@ pub struct Definition {
     pub values: &'static [Value],
     /// Whether every row needs a rationale.
     pub rationale: bool,
+    pub special: Special,
     /// Whether log-ratios to the starting weights are formed.
     pub reference: bool,
     pub source: &'static str,
@@ -61,6 +62,46 @@ impl Family {
             Self::OnPolicy => "F9: a term on samples of the policy",
         }
     }
+}
+
+/// What a loss does to rows or asks of a run besides its heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    None,
+    Reshape(Reshape),
+    Masks(Masks),
+    /// Tokens beyond the shorter response count `ld_alpha`.
+    TailWeight,
+    /// The reference is carried on from an older one by `alpha`.
+    OlderReference,
+    /// The two sides may answer prompts of their own.
+    JointPrompts,
+}
+
+/// Where the weights of rows and of their divergences come from, other than from the rows themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masks {
+    /// One fixed mask from the reference's activations.
+    Activations,
+    /// One learned mask for both.
+    Common,
+    /// A learned mask for each.
+    Independent,
+}
+
+/// How rows are changed before they are learnt from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reshape {
+    #[default]
+    None,
+    /// Each response of a prompt is also run behind another prompt: KTO.
+    Mismatch,
+    /// Control tokens stand before responses.
+    Control,
+    /// The rejected response stands before the chosen one, both behind markers.
+    Hindsight,
+    /// What is not learnt from is left out.
+    Chosen,
 }
 
 /// How sequences stand together.

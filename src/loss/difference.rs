@@ -3,7 +3,7 @@
 //! To add a loss of one margin: a row in the table of `kernels/loss_difference.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
-    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, SFT_WEIGHT, Shape, beta},
+    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, SFT_WEIGHT, Shape, Special, beta},
     likelihood::with_sft,
 };
 use crate::{
@@ -64,6 +64,7 @@ pub(super) const SUM: Definition = Definition {
     shape: Shape::Pair,
     values: &[],
     rationale: false,
+    special: Special::None,
     reference: true,
     source: "",
     traps: &[],
@@ -279,6 +280,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "apo_accelerated",
+        special: Special::OlderReference,
         aliases: &["apo_accelerated_dpo"],
         formula: "sp(-u), with r' = (1 + alpha) r - alpha r_older in place of r",
         gradient: "-sig(-u)",
@@ -363,6 +365,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "dove",
+        special: Special::JointPrompts,
         family: Family::Difference,
         formula: "sp(-u), with a and r over prompt and response",
         gradient: "-sig(-u)",

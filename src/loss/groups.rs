@@ -2,14 +2,14 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Loss, Shape};
+use super::{Loss, Shape, definition::Special};
 use crate::{
     forest::{Role, Tree, Value},
     ops::{loss_list, loss_rows::VALUES},
 };
 
 /// Groups of one micro-batch or of a step. A slot is a sequence's place in a group.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
     /// Rows of each sequence.
     pub rows: Vec<usize>,
@@ -23,10 +23,16 @@ pub struct Groups {
     pub weights: Vec<f32>,
 }
 
+impl Default for Groups {
+    fn default() -> Self {
+        Self { rows: Vec::new(), slots: Vec::new(), starts: vec![0], values: Vec::new(), weights: Vec::new() }
+    }
+}
+
 impl Groups {
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.starts.len().saturating_sub(1)
+        self.starts.len() - 1
     }
 
     /// True without a group.
@@ -42,9 +48,6 @@ impl Groups {
     /// Adds another micro-batch's groups behind these.
     pub fn append(&mut self, other: &Self) {
         let (sequences, slots) = (self.rows.len(), self.slots.len());
-        if self.starts.is_empty() {
-            self.starts.push(0);
-        }
         self.rows.extend(&other.rows);
         self.slots.extend(other.slots.iter().map(|slot| sequences + slot));
         self.starts.extend(other.starts.iter().skip(1).map(|start| slots + start));
@@ -59,9 +62,6 @@ impl Groups {
     }
 
     fn push(&mut self, first: usize, members: &[usize], values: &[[f64; VALUES]]) {
-        if self.starts.is_empty() {
-            self.starts.push(0);
-        }
         self.slots.extend(members.iter().map(|member| first + member));
         self.values.extend(values.iter().flatten());
         self.starts.push(self.slots.len());
@@ -74,7 +74,7 @@ impl Loss {
     /// # Errors
     /// A tree does not have what the loss needs; by the tree's name.
     pub fn groups<'t>(&self, trees: impl IntoIterator<Item = &'t Tree>) -> Result<Groups> {
-        let mut groups = Groups { starts: vec![0], ..Groups::default() };
+        let mut groups = Groups::default();
         for tree in trees {
             self.add(&mut groups, tree).map_err(|why| anyhow::anyhow!("{}: {why}", tree.name))?;
         }
@@ -120,7 +120,7 @@ impl Loss {
             };
         }
         let joint = tree.sequences().all(|(_, segment)| segment.parent.is_none());
-        if joint && self.terms.iter().all(|term| term.definition.name != "dove") {
+        if joint && self.terms.iter().all(|term| term.definition.special != Special::JointPrompts) {
             bail!("the row has a `rejected_prompt`, and the loss `{}` compares answers to one prompt", self.names());
         }
         let rationale = tree.sequences().position(|(_, segment)| segment.role == Role::Rationale);

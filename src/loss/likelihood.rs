@@ -1,7 +1,9 @@
 //! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
 //! policy (F9).
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Shape, beta};
+use super::definition::{
+    Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Reshape, Shape, Special, beta,
+};
 use crate::{forest::Value, ops::loss_likelihood::function};
 
 fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
@@ -46,6 +48,7 @@ const SINGLE: Definition = Definition {
     shape: Shape::Single,
     values: &[],
     rationale: false,
+    special: Special::None,
     reference: false,
     source: "",
     traps: &[],
@@ -106,6 +109,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "control_sft",
+        special: Special::Reshape(Reshape::Control),
         aliases: &["csft"],
         formula: "-(sum a)/(sum n) over both responses, each behind its control token",
         gradient: "-1/(sum n); 0 on prompt and control",
@@ -120,6 +124,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "hindsight_sft",
+        special: Special::Reshape(Reshape::Hindsight),
         aliases: &["chain_of_hindsight"],
         formula: "-(sum a)/(sum n) over \"prompt, marker, y_l, marker, y_w\", both responses",
         gradient: "-1/(sum n); 0 on prompt and markers",

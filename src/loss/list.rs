@@ -2,7 +2,7 @@
 //!
 //! To add one: a row in the table of `kernels/loss_list.cu`, a row in [`LOSSES`], and its vector.
 
-use super::definition::{Definition, Family, Head, Parameter, Part, Range, Shape, beta};
+use super::definition::{Definition, Family, Head, Parameter, Part, Range, Shape, Special, beta};
 use crate::{forest::Value, ops::loss_list::function};
 
 const TEMPERATURE: Parameter = Parameter {
@@ -23,6 +23,7 @@ const LIST: Definition = Definition {
     shape: Shape::List,
     values: &[Value::Score],
     rationale: false,
+    special: Special::None,
     reference: true,
     source: "",
     traps: &[],

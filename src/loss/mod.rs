@@ -26,7 +26,7 @@ use crate::{
         loss_rows::{SLOPES, SUMS},
     },
 };
-pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape};
+pub use definition::{Definition, Family, Head, Masks, Mean, Parameters, Part, Reshape, Shape, Special};
 pub use groups::{Groups, columns};
 pub use metrics::{Measured, MetricSums};
 pub use step::{Outputs, Step};
@@ -70,6 +70,13 @@ impl Term {
     pub fn named(name: &str) -> Result<Self> {
         let definition = find(name)?;
         Ok(Self { definition, weight: 1.0, parameters: Parameters::defaults(definition) })
+    }
+
+    fn reshape(&self) -> Reshape {
+        match self.definition.special {
+            Special::Reshape(reshape) => reshape,
+            _ => Reshape::None,
+        }
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -206,10 +213,8 @@ impl Loss {
     /// The same loss with a running reference point held where `state` has it: what held-out rows are measured by.
     pub fn held(&self, state: &[f64]) -> Self {
         let mut loss = self.clone();
-        for term in loss.terms.iter_mut().filter(|term| term.definition.name == "bco") {
-            let mean = if state[1] > 0.0 { state[0] / state[1] } else { 0.0 };
-            term.parameters.fill_in("delta", mean);
-        }
+        let mean = if state[1] > 0.0 { state[0] / state[1] } else { 0.0 };
+        loss.terms.iter_mut().for_each(|term| term.parameters.fill_in("delta", mean));
         loss
     }
 
@@ -221,16 +226,14 @@ impl Loss {
 
     /// How much of the older reference is taken off, where the loss has one.
     pub fn acceleration(&self) -> Option<f64> {
-        let term = self.terms.iter().find(|term| term.definition.name == "apo_accelerated")?;
+        let term = self.terms.iter().find(|term| term.definition.special == Special::OlderReference)?;
         Some(term.parameters.get("alpha"))
     }
 
     /// The masks of tokens, where the loss has them.
     pub fn masks(&self) -> Option<Masks> {
-        self.terms.iter().find_map(|term| match term.definition.name {
-            "mapo" => Some(Masks::Activations),
-            "sparse_po" => Some(Masks::Common),
-            "sparse_po_independent" => Some(Masks::Independent),
+        self.terms.iter().find_map(|term| match term.definition.special {
+            Special::Masks(masks) => Some(masks),
             _ => None,
         })
     }
@@ -261,7 +264,7 @@ impl Loss {
 
     /// LD-DPO's weight of the longer response's tail.
     fn row_weight(&self) -> Option<f64> {
-        let term = self.terms.iter().find(|term| term.definition.name == "ld_dpo")?;
+        let term = self.terms.iter().find(|term| term.definition.special == Special::TailWeight)?;
         Some(term.parameters.get("ld_alpha"))
     }
 
@@ -269,43 +272,6 @@ impl Loss {
     fn beta(&self) -> f64 {
         let of = |term: &Term| term.parameters.iter().find(|(name, _)| *name == "beta").map(|(_, beta)| beta);
         self.terms.iter().find_map(of).unwrap_or(1.0)
-    }
-}
-
-/// Where the weights of rows and of their divergences come from, other than from the rows themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masks {
-    /// One fixed mask from the reference's activations.
-    Activations,
-    /// One learned mask for both.
-    Common,
-    /// A learned mask for each.
-    Independent,
-}
-
-/// How rows are changed before they are learnt from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reshape {
-    #[default]
-    None,
-    /// Each response of a prompt is also run behind another prompt: KTO.
-    Mismatch,
-    /// Control tokens stand before responses.
-    Control,
-    /// The rejected response stands before the chosen one, both behind markers.
-    Hindsight,
-    /// What is not learnt from is left out.
-    Chosen,
-}
-
-impl Term {
-    fn reshape(&self) -> Reshape {
-        match self.definition.name {
-            "kto" => Reshape::Mismatch,
-            "control_sft" => Reshape::Control,
-            "hindsight_sft" => Reshape::Hindsight,
-            _ => Reshape::None,
-        }
     }
 }
 

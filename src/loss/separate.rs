@@ -3,7 +3,7 @@
 //! To add one: a row in the table of `kernels/loss_separate.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
-    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, Shape, beta},
+    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, Shape, Special, beta},
     likelihood::with_sft,
 };
 use crate::{forest::Value, ops::loss_separate::function};
@@ -23,6 +23,7 @@ const PAIR: Definition = Definition {
     shape: Shape::Pair,
     values: &[],
     rationale: false,
+    special: Special::None,
     reference: true,
     source: "",
     traps: &[],

@@ -1,7 +1,7 @@
 //! Losses with token weights or token divergences (F7): a margin's head over weighted rows, with divergences added.
 
 use super::{
-    definition::{Definition, Family, Parameter, Parameters, Part, Range, SFT, beta},
+    definition::{Definition, Family, Masks, Parameter, Parameters, Part, Range, SFT, Special, beta},
     difference::{F1, SUM, margin, plain},
     likelihood::with_sft,
 };
@@ -50,6 +50,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "mapo",
+        special: Special::Masks(Masks::Activations),
         aliases: &["sparsepo_common_or_mapo"],
         family: Family::Token,
         formula: "sp(-u) + l1_reward sum mu + l1_divergence sum md, S = sum_t mu_t (lp_t - lq_t) + md_t KL_t, mu = md from the reference's activations",
@@ -66,6 +67,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "sparse_po",
+        special: Special::Masks(Masks::Common),
         family: Family::Token,
         formula: "mapo's, with mu = md learned",
         gradient: "mapo's; dmu_t = c (lp_t - lq_t + KL_t) + l1_reward + l1_divergence",
@@ -80,6 +82,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "sparse_po_independent",
+        special: Special::Masks(Masks::Independent),
         aliases: &["sparsepo_independent"],
         family: Family::Token,
         formula: "mapo's, with mu and md learned apart",
@@ -95,6 +98,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "ld_dpo",
+        special: Special::TailWeight,
         family: Family::Token,
         formula: "sp(-u), rho = sum_t w_t (lp_t - lq_t), w_t = 1 up to min(n_w, n_l), alpha after",
         gradient: "-sig(-u); g_t = c w_t",

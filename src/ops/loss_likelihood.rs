@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
-use crate::device::{Buffer, Device, Launch, kernels::loss_likelihood as kernel};
+use crate::device::{Buffer, Device, kernels::loss_likelihood as kernel};
 
 pub use kernel::function;
 
@@ -14,11 +14,7 @@ pub use kernel::function;
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
 pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, place: i32) -> Result<()> {
-    groups.check(losses, part)?;
-    if part.groups.is_empty() {
-        return Ok(());
-    }
-    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS), HEAD_THREADS);
+    let Some(launch) = groups.launch(losses, part, HEAD_THREADS)? else { return Ok(()) };
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
     // SAFETY: all lengths were checked above; the tables come from one step's groups.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::loss_rows::{Groups, HEAD_THREADS, Part};
-use crate::device::{Buffer, Device, Launch, kernels::loss_list as kernel};
+use crate::device::{Buffer, Device, kernels::loss_list as kernel};
 
 pub use kernel::function;
 
@@ -19,11 +19,7 @@ pub const LONGEST: usize = 32;
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
 pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) -> Result<()> {
-    groups.check(losses, part)?;
-    if part.groups.is_empty() {
-        return Ok(());
-    }
-    let launch = Launch::linear(part.groups.len().div_ceil(HEAD_THREADS / 32), HEAD_THREADS);
+    let Some(launch) = groups.launch(losses, part, HEAD_THREADS / 32)? else { return Ok(()) };
     let launch = launch.with_smem(HEAD_THREADS * RESPONSE);
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);

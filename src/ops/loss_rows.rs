@@ -50,6 +50,14 @@ pub struct Part {
 }
 
 impl Groups {
+    /// The launch of a head with so many groups a CTA, `None` if there is nothing to do. Checks lengths as
+    /// [`check`](Self::check) does.
+    pub(super) fn launch(&self, losses: &Buffer<f64>, part: &Part, groups_per_cta: usize) -> Result<Option<Launch>> {
+        self.check(losses, part)?;
+        let ctas = part.groups.len().div_ceil(groups_per_cta);
+        Ok((ctas > 0).then(|| Launch::linear(ctas, HEAD_THREADS)))
+    }
+
     /// Checks the lengths of what a head is handed; `losses` has one element a group of the step.
     pub(super) fn check(&self, losses: &Buffer<f64>, part: &Part) -> Result<()> {
         let (slots, groups) = (self.slot_sequence.len(), self.group_slots.len().saturating_sub(1));

@@ -72,6 +72,7 @@ fn whole_distributions_on_both_paths() {
                 "{name}: {on} is {hopper:.2e} from f32, the portable kernels {portable:.2e}"
             );
         }
+        // bf16 keeps 2^-9 of a number, and a few dozen roundings lie between weights and gradients: a fifth is out of the question.
         assert!(portable < 0.2, "{name}: {portable}");
     }
 }

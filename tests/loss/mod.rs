@@ -52,9 +52,6 @@ impl Case {
 
     /// Adds a group of these sequences with their two values.
     pub fn group(&mut self, members: &[(usize, [f64; 2])]) {
-        if self.groups.starts.is_empty() {
-            self.groups.starts.push(0);
-        }
         for (sequence, values) in members {
             self.groups.slots.push(*sequence);
             self.groups.values.extend(values);

@@ -341,33 +341,36 @@ class TokenTrainer(DPOTrainer):
         return dataset
 
 
+def trainer_arguments(out, rows):
+    """What every trainer of TRL is told: STEPS steps of all rows, with OPTIM, silently."""
+    return dict(
+        output_dir=out,
+        learning_rate=OPTIM["lr"],
+        adam_beta1=OPTIM["beta1"],
+        adam_beta2=OPTIM["beta2"],
+        adam_epsilon=OPTIM["eps"],
+        weight_decay=OPTIM["weight_decay"],
+        max_grad_norm=OPTIM["max_grad_norm"],
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        per_device_train_batch_size=rows,
+        max_steps=STEPS,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        logging_first_step=True,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+
+
 def train_with_trl(folder, pairs):
     """Losses and gradient norms of the same steps by TRL."""
     rows = [{f"{key}_ids": pair[key] for key in ("prompt", "chosen", "rejected")} for pair in pairs]
     with tempfile.TemporaryDirectory() as out:
-        args = DPOConfig(
-            output_dir=out,
-            beta=BETA,
-            learning_rate=OPTIM["lr"],
-            adam_beta1=OPTIM["beta1"],
-            adam_beta2=OPTIM["beta2"],
-            adam_epsilon=OPTIM["eps"],
-            weight_decay=OPTIM["weight_decay"],
-            max_grad_norm=OPTIM["max_grad_norm"],
-            lr_scheduler_type="linear",
-            warmup_steps=0,
-            per_device_train_batch_size=len(pairs),
-            max_steps=STEPS,
-            max_length=None,
-            bf16=False,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            logging_first_step=True,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            disable_tqdm=True,
-        )
+        args = DPOConfig(beta=BETA, max_length=None, **trainer_arguments(out, len(pairs)))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
         trainer = TokenTrainer(
             model=load(folder, torch.float64),

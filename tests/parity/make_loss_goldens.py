@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from make_goldens import FIXTURES, OPTIM, STEPS, TOKENIZER, TokenTrainer, Wide, load
+from make_goldens import FIXTURES, OPTIM, STEPS, TOKENIZER, TokenTrainer, Wide, load, trainer_arguments
 
 # Ours with its parameters; TRL's trainer and its options.
 LOSSES = [
@@ -57,27 +57,7 @@ LOSSES = [
 
 def arguments(kind, out, size, options):
     config = {"dpo": DPOConfig, "kto": KTOConfig, "cpo": CPOConfig}[kind]
-    common = dict(
-        output_dir=out,
-        learning_rate=OPTIM["lr"],
-        adam_beta1=OPTIM["beta1"],
-        adam_beta2=OPTIM["beta2"],
-        adam_epsilon=OPTIM["eps"],
-        weight_decay=OPTIM["weight_decay"],
-        max_grad_norm=OPTIM["max_grad_norm"],
-        lr_scheduler_type="linear",
-        warmup_steps=0,
-        per_device_train_batch_size=size,
-        max_steps=STEPS,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        logging_first_step=True,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
+    common = trainer_arguments(out, size)
     if kind == "cpo":
         common |= {"max_length": 256, "remove_unused_columns": False, "disable_dropout": True}
     else:
