@@ -156,17 +156,23 @@ struct QueryRun {
     }
 };
 
+// A copy starts at a multiple of 16 bytes, a head's lse and delta anywhere: up to three numbers come with them from before.
+constexpr int kBefore = 4;
+
+__device__ __forceinline__ int words_before(int head, int tokens) { return head * tokens % kBefore; }
+
 // Every tile of the run for every query head of the key head.
 template <int kGroups, int kTileQueries, int kHeadDim>
 __device__ __forceinline__ void fetch_queries(TileRing<kGroups, kTileQueries, kHeadDim, 2>& ring, const BackwardMaps& maps,
                                               const CUtensorMap* lse_map, const CUtensorMap* delta_map, const Heads& dims,
                                               int kv_head, const QueryRun<kGroups * 64, kTileQueries>& run, int tokens) {
-    constexpr int kBytes = TileRing<kGroups, kTileQueries, kHeadDim, 2>::kTileBytes + kTileQueries * 4;
+    constexpr int kBytes = TileRing<kGroups, kTileQueries, kHeadDim, 2>::kTileBytes + (kTileQueries + kBefore) * 4;
+    static_assert((kTileQueries + kBefore) * 4 <= kWordsBytes / 2);
     const auto fetch = [&](Part part, const CUtensorMap* map, const CUtensorMap* statistics, int head, int row) {
         mbarrier_wait(ring.empty(part), ring.parity ^ 1);
         mbarrier_arrive_expect(ring.full(part), kBytes);
         fetch_rows<kTileQueries, kHeadDim>(ring.tile(part), map, dims.query(head), row, ring.full(part));
-        tma_load(ring.words(part), statistics, head * tokens + row, 0, ring.full(part));
+        tma_load(ring.words(part), statistics, head * tokens + row - words_before(head, tokens), 0, ring.full(part));
     };
     for (int head = kv_head * dims.group(); head < (kv_head + 1) * dims.group(); ++head)
         for (int tile = run.first; tile < run.last; ++tile) {
@@ -198,10 +204,10 @@ template <int kHeadDim, int kGroups, int kTileQueries, bool kBounded>
 __device__ __forceinline__ void add_queries(float (&dk)[kHeadDim / 2], float (&dv)[kHeadDim / 2],
                                             TileRing<kGroups, kTileQueries, kHeadDim, 2>& ring, int group, const Mask& mask,
                                             const Scores& scores, const int (&ends)[2], int first_row, int query0,
-                                            bool whole) {
+                                            int before, bool whole) {
     char* memory = shared_memory<char>();
-    const float* lse = ring.statistics(memory, kQueriesPart) + fragment_column();
-    const float* delta = ring.statistics(memory, kDoutPart) + fragment_column();
+    const float* lse = ring.statistics(memory, kQueriesPart) + before + fragment_column();
+    const float* delta = ring.statistics(memory, kDoutPart) + before + fragment_column();
     float p[kTileQueries / 2], ds[kTileQueries / 2];
     mbarrier_wait(ring.full(kQueriesPart), ring.parity);
     wgmma_fence();
@@ -273,10 +279,12 @@ __device__ __forceinline__ void attention_bwd_dkdv(const BackwardMaps& maps, con
     }
     float dk[kHeadDim / 2] = {}, dv[kHeadDim / 2] = {};
     mbarrier_wait(ring.own_full(), 0);
-    for (int repeat = 0; repeat < dims.group(); ++repeat)
+    for (int repeat = 0; repeat < dims.group(); ++repeat) {
+        const int before = words_before(kv_head * dims.group() + repeat, mask.tokens);
         for (int tile = run.first; tile < run.last; ++tile)
             add_queries<kHeadDim, kGroups, kTileQueries, kBounded>(dk, dv, ring, group, mask, scores, ends, first_row,
-                                                                   tile * kTileQueries, run.whole(tile));
+                                                                   tile * kTileQueries, before, run.whole(tile));
+    }
     scale_all(dk, scores.scale);
     turn_back<kHeadDim>(dk, rotary, rotates, first_row, mask.tokens);
     Outbox outbox(memory + kBarrierBytes, group);

@@ -1,9 +1,10 @@
 // y += b, the same vector for every row;  backward: db += sum of dy over rows.
 // Forward reads and writes y once, one thread per eight columns of a row. Backward reads dy once: every CTA of
-// bias_bwd sums a fixed slice of rows for 512 columns into `partials`, bias_bwd_finish adds the slices in order.
+// bias_bwd sums a fixed slice of rows for 512 columns into `partials`, bias_bwd_finish adds the slices.
 // f32 arithmetic; fixed order, no atomics. Roof: memory.
 
 #include <chunk.cuh>
+#include <slice_sum.cuh>
 #include <types.cuh>
 
 // ---- device code
@@ -26,19 +27,33 @@ __device__ void bias_add(T* y, const T* b, int rows, int width) {
     store_chunk(at, sum, width - c);
 }
 
-template <class T>
-__device__ void bias_bwd(float* partials, const T* dy, int slice_rows, int rows, int width) {
+template <class T, bool kWhole>
+__device__ void bias_bwd_known(float* partials, const T* dy, int slice_rows, int rows, int width) {
+    constexpr int kInFlight = 2 * kSliceInFlight;
     const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
     if (c >= width) return;
     const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
     float sum[kChunk] = {};
-    for (int row = first; row < last; ++row) {
-        float d[kChunk];
-        load_chunk(d, dy + (long long)row * width + c, width - c);
+    for (int row = first; row < last; row += kInFlight) {
+        float d[kInFlight][kChunk] = {};
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum[i] += d[i];
+        for (int j = 0; j < kInFlight; ++j)
+            if (row + j < last) load_known<kWhole>(d[j], dy + (long long)(row + j) * width + c, width - c);
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) sum[i] += d[j][i];
     }
-    store_chunk(partials + (long long)blockIdx.y * width + c, sum, width - c);
+    store_known<kWhole>(partials + (long long)blockIdx.y * width + c, sum, width - c);
+}
+
+template <class T>
+__device__ void bias_bwd(float* partials, const T* dy, int slice_rows, int rows, int width) {
+    if (width % kChunk == 0 && is_aligned(partials) && is_aligned(dy)) {
+        bias_bwd_known<T, true>(partials, dy, slice_rows, rows, width);
+    } else {
+        bias_bwd_known<T, false>(partials, dy, slice_rows, rows, width);
+    }
 }
 
 // ---- entry points
@@ -71,20 +86,9 @@ extern "C" __global__ void __launch_bounds__(kColumnThreads) bias_bwd_bf16(
     bias_bwd<bf16>(partials, dy, slice_rows, rows, width);
 }
 
-extern "C" __global__ void __launch_bounds__(kColumnThreads) bias_bwd_finish(
+extern "C" __global__ void __launch_bounds__(kFinishThreads) bias_bwd_finish(
     float* db,              // (width), added to
     const float* partials,  // (slices, width)
     int slices, int width) {
-    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
-    if (c >= width) return;
-    float sum[kChunk] = {}, own[kChunk];
-    for (int s = 0; s < slices; ++s) {
-        load_chunk(own, partials + (long long)s * width + c, width - c);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum[i] += own[i];
-    }
-    load_chunk(own, db + c, width - c);
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) own[i] += sum[i];
-    store_chunk(db + c, own, width - c);
+    add_slices(db, partials, width, slices, width);
 }

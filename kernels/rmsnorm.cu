@@ -7,11 +7,12 @@
 // Backward: with n = x * rrms and g = dy * (w + offset),  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
 // y, dx: one warp takes rows_per_warp rows (1 to 8) and sums over all of them at once; a thread handles eight columns at a
 // time. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
-// rmsnorm_bwd_weight_finish adds the slices in order. f32 accumulators; fixed order, no atomics. A row's result does not
+// rmsnorm_bwd_weight_finish adds the slices. f32 accumulators; fixed order, no atomics. A row's result does not
 // depend on rows_per_warp. Roof: memory.
 
 #include <chunk.cuh>
 #include <cta.cuh>
+#include <slice_sum.cuh>
 #include <types.cuh>
 
 // ---- device code
@@ -26,6 +27,10 @@ struct Place {
     int group, x_pitch, y_pitch, hidden;
     __device__ __forceinline__ long long x(int row) const { return at(row, x_pitch); }
     __device__ __forceinline__ long long y(int row) const { return at(row, y_pitch); }
+    // Every chunk of a row that begins at a multiple of 16 bytes is whole and aligned.
+    __device__ __forceinline__ bool is_whole() const {
+        return hidden % kChunk == 0 && x_pitch % kChunk == 0 && y_pitch % kChunk == 0;
+    }
     __device__ __forceinline__ long long at(int row, int pitch) const {
         return (long long)(row / group) * pitch + row % group * hidden;
     }
@@ -49,9 +54,12 @@ __device__ __forceinline__ void sum_rows(float (&sum)[kMaxRows], int rows_per_wa
     }
 }
 
-template <class T>
-__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, float offset, Place place,
-                            int rows_per_warp, int rows) {
+// Chunks of a row that a thread has on their way at once.
+constexpr int kInFlight = 4;
+
+template <class T, bool kWhole>
+__device__ void rmsnorm_fwd_known(T* y, float* rrms, const T* x, const T* w, float eps, float offset, Place place,
+                                  int rows_per_warp, int rows) {
     const int hidden = place.hidden;
     const int lane = threadIdx.x % kWarpThreads;
     const Rows own = rows_of_warp(rows_per_warp, rows);
@@ -61,11 +69,17 @@ __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
         const T* from = x + place.x(own.first + r);
-        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-            float v[kChunk];
-            load_chunk(v, from + c, hidden - c);
+        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+            float v[kInFlight][kChunk] = {};
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) sum[r] += v[i] * v[i];
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c < hidden) load_known<kWhole>(v[j], from + c, hidden - c);
+            }
+#pragma unroll
+            for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+                for (int i = 0; i < kChunk; ++i) sum[r] += v[j][i] * v[j][i];
         }
     }
     sum_rows(sum, rows_per_warp);
@@ -75,21 +89,42 @@ __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps
         const float scale = 1.0f / sqrtf(sum[r] / hidden + eps);
         const T* from = x + place.x(own.first + r);
         T* to = y + place.y(own.first + r);
-        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-            float v[kChunk], weight[kChunk];
-            load_chunk(v, from + c, hidden - c);
-            load_chunk(weight, w + c, hidden - c);
+        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+            float v[kInFlight][kChunk], weight[kInFlight][kChunk];
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) v[i] *= scale * (weight[i] + offset);
-            store_chunk(to + c, v, hidden - c);
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+                load_known<kWhole>(v[j], from + c, hidden - c);
+                load_known<kWhole>(weight[j], w + c, hidden - c);
+            }
+#pragma unroll
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+#pragma unroll
+                for (int i = 0; i < kChunk; ++i) v[j][i] *= scale * (weight[j][i] + offset);
+                store_known<kWhole>(to + c, v[j], hidden - c);
+            }
         }
         if (lane == 0) rrms[own.first + r] = scale;
     }
 }
 
 template <class T>
-__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
-                            int accumulate, Place place, int rows_per_warp, int rows) {
+__device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps, float offset, Place place,
+                            int rows_per_warp, int rows) {
+    if (place.is_whole() && is_aligned(y) && is_aligned(x) && is_aligned(w)) {
+        rmsnorm_fwd_known<T, true>(y, rrms, x, w, eps, offset, place, rows_per_warp, rows);
+    } else {
+        rmsnorm_fwd_known<T, false>(y, rrms, x, w, eps, offset, place, rows_per_warp, rows);
+    }
+}
+
+template <class T, bool kWhole>
+__device__ void rmsnorm_bwd_known(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
+                                  int accumulate, Place place, int rows_per_warp, int rows) {
+    constexpr int kInFlight = 2;  // of three or four rows
     const int hidden = place.hidden;
     const int lane = threadIdx.x % kWarpThreads;
     const Rows own = rows_of_warp(rows_per_warp, rows);
@@ -100,13 +135,20 @@ __device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const fl
         if (r >= own.count) break;
         const T* from = x + place.x(own.first + r);
         const long long start = place.y(own.first + r);
-        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-            float d[kChunk], v[kChunk], weight[kChunk];
-            load_chunk(d, dy + start + c, hidden - c);
-            load_chunk(v, from + c, hidden - c);
-            load_chunk(weight, w + c, hidden - c);
+        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+            float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) dot[r] += d[i] * (weight[i] + offset) * v[i];
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+                load_known<kWhole>(d[j], dy + start + c, hidden - c);
+                load_known<kWhole>(v[j], from + c, hidden - c);
+                load_known<kWhole>(weight[j], w + c, hidden - c);
+            }
+#pragma unroll
+            for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+                for (int i = 0; i < kChunk; ++i) dot[r] += d[j][i] * (weight[j][i] + offset) * v[j][i];
         }
     }
     sum_rows(dot, rows_per_warp);
@@ -116,35 +158,73 @@ __device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const fl
         const T* from = x + place.x(own.first + r);
         const long long start = place.y(own.first + r);
         const float scale = rrms[own.first + r], mean = dot[r] * scale / hidden;
-        for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-            float d[kChunk], v[kChunk], weight[kChunk], sum[kChunk] = {};
-            load_chunk(d, dy + start + c, hidden - c);
-            load_chunk(v, from + c, hidden - c);
-            load_chunk(weight, w + c, hidden - c);
-            if (accumulate) load_chunk(sum, dx + start + c, hidden - c);
+        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+            float d[kInFlight][kChunk], v[kInFlight][kChunk], weight[kInFlight][kChunk], sum[kInFlight][kChunk] = {};
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) sum[i] += scale * (d[i] * (weight[i] + offset) - v[i] * scale * mean);
-            store_chunk(dx + start + c, sum, hidden - c);
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+                load_known<kWhole>(d[j], dy + start + c, hidden - c);
+                load_known<kWhole>(v[j], from + c, hidden - c);
+                load_known<kWhole>(weight[j], w + c, hidden - c);
+                if (accumulate) load_known<kWhole>(sum[j], dx + start + c, hidden - c);
+            }
+#pragma unroll
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+#pragma unroll
+                for (int i = 0; i < kChunk; ++i)
+                    sum[j][i] += scale * (d[j][i] * (weight[j][i] + offset) - v[j][i] * scale * mean);
+                store_known<kWhole>(dx + start + c, sum[j], hidden - c);
+            }
         }
     }
 }
 
 template <class T>
-__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, Place place,
-                                   int slice_rows, int rows) {
+__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
+                            int accumulate, Place place, int rows_per_warp, int rows) {
+    if (place.is_whole() && is_aligned(dx) && is_aligned(dy) && is_aligned(x) && is_aligned(w)) {
+        rmsnorm_bwd_known<T, true>(dx, dy, x, w, rrms, offset, accumulate, place, rows_per_warp, rows);
+    } else {
+        rmsnorm_bwd_known<T, false>(dx, dy, x, w, rrms, offset, accumulate, place, rows_per_warp, rows);
+    }
+}
+
+template <class T, bool kWhole>
+__device__ void rmsnorm_bwd_weight_known(float* partials, const T* dy, const T* x, const float* rrms, Place place,
+                                         int slice_rows, int rows) {
     const int hidden = place.hidden;
     const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
     float sum[kChunk] = {};
-    for (int row = first; row < last; ++row) {
-        float d[kChunk], v[kChunk];
-        load_chunk(d, dy + place.y(row) + c, hidden - c);
-        load_chunk(v, x + place.x(row) + c, hidden - c);
+    for (int row = first; row < last; row += kSliceInFlight) {
+        float d[kSliceInFlight][kChunk] = {}, v[kSliceInFlight][kChunk] = {}, scale[kSliceInFlight] = {};
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum[i] += d[i] * (v[i] * rrms[row]);
+        for (int j = 0; j < kSliceInFlight; ++j) {
+            if (row + j >= last) continue;
+            load_known<kWhole>(d[j], dy + place.y(row + j) + c, hidden - c);
+            load_known<kWhole>(v[j], x + place.x(row + j) + c, hidden - c);
+            scale[j] = rrms[row + j];
+        }
+#pragma unroll
+        for (int j = 0; j < kSliceInFlight; ++j)
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) sum[i] += d[j][i] * (v[j][i] * scale[j]);
     }
-    store_chunk(partials + (long long)blockIdx.y * hidden + c, sum, hidden - c);
+    store_known<kWhole>(partials + (long long)blockIdx.y * hidden + c, sum, hidden - c);
+}
+
+template <class T>
+__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, Place place,
+                                   int slice_rows, int rows) {
+    if (place.is_whole() && is_aligned(partials) && is_aligned(dy) && is_aligned(x)) {
+        rmsnorm_bwd_weight_known<T, true>(partials, dy, x, rrms, place, slice_rows, rows);
+    } else {
+        rmsnorm_bwd_weight_known<T, false>(partials, dy, x, rrms, place, slice_rows, rows);
+    }
 }
 
 // ---- entry points
@@ -205,20 +285,9 @@ extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_
     rmsnorm_bwd_weight<bf16>(partials, dy, x, rrms, {group, x_pitch, y_pitch, hidden}, slice_rows, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_finish(
+extern "C" __global__ void __launch_bounds__(kFinishThreads) rmsnorm_bwd_weight_finish(
     float* dw,              // (hidden), added to
     const float* partials,  // (slices, hidden)
     int slices, int hidden) {
-    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
-    if (c >= hidden) return;
-    float sum[kChunk] = {}, own[kChunk];
-    for (int s = 0; s < slices; ++s) {
-        load_chunk(own, partials + (long long)s * hidden + c, hidden - c);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum[i] += own[i];
-    }
-    load_chunk(own, dw + c, hidden - c);
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) own[i] += sum[i];
-    store_chunk(dw + c, own, hidden - c);
+    add_slices(dw, partials, hidden, slices, hidden);
 }

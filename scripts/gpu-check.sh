@@ -4,9 +4,9 @@
 #
 #     ./gpu-check.sh [--device cuda|cuda:N|host] [--only PART] [--out FOLDER]
 #
-# In this order, each part of use without the next: single instructions, kernels, models, training (against the host device,
-# and twice the same), kernel bench, step bench, baselines. PART is one of units, kernels, models, training, bench, steps,
-# baselines. One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own
+# In this order, each part of use without the next: single instructions, kernels, models, sizes of released models, training
+# (against the host device, and twice the same), kernel bench, step bench, baselines. PART is one or more of units, kernels,
+# models, sizes, training, bench, steps, baselines, with commas between. Tests run JOBS groups at a time. One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own
 # output beside it. `--device host` rehearses everything on a machine without a GPU. Exit code 0 if all passed.
 set -uo pipefail
 
@@ -22,7 +22,7 @@ while (($#)); do
     esac
 done
 [[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
-[[ $only =~ ^(|units|kernels|models|training|bench|steps|baselines)$ ]] || { echo "gpu-check: --only $only: no such part" >&2; exit 2; }
+[[ ,${only:-units}, =~ ^,((units|kernels|models|sizes|training|bench|steps|baselines),)+$ ]] || { echo "gpu-check: --only $only: no such part" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 for program in warpo warpo-tests warpo-bench warpo-step-bench; do
     [[ -x $program ]] || { gzip -dc $program.gz >$program.part && chmod +x $program.part && mv $program.part $program; } ||
@@ -42,15 +42,19 @@ if [[ -n $python && $device != host ]]; then
         export LD_LIBRARY_PATH=$out/lib:$(dirname "$cublaslt"):${LD_LIBRARY_PATH:-}
     fi
 fi
-passed=0
-failed=0
+# Groups of tests that run at once; what they compare with is computed on the processor.
+jobs=${JOBS:-$(($(nproc) / 2))}
 
 # check PASS|FAIL NAME FIGURE
 check() {
-    [[ $1 == PASS ]] && passed=$((passed + 1)) || failed=$((failed + 1))
     printf '%s  %-28s %s\n' "$1" "$2" "$3"
     local figure=${3//\\/\\\\}
     printf '{"check":"%s","result":"%s","figure":"%s"}\n' "$2" "$1" "${figure//\"/\\\"}" >>"$out/summary.jsonl"
+}
+
+# so_far PASS|FAIL: how many of these there were.
+so_far() {
+    grep -c "\"result\":\"$1\"" "$out/summary.jsonl"
 }
 
 # The last line a program wrote about why it failed.
@@ -216,7 +220,19 @@ baselines() {
 
 # part NAME: whether it was asked for.
 part() {
-    [[ -z $only || $only == "$1" ]]
+    [[ -z $only || ,$only, == *,$1,* ]]
+}
+
+# Several groups of tests, some at once.
+side_by_side_tests() {
+    local group
+    for group in "$@"; do
+        while (($(jobs -rp | wc -l) >= jobs)); do
+            wait -n
+        done
+        kernel_tests "$group" &
+    done
+    wait
 }
 
 # Kernels that others build on come first.
@@ -229,16 +245,13 @@ step_count=10
 [[ $device == host ]] && step_count=2
 echo "warpo $(./warpo --version | cut -d' ' -f2), commit $(cat commit.txt), on $device, $(date -u +%Y-%m-%dT%H:%MZ)"
 doctor
+[[ $device == host || $(so_far FAIL) == 0 ]] || exit 1
 part units && kernel_tests device::units
 if part kernels; then
-    for group in $(kernel_groups); do
-        kernel_tests "$group"
-    done
+    side_by_side_tests $(kernel_groups)
 fi
-if part models; then
-    kernel_tests loss
-    kernel_tests model
-fi
+part models && side_by_side_tests loss model
+part sizes && side_by_side_tests real_sizes
 if part training; then
     side_by_side f32 1e-3
     side_by_side bf16 3e-2
@@ -253,6 +266,8 @@ if part baselines; then
         baselines "llama-3.2-1b qwen2.5-1.5b"
     fi
 fi
+passed=$(so_far PASS)
+failed=$(so_far FAIL)
 total=$((passed + failed))
 printf '{"check":"all","result":"%s","figure":"%s of %s"}\n' "$( ((failed)) && echo FAIL || echo PASS)" "$passed" "$total" >>"$out/summary.jsonl"
 echo "$( ((failed)) && echo FAIL || echo PASS)  $passed of $total checks; logs and summary.jsonl in $out"

@@ -10,5 +10,6 @@ mod loss;
 mod model;
 mod ops;
 mod oracles;
+mod real_sizes;
 mod support;
 mod train;

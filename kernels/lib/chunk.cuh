@@ -47,3 +47,24 @@ __device__ __forceinline__ void store_chunk(T* to, const float (&x)[kChunk], lon
     for (int i = 0; i < kChunk; ++i)
         if (i < count) to[i] = from_f32<T>(x[i]);
 }
+
+// The same where the caller knows that every chunk is whole: no branch keeps several loads from being on their way at once.
+template <bool kWhole, class T>
+__device__ __forceinline__ void load_known(float (&x)[kChunk], const T* from, long long count) {
+    if constexpr (kWhole) {
+        load_whole(x, from);
+    } else {
+        load_chunk(x, from, count);
+    }
+}
+
+template <bool kWhole, class T>
+__device__ __forceinline__ void store_known(T* to, const float (&x)[kChunk], long long count) {
+    if constexpr (kWhole) {
+        store_whole(to, x);
+    } else {
+        store_chunk(to, x, count);
+    }
+}
+
+__device__ __forceinline__ bool is_aligned(const void* p) { return ((unsigned long long)p & 15) == 0; }

@@ -126,10 +126,12 @@ impl HostMap {
     }
 
     /// Visits every row of the box at `at`: its first byte in the box, the first byte of the row that lies in the tensor,
-    /// how many do, and where they are in global memory.
-    pub fn rows(&self, at: &[i32; 4], mut visit: impl FnMut(usize, usize, usize, u64)) {
+    /// how many do, and where they are in global memory. What is `written` ends with whole 16 bytes, beyond the tensor's last
+    /// column if need be, as the hardware has it; what is read ends with the last column.
+    pub fn rows(&self, at: &[i32; 4], written: bool, mut visit: impl FnMut(usize, usize, usize, u64)) {
         let row_bytes = self.tile[0] * self.element;
-        let (from, to) = (at[0].max(0) as i64, (i64::from(at[0]) + self.tile[0] as i64).min(self.dims[0] as i64));
+        let columns = if written { self.dims[0].next_multiple_of(16 / self.element) } else { self.dims[0] };
+        let (from, to) = (at[0].max(0) as i64, (i64::from(at[0]) + self.tile[0] as i64).min(columns as i64));
         let skipped = (from - i64::from(at[0])) as usize * self.element;
         let bytes = (to - from).max(0) as usize * self.element;
         for row in 0..self.bytes() / row_bytes {

@@ -17,6 +17,8 @@ use crate::device::{
 const GROUP_THREADS: usize = 128;
 /// Room in a slot for a few words a row.
 const WORDS_BYTES: usize = 1024;
+/// Words that come with a tile from before its first: `kBefore` in the kernel.
+const WORDS_BEFORE: usize = 4;
 /// What a resident CTA takes of an SM's shared memory beside its own.
 const CTA_SMEM_BYTES: usize = 1024;
 
@@ -223,8 +225,8 @@ pub(super) fn bwd(
     let bounded = cap > 0.0 || w > 0;
     let [dqkv_map, qkv_map] = [qkv_map(device, dqkv, dims)?, qkv_map(device, qkv, dims)?];
     let dout_map = out_map(device, dout, dims)?;
-    let [lse_map, delta_map] =
-        [row_map(device, lse, by_key.walked_rows())?, row_map(device, delta, by_key.walked_rows())?];
+    let [lse_map, delta_map] = [lse, delta].map(|words| row_map(device, words, by_key.walked_rows() + WORDS_BEFORE));
+    let (lse_map, delta_map) = (lse_map?, delta_map?);
     let ends_map = row_map(device, &mask.subtree_end, by_query.walked_rows())?;
     let dkdv = match (dims.head_dim, by_key.tile, bounded) {
         (64, Tile::Rows64, false) => bwd_kernel::attention_bwd_dkdv_hd64_64x64_bf16,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, chunk_launch, expect_len};
+use super::{CHUNK, chunk_launch, expect_len, finish_launch};
 use crate::device::{Buffer, Device, Float, Launch, kernels::bias as kernel};
 
 const COLUMN_THREADS: usize = 64;
@@ -49,7 +49,7 @@ pub fn bwd<T: Float>(
     let partials = partials.slice(0..needed);
     let (columns, slices) = (width.div_ceil(COLUMN_THREADS * CHUNK), rows.div_ceil(SLICE_ROWS));
     let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
-    let finish = Launch::linear(columns, COLUMN_THREADS);
+    let finish = finish_launch(width);
     // SAFETY: all lengths were checked above.
     unsafe {
         kernel::bias_bwd(device, by_slice, &partials, dy, SLICE_ROWS as i32, rows as i32, width as i32)?;

@@ -37,7 +37,8 @@ pub enum Order {
     Tn,
 }
 
-/// One product `D (+)= A B`. `lda`, `ldb`, `ldd` are the elements from one row to the next.
+/// One product `D (+)= A B`. `lda`, `ldb`, `ldd` are the elements from one row to the next. Where `ldd` is more than `n`,
+/// columns up to the next multiple of 16 bytes may be overwritten, others are left as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     pub order: Order,

@@ -115,15 +115,17 @@ fn pairs(gemm: &Gemm, tile: Tile) -> usize {
     gemm.m.div_ceil(CLUSTER_CTAS * rows) * gemm.n.div_ceil(columns)
 }
 
-/// Whether these kernels can write such a D: it starts at a multiple of 16 bytes and so does every row; what is added to
-/// bf16 results comes in pairs.
+/// Whether these kernels can write such a D: it starts at a multiple of 16 bytes and so does every row, and it holds the whole
+/// 16 bytes with which bulk stores end the last one; what is added to bf16 results comes in pairs.
 pub fn takes<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, extras: &Extras<T>) -> bool {
     let row_bytes = gemm.ldd * size_of::<O>();
     let aligned = row_bytes.is_multiple_of(16) && d.address().is_multiple_of(16);
+    let written = gemm.n.next_multiple_of(16 / size_of::<O>());
+    let held = gemm.m.saturating_sub(1) * gemm.ldd + written <= d.len();
     let added = [extras.bias, extras.addend].into_iter().flatten();
     let paired = added.clone().all(|x| x.address().is_multiple_of(4)) && gemm.n.is_multiple_of(2);
     let adds = gemm.accumulate || added.count() > 0;
-    T::DTYPE == DType::Bf16 && aligned && (O::DTYPE == DType::F32 || !adds || paired)
+    T::DTYPE == DType::Bf16 && aligned && held && (O::DTYPE == DType::F32 || !adds || paired)
 }
 
 /// Runs a product whose lengths were checked, as planned.

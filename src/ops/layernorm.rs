@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, expect_len};
+use super::{CHUNK, expect_len, finish_launch};
 use crate::device::{Buffer, Device, Float, Launch, kernels::layernorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
@@ -84,7 +84,8 @@ pub fn bwd<T: Float>(
     let partials = partials.slice(0..needed);
     let (columns, slices) = (hidden.div_ceil(COLUMN_THREADS * CHUNK), rows.div_ceil(SLICE_ROWS));
     let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
-    let finish = Launch::linear(columns, COLUMN_THREADS);
+    let by_part = finish_launch(hidden);
+    let finish = Launch { grid: [by_part.grid[0], 2, 1], ..by_part };
     let (by_row, add) = (by_row(rows), i32::from(accumulate));
     let (rows, hidden, slices) = (rows as i32, hidden as i32, slices as i32);
     // SAFETY: all lengths were checked above; the weight gradients are launched first because they read dy, which may

@@ -35,6 +35,12 @@ use crate::device::{Buffer, Element, Launch};
 pub(crate) const CHUNK: usize = 8;
 const ELEMENTWISE_THREADS: usize = 128;
 
+/// Columns and threads of a CTA that adds up slices: `kFinishColumns` and `kFinishThreads` in `kernels/lib/slice_sum.cuh`.
+const FINISH_COLUMNS: usize = 64;
+const FINISH_THREADS: usize = 256;
+/// Floats from one group's sums to the next: `kFinishPitch`.
+const FINISH_PITCH: usize = 80;
+
 /// Checks that a buffer holds what its shape says.
 pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[usize]) -> Result<()> {
     let len: usize = shape.iter().product();
@@ -59,4 +65,10 @@ pub(crate) fn chunk_launch(what: &str, rows: usize, width: usize) -> Result<Laun
     let threads = (rows * width.div_ceil(CHUNK)).next_multiple_of(ELEMENTWISE_THREADS);
     ensure!(i32::try_from(threads).is_ok(), "{what}: {rows} rows of {width} are more than one launch can count");
     Ok(Launch::linear(threads / ELEMENTWISE_THREADS, ELEMENTWISE_THREADS))
+}
+
+/// One CTA per 64 columns, for the sums that slices of rows left behind; every group of eight threads keeps a row of sums.
+pub(crate) fn finish_launch(columns: usize) -> Launch {
+    let sums = FINISH_THREADS / (FINISH_COLUMNS / CHUNK) * FINISH_PITCH;
+    Launch::linear(columns.div_ceil(FINISH_COLUMNS), FINISH_THREADS).with_smem(sums * size_of::<f32>())
 }

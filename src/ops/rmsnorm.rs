@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, expect_len};
+use super::{CHUNK, expect_len, finish_launch};
 use crate::device::{Buffer, Device, Element, Float, Launch, kernels::rmsnorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
@@ -123,7 +123,7 @@ pub fn bwd<T: Float>(
     unsafe {
         let slice_rows = SLICE_ROWS as i32;
         kernel::rmsnorm_bwd_weight(device, by_slice, &partials, dy, x, rrms, group, xp, yp, slice_rows, rows, hidden)?;
-        let finish = Launch::linear(columns, COLUMN_THREADS);
+        let finish = finish_launch(hidden as usize);
         kernel::rmsnorm_bwd_weight_finish(device, finish, dw, &partials, slices as i32, hidden)?;
         let add = i32::from(accumulate);
         kernel::rmsnorm_bwd(device, by_row, dx, dy, x, w, rrms, offset, add, group, xp, yp, per_warp, rows, hidden)

@@ -66,14 +66,15 @@ fn products_in_every_operand_order() {
 #[test]
 fn boxes_over_the_edges() {
     const ROWS: usize = 20;
-    const COLUMNS: usize = 72;
-    let places = [(0, 0, 0, 0), (-5, -3, 8, 2), (40, 15, 60, -2), (100, 100, 0, 0), (8, -9, -8, 12)];
-    let x: Vec<f32> = (0..ROWS * COLUMNS).map(|i| i as f32 + 1.0).collect();
+    // Two columns short of whole 16 bytes; rows are 72 apart.
+    const COLUMNS: usize = 70;
+    const PITCH: usize = 72;
+    let places = [(0, 0, 0, 0), (-8, -3, 8, 2), (40, 15, 60, -2), (100, 100, 0, 0), (8, -9, -8, 12), (64, 0, 64, 0)];
+    let x: Vec<f32> = (0..ROWS * PITCH).map(|i| i as f32 + 1.0).collect();
     for (device, on) in devices() {
         for swizzle in [Swizzle::None, Swizzle::Bytes128] {
             for (add, (from_x, from_y, to_x, to_y)) in [0, 1].into_iter().flat_map(|add| places.map(|p| (add, p))) {
-                let shape =
-                    TensorShape { dims: vec![COLUMNS, ROWS], pitches: vec![COLUMNS], tile: vec![32, 8], swizzle };
+                let shape = TensorShape { dims: vec![COLUMNS, ROWS], pitches: vec![PITCH], tile: vec![32, 8], swizzle };
                 let (from, to) = (device.upload(&x).unwrap(), device.upload(&x).unwrap());
                 let maps = [&from, &to].map(|buffer| device.tensor_map(buffer, &shape).unwrap());
                 let launch = Launch::linear(1, 32).with_smem(1024 + 1024);
@@ -82,13 +83,14 @@ fn boxes_over_the_edges() {
                     .unwrap_or_else(|why| panic!("{from_x}, {from_y} on {on}: {why:#}"));
                 let at = |x: &[f32], row: i32, column: i32| {
                     let inside = (0..ROWS as i32).contains(&row) && (0..COLUMNS as i32).contains(&column);
-                    if inside { x[row as usize * COLUMNS + column as usize] } else { 0.0 }
+                    if inside { x[row as usize * PITCH + column as usize] } else { 0.0 }
                 };
                 let mut want = x.clone();
                 for (row, column) in (0..8).flat_map(|row| (0..32).map(move |column| (row, column))) {
                     let (to_row, to_column) = (to_y + row, to_x + column);
-                    if (0..ROWS as i32).contains(&to_row) && (0..COLUMNS as i32).contains(&to_column) {
-                        let place = to_row as usize * COLUMNS + to_column as usize;
+                    // Loads end with the last column, stores with whole 16 bytes.
+                    if (0..ROWS as i32).contains(&to_row) && (0..PITCH as i32).contains(&to_column) {
+                        let place = to_row as usize * PITCH + to_column as usize;
                         let moved = at(&x, from_y + row, from_x + column);
                         want[place] = if add == 1 { want[place] + moved } else { moved };
                     }
@@ -98,6 +100,25 @@ fn boxes_over_the_edges() {
                     "{swizzle:?} add {add} from ({from_x}, {from_y}) on {on}"
                 );
             }
+        }
+    }
+}
+
+/// The hardware stops with an illegal instruction where a row of the box does not start at a multiple of 16 bytes.
+#[test]
+fn boxes_start_at_multiples_of_16_bytes() {
+    for (device, on) in strict_devices() {
+        let x = device.zeros::<f32>(20 * 72).unwrap();
+        let shape =
+            TensorShape { dims: vec![72, 20], pitches: vec![72], tile: vec![32, 8], swizzle: Swizzle::Bytes128 };
+        let map = device.tensor_map(&x, &shape).unwrap();
+        let launch = Launch::linear(1, 32).with_smem(1024 + 1024);
+        for (from_x, to_x) in [(-5, 0), (0, 2)] {
+            // SAFETY: boxes are cut at the tensors' edges.
+            let why =
+                unsafe { kernel::move_box(&device, launch, &map, &map, from_x, 0, to_x, 0, 1024, 0) }.unwrap_err();
+            let why = format!("{why:#}");
+            assert!(why.contains("is no multiple of 16 bytes"), "{from_x}, {to_x} on {on}: {why}");
         }
     }
 }

@@ -165,7 +165,8 @@ impl<T: Float, O: Float> Case<T, O> {
             let what =
                 || format!("{:?} {} to {} on {on}: ({row}, {column})", self.gemm, type_name::<T>(), type_name::<O>());
             if column >= n {
-                assert!(got == before, "{}: padding was overwritten", what());
+                let is_ours = column < n.next_multiple_of(16 / size_of::<O>());
+                assert!(is_ours || got == before, "{}: padding was overwritten", what());
                 continue;
             }
             let start = if accumulate { before } else { 0.0 };

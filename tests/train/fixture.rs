@@ -77,7 +77,10 @@ impl Fixture {
 
     /// The program itself, on the host device.
     pub fn command(&self, out: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
+        // In a bundle it lies beside the tests.
+        let beside = crate::support::root().join("warpo");
+        let program = if beside.is_file() { beside } else { env!("CARGO_BIN_EXE_warpo").into() };
+        let mut command = Command::new(program);
         command.arg("train").arg(self.path("run.toml")).args(["--device", "host"]);
         command.arg("--out").arg(self.path(out)).args(args).env_remove("RUST_BACKTRACE");
         command

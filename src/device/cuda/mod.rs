@@ -257,6 +257,7 @@ impl CudaDevice {
         let element = match dtype {
             DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DType::I32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_INT32,
             other => bail!("tensor maps of {other:?} are not used here"),
         };
         let bytes = if dtype == DType::Bf16 { 2 } else { 4 };

@@ -8,7 +8,7 @@ use crate::device::tensor_map::HostMap;
 /// What a copy moves.
 #[derive(Clone, Copy)]
 pub(super) enum Shape {
-    Box { map: HostMap, at: [i32; 4] },
+    Box { map: HostMap, at: [i32; 4], written: bool },
     Bytes { address: u64, bytes: usize },
 }
 
@@ -24,7 +24,7 @@ impl Shape {
     fn pieces(&self, start: usize, mut visit: impl FnMut(u64, usize, usize)) {
         match self {
             Self::Bytes { address, bytes } => visit(*address, start, *bytes),
-            Self::Box { map, at } => map.rows(at, |row, skipped, bytes, address| {
+            Self::Box { map, at, written } => map.rows(at, *written, |row, skipped, bytes, address| {
                 let mut done = 0;
                 while done < bytes {
                     let byte = row + skipped + done;
@@ -40,7 +40,7 @@ impl Shape {
     fn global_runs(&self, mut visit: impl FnMut(u64, usize)) {
         match self {
             Self::Bytes { address, bytes } => visit(*address, *bytes),
-            Self::Box { map, at } => map.rows(at, |_, _, bytes, address| {
+            Self::Box { map, at, written } => map.rows(at, *written, |_, _, bytes, address| {
                 if bytes > 0 {
                     visit(address, bytes);
                 }
@@ -125,6 +125,11 @@ impl Worker {
         let (_, offset) = split(shared);
         if !offset.is_multiple_of(alignment) {
             return Err(format!("bulk copy at {place}: shared byte {offset} is no multiple of {alignment}"));
+        }
+        if let Shape::Box { map, at, .. } = shape
+            && i64::from(at[0]) * map.element as i64 % 16 != 0
+        {
+            return Err(format!("bulk copy at {place}: column {} is no multiple of 16 bytes", at[0]));
         }
         if let Shape::Bytes { address, bytes } = shape
             && (address % 16 != 0 || bytes % 16 != 0)

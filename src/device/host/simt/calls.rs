@@ -144,7 +144,7 @@ extern "C" fn simt_bulk_tensor(
         let map = map.ok_or_else(|| format!("bulk copy at {place}: not a tensor map of rank {rank}"))?;
         // SAFETY: `rank` coordinates, at most four.
         let at = std::array::from_fn(|i| if i < map.rank { unsafe { at.add(i).read() } } else { 0 });
-        worker.start_bulk(kind, Shape::Box { map, at }, shared, barrier, ctas, place).map(|()| true)
+        worker.start_bulk(kind, Shape::Box { map, at, written: kind != 0 }, shared, barrier, ctas, place).map(|()| true)
     });
 }
 
