@@ -67,6 +67,16 @@ int cuMemAlloc_v2(Address *address, size_t bytes) { return allocate(address, byt
 int cuMemFree_v2(Address address) { return release(address); }
 int cuMemAllocAsync(Address *address, size_t bytes, void *stream) { return allocate(address, bytes); }
 int cuMemFreeAsync(Address address, void *stream) { return release(address); }
+int cuDeviceGetDefaultMemPool(void **pool, int device) { *pool = &launches; return 0; }
+int cuMemPoolSetAttribute(void *pool, int which, void *value) {
+    printf("pool attribute %d = %llx\n", which, *(unsigned long long *)value);
+    return 0;
+}
+// Reserved, then used.
+int cuMemPoolGetAttribute(void *pool, int which, void *value) {
+    *(unsigned long long *)value = which == 5 ? 3ull << 20 : 1ull << 20;
+    return 0;
+}
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
     memcpy((void *)to, from, bytes);

@@ -206,7 +206,7 @@ impl CudaDevice {
     }
 
     pub fn memory(&self) -> MemoryUse {
-        let (free, total) = self.inner.gpu.context.mem_get_info().unwrap_or((0, self.info().memory_bytes));
+        let (free, total) = self.inner.gpu.free_and_total();
         MemoryUse {
             allocated: self.inner.allocated.load(Ordering::Relaxed),
             peak: self.inner.peak.load(Ordering::Relaxed),

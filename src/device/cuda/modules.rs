@@ -27,6 +27,7 @@ static OPEN: Mutex<Vec<Arc<Gpu>>> = Mutex::new(Vec::new());
 pub struct Gpu {
     pub info: GpuInfo,
     pub context: Arc<CudaContext>,
+    pool: Option<Pool>,
     loaded: Mutex<Loaded>,
 }
 
@@ -46,6 +47,41 @@ struct Function {
 // SAFETY: the driver's handles may be used from any thread on which the context is current, which `function` sees to.
 unsafe impl Send for Loaded {}
 
+/// Where stream-ordered allocations come from. It keeps what is released, because by default every wait for the stream gives
+/// it back to the system, and the next small table of a batch has to map it again.
+struct Pool(sys::CUmemoryPool);
+
+// SAFETY: the driver's pools may be used from any thread.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+impl Pool {
+    fn open(context: &CudaContext) -> Result<Self> {
+        let (mut pool, mut all) = (std::ptr::null_mut(), u64::MAX);
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: both calls write or read the one value they are given.
+        let done = unsafe {
+            let found = sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result();
+            found.and_then(|()| sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()).result())
+        };
+        done.map_err(|e| explain(e).context("memory pool"))?;
+        Ok(Self(pool))
+    }
+
+    /// Bytes that were released and are kept.
+    fn kept(&self) -> usize {
+        use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+        let [reserved, used] = [CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT].map(|which| {
+            let mut bytes = 0u64;
+            // SAFETY: the call writes one 64-bit number.
+            let done = unsafe { sys::cuMemPoolGetAttribute(self.0, which, (&raw mut bytes).cast()) };
+            done.result().map_or(0, |()| bytes as usize)
+        });
+        reserved.saturating_sub(used)
+    }
+}
+
 impl Gpu {
     /// # Errors
     /// No driver, no such GPU, or no kernels for it in this program.
@@ -60,9 +96,16 @@ impl Gpu {
         let context = CudaContext::new(ordinal).map_err(|e| explain(e).context(format!("cuda:{ordinal}: context")))?;
         // SAFETY: memory is allocated, used and freed on one stream, so nothing relies on tracked events.
         unsafe { context.disable_event_tracking() };
-        let gpu = Arc::new(Self { info, context, loaded: Mutex::default() });
+        let pool = if context.has_async_alloc() { Some(Pool::open(&context)?) } else { None };
+        let gpu = Arc::new(Self { info, context, pool, loaded: Mutex::default() });
         open.push(gpu.clone());
         Ok(gpu)
+    }
+
+    /// Bytes that allocations can take: what the system has and what the pool keeps; and all there are.
+    pub fn free_and_total(&self) -> (usize, usize) {
+        let (free, total) = self.context.mem_get_info().unwrap_or((0, self.info.memory_bytes));
+        (free + self.pool.as_ref().map_or(0, Pool::kept), total)
     }
 
     /// The loaded kernel, prepared for `smem_bytes` of dynamic shared memory. Leaves the context current.
