@@ -2,10 +2,10 @@
 //
 // Forward reads x three times (mean, variance around it, result; the later two from cache) and writes y; stats keeps
 // mean and rstd for the backward pass. Backward: with g = dy * w,  dx = rstd * (g - mean(g) - n * mean(g * n)),
-// dw = sum over rows of dy * n,  db = sum over rows of dy. y, dx: one warp per row, eight columns a thread at a time.
-// dw, db: every CTA of layernorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`, first all of dw,
-// then all of db; layernorm_bwd_weight_finish adds the slices. f32 accumulators; fixed order, no atomics.
-// Roof: memory.
+// dw = sum over rows of dy * n,  db = sum over rows of dy. y: one warp per row, eight columns a thread at a time.
+// dx, dw, db: a CTA takes a slice of rows, first each row by a warp for its means, then eight columns by a thread, from cache:
+// dx, and the slice's sums into `partials`, first dw, then db; layernorm_bwd_finish adds the slices. f32 accumulators; fixed
+// order, no atomics. Roof: memory.
 
 #include <chunk.cuh>
 #include <cta.cuh>
@@ -15,7 +15,7 @@
 // ---- device code
 
 constexpr int kRowThreads = 128;
-constexpr int kColumnThreads = 64;
+constexpr int kSliceThreads = 256;  // at most
 constexpr int kWarpElements = kWarpThreads * kChunk;
 
 __device__ __forceinline__ int row_of_warp() {
@@ -86,108 +86,111 @@ __device__ void layernorm_fwd(T* y, float* stats, const T* x, const T* w, const 
     }
 }
 
-template <class T, bool kWhole>
-__device__ void layernorm_bwd_known(T* dx, const T* dy, const T* x, const T* w, const float* stats, int accumulate,
-                                    int rows, int hidden) {
-    constexpr int kInFlight = 2;  // of three or four rows
-    const int lane = threadIdx.x % kWarpThreads, row = row_of_warp();
-    if (row >= rows) return;
-    const long long start = (long long)row * hidden;
-    const float mean = stats[2 * row], rstd = stats[2 * row + 1];
-    float d[kInFlight][kChunk], v[kInFlight][kChunk], weight[kInFlight][kChunk], sum = 0.0f, dot = 0.0f;
-    for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+// The rows of one CTA of the backward pass: row r of it is first + r, for r < count.
+struct Slice {
+    int first, count;
+    __device__ __forceinline__ Slice(int slice_rows, int rows)
+        : first(blockIdx.x * slice_rows), count(min(slice_rows, rows - first)) {}
+};
+
+// Leaves mean(g) and mean(g * n) of every row of the slice in shared memory.
+template <bool kWhole, class T>
+__device__ __forceinline__ void find_means(float* means, const T* dy, const T* x, const T* w, const float* stats,
+                                           const Slice& slice, int hidden) {
+    constexpr int kInFlight = 2;  // of three tensors
+    const int lane = threadIdx.x % kWarpThreads;
+    for (int row = threadIdx.x / kWarpThreads; row < slice.count; row += blockDim.x / kWarpThreads) {
+        const long long start = (long long)(slice.first + row) * hidden;
+        const float mean = stats[2 * (slice.first + row)], rstd = stats[2 * (slice.first + row) + 1];
+        float sum = 0.0f, dot = 0.0f;
+        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+            float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
 #pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            const int c = first + j * kWarpElements;
-            if (c >= hidden) continue;
-            load_known<kWhole>(d[j], dy + start + c, hidden - c);
-            load_known<kWhole>(v[j], x + start + c, hidden - c);
-            load_known<kWhole>(weight[j], w + c, hidden - c);
-        }
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            if (first + j * kWarpElements >= hidden) continue;
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) {
-                const float g = d[j][i] * weight[j][i];
-                sum += g;
-                dot += g * (v[j][i] - mean);
+            for (int j = 0; j < kInFlight; ++j) {
+                const int c = first + j * kWarpElements;
+                if (c >= hidden) continue;
+                load_known<kWhole>(d[j], dy + start + c, hidden - c);
+                load_known<kWhole>(v[j], x + start + c, hidden - c);
+                load_known<kWhole>(weight[j], w + c, hidden - c);
             }
+#pragma unroll
+            for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+                for (int i = 0; i < kChunk; ++i) {
+                    // What lies beyond the row has no gradient.
+                    const float g = d[j][i] * weight[j][i];
+                    sum += g;
+                    dot += g * (v[j][i] - mean);
+                }
         }
-    }
-    const float mean_g = warp_sum(sum) / hidden, mean_gn = warp_sum(dot) * rstd / hidden;
-    for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-        float total[kInFlight][kChunk] = {};
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            const int c = first + j * kWarpElements;
-            if (c >= hidden) continue;
-            load_known<kWhole>(d[j], dy + start + c, hidden - c);
-            load_known<kWhole>(v[j], x + start + c, hidden - c);
-            load_known<kWhole>(weight[j], w + c, hidden - c);
-            if (accumulate) load_known<kWhole>(total[j], dx + start + c, hidden - c);
-        }
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            const int c = first + j * kWarpElements;
-            if (c >= hidden) continue;
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i)
-                total[j][i] += rstd * (d[j][i] * weight[j][i] - mean_g - (v[j][i] - mean) * rstd * mean_gn);
-            store_known<kWhole>(dx + start + c, total[j], hidden - c);
+        float both[2] = {sum, dot};
+        warp_sum_each(both);
+        if (lane == 0) {
+            means[2 * row] = both[0] / hidden;
+            means[2 * row + 1] = both[1] * rstd / hidden;
         }
     }
 }
 
-template <class T>
-__device__ void layernorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* stats, int accumulate,
-                              int rows, int hidden) {
-    if (hidden % kChunk == 0 && is_aligned(dx) && is_aligned(dy) && is_aligned(x) && is_aligned(w)) {
-        layernorm_bwd_known<T, true>(dx, dy, x, w, stats, accumulate, rows, hidden);
-    } else {
-        layernorm_bwd_known<T, false>(dx, dy, x, w, stats, accumulate, rows, hidden);
-    }
-}
-
-template <class T, bool kWhole>
-__device__ void layernorm_bwd_weight_known(float* partials, const T* dy, const T* x, const float* stats,
-                                           int slice_rows, int rows, int hidden) {
-    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
-    if (c >= hidden) return;
-    const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
-    float dw[kChunk] = {}, db[kChunk] = {};
-    for (int row = first; row < last; row += kSliceInFlight) {
-        float d[kSliceInFlight][kChunk] = {}, v[kSliceInFlight][kChunk] = {};
-        float mean[kSliceInFlight] = {}, rstd[kSliceInFlight] = {};
+// Eight columns of the slice: dx, and what the rows add to dw and db.
+template <bool kWhole, class T>
+__device__ __forceinline__ void finish_columns(T* dx, float* partial, const float* means, const T* dy, const T* x,
+                                               const T* w, const float* stats, int accumulate, const Slice& slice,
+                                               int hidden, int c) {
+    constexpr int kInFlight = 2;  // rows of three tensors
+    const int count = hidden - c;
+    float weight[kChunk], dw[kChunk] = {}, db[kChunk] = {};
+    load_known<kWhole>(weight, w + c, count);
+    for (int row = 0; row < slice.count; row += kInFlight) {
+        float d[kInFlight][kChunk], v[kInFlight][kChunk], total[kInFlight][kChunk] = {};
 #pragma unroll
-        for (int j = 0; j < kSliceInFlight; ++j) {
-            if (row + j >= last) continue;
-            const long long at = (long long)(row + j) * hidden + c;
-            load_known<kWhole>(d[j], dy + at, hidden - c);
-            load_known<kWhole>(v[j], x + at, hidden - c);
-            mean[j] = stats[2 * (row + j)];
-            rstd[j] = stats[2 * (row + j) + 1];
+        for (int j = 0; j < kInFlight; ++j) {
+            if (row + j >= slice.count) continue;
+            const long long at = (long long)(slice.first + row + j) * hidden + c;
+            load_known<kWhole>(d[j], dy + at, count);
+            load_known<kWhole>(v[j], x + at, count);
+            if (accumulate) load_known<kWhole>(total[j], dx + at, count);
         }
 #pragma unroll
-        for (int j = 0; j < kSliceInFlight; ++j)
+        for (int j = 0; j < kInFlight; ++j) {
+            if (row + j >= slice.count) continue;
+            const long long at = slice.first + row + j;
+            const float mean = stats[2 * at], rstd = stats[2 * at + 1];
+            const float mean_g = means[2 * (row + j)], mean_gn = means[2 * (row + j) + 1];
 #pragma unroll
             for (int i = 0; i < kChunk; ++i) {
-                dw[i] += d[j][i] * ((v[j][i] - mean[j]) * rstd[j]);
+                const float n = (v[j][i] - mean) * rstd;
+                dw[i] += d[j][i] * n;
                 db[i] += d[j][i];
+                total[j][i] += rstd * (d[j][i] * weight[i] - mean_g - n * mean_gn);
             }
+            store_known<kWhole>(dx + at * hidden + c, total[j], count);
+        }
     }
-    float* to = partials + 2 * (long long)blockIdx.y * hidden + c;
-    store_known<kWhole>(to, dw, hidden - c);
-    store_known<kWhole>(to + hidden, db, hidden - c);
+    store_known<kWhole>(partial + c, dw, count);
+    store_known<kWhole>(partial + hidden + c, db, count);
+}
+
+template <class T, bool kWhole>
+__device__ void layernorm_bwd_known(T* dx, float* partials, const T* dy, const T* x, const T* w, const float* stats,
+                                    int accumulate, int slice_rows, int rows, int hidden) {
+    float* means = shared_memory<float>();
+    const Slice slice(slice_rows, rows);
+    find_means<kWhole>(means, dy, x, w, stats, slice, hidden);
+    __syncthreads();
+    float* partial = partials + 2 * (long long)blockIdx.x * hidden;
+    for (int c = threadIdx.x * kChunk; c < hidden; c += blockDim.x * kChunk)
+        finish_columns<kWhole>(dx, partial, means, dy, x, w, stats, accumulate, slice, hidden, c);
 }
 
 template <class T>
-__device__ void layernorm_bwd_weight(float* partials, const T* dy, const T* x, const float* stats, int slice_rows,
-                                     int rows, int hidden) {
-    if (hidden % kChunk == 0 && is_aligned(partials) && is_aligned(dy) && is_aligned(x)) {
-        layernorm_bwd_weight_known<T, true>(partials, dy, x, stats, slice_rows, rows, hidden);
+__device__ void layernorm_bwd(T* dx, float* partials, const T* dy, const T* x, const T* w, const float* stats,
+                              int accumulate, int slice_rows, int rows, int hidden) {
+    const bool aligned = is_aligned(dx) && is_aligned(partials) && is_aligned(dy) && is_aligned(x) && is_aligned(w);
+    if (hidden % kChunk == 0 && aligned) {
+        layernorm_bwd_known<T, true>(dx, partials, dy, x, w, stats, accumulate, slice_rows, rows, hidden);
     } else {
-        layernorm_bwd_weight_known<T, false>(partials, dy, x, stats, slice_rows, rows, hidden);
+        layernorm_bwd_known<T, false>(dx, partials, dy, x, w, stats, accumulate, slice_rows, rows, hidden);
     }
 }
 
@@ -213,45 +216,29 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) layernorm_fwd_bf16(
     layernorm_fwd<bf16>(y, stats, x, w, b, eps, rows, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads) layernorm_bwd_f32(
+extern "C" __global__ void __launch_bounds__(kSliceThreads) layernorm_bwd_f32(
     float* dx,          // (rows, hidden), added to if accumulate
+    float* partials,     // (slices, 2, hidden)
     const float* dy,    // (rows, hidden)
     const float* x,     // (rows, hidden)
     const float* w,     // (hidden)
     const float* stats,  // (rows, 2)
-    int accumulate, int rows, int hidden) {
-    layernorm_bwd<float>(dx, dy, x, w, stats, accumulate, rows, hidden);
+    int accumulate, int slice_rows, int rows, int hidden) {
+    layernorm_bwd<float>(dx, partials, dy, x, w, stats, accumulate, slice_rows, rows, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads) layernorm_bwd_bf16(
+extern "C" __global__ void __launch_bounds__(kSliceThreads) layernorm_bwd_bf16(
     bf16* dx,           // (rows, hidden), added to if accumulate
+    float* partials,     // (slices, 2, hidden)
     const bf16* dy,     // (rows, hidden)
     const bf16* x,      // (rows, hidden)
     const bf16* w,      // (hidden)
     const float* stats,  // (rows, 2)
-    int accumulate, int rows, int hidden) {
-    layernorm_bwd<bf16>(dx, dy, x, w, stats, accumulate, rows, hidden);
+    int accumulate, int slice_rows, int rows, int hidden) {
+    layernorm_bwd<bf16>(dx, partials, dy, x, w, stats, accumulate, slice_rows, rows, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(kColumnThreads) layernorm_bwd_weight_f32(
-    float* partials,     // (slices, 2, hidden)
-    const float* dy,    // (rows, hidden)
-    const float* x,     // (rows, hidden)
-    const float* stats,  // (rows, 2)
-    int slice_rows, int rows, int hidden) {
-    layernorm_bwd_weight<float>(partials, dy, x, stats, slice_rows, rows, hidden);
-}
-
-extern "C" __global__ void __launch_bounds__(kColumnThreads) layernorm_bwd_weight_bf16(
-    float* partials,     // (slices, 2, hidden)
-    const bf16* dy,     // (rows, hidden)
-    const bf16* x,      // (rows, hidden)
-    const float* stats,  // (rows, 2)
-    int slice_rows, int rows, int hidden) {
-    layernorm_bwd_weight<bf16>(partials, dy, x, stats, slice_rows, rows, hidden);
-}
-
-extern "C" __global__ void __launch_bounds__(kFinishThreads) layernorm_bwd_weight_finish(
+extern "C" __global__ void __launch_bounds__(kFinishThreads) layernorm_bwd_finish(
     float* dw,              // (hidden), added to
     float* db,              // (hidden), added to
     const float* partials,  // (slices, 2, hidden)

@@ -5,10 +5,10 @@
 // hidden are a plain matrix.
 // Forward reads x once and writes y; rrms is kept for the backward pass.
 // Backward: with n = x * rrms and g = dy * (w + offset),  dx = rrms * (g - n * mean(g * n)),  dw = sum over rows of dy * n.
-// y, dx: one warp takes rows_per_warp rows (1 to 8) and sums over all of them at once; a thread handles eight columns at a
-// time. dw: every CTA of rmsnorm_bwd_weight sums a fixed slice of rows for 512 columns into `partials`;
-// rmsnorm_bwd_weight_finish adds the slices. f32 accumulators; fixed order, no atomics. A row's result does not
-// depend on rows_per_warp. Roof: memory.
+// y: one warp takes rows_per_warp rows (1 to 8) and sums over all of them at once; a thread handles eight columns at a time.
+// A row's result does not depend on rows_per_warp. dx, dw: a CTA takes a slice of rows, first each row by a warp for its mean,
+// then eight columns by a thread, from cache: dx, and the slice's sum of dw into `partials`; rmsnorm_bwd_finish adds the
+// slices. f32 accumulators; fixed order, no atomics. Roof: memory.
 
 #include <chunk.cuh>
 #include <cta.cuh>
@@ -18,7 +18,7 @@
 // ---- device code
 
 constexpr int kRowThreads = 128;
-constexpr int kColumnThreads = 64;
+constexpr int kSliceThreads = 256;  // at most
 constexpr int kMaxRows = 8;  // of one warp
 constexpr int kWarpElements = kWarpThreads * kChunk;
 
@@ -121,109 +121,110 @@ __device__ void rmsnorm_fwd(T* y, float* rrms, const T* x, const T* w, float eps
     }
 }
 
+// The rows of one CTA of the backward pass: row r of it is first + r, for r < count. A warp takes `per_warp` of them.
+struct Slice {
+    int first, count, per_warp;
+    __device__ __forceinline__ Slice(int slice_rows, int rows)
+        : first(blockIdx.x * slice_rows), count(min(slice_rows, rows - first)) {
+        const int warps = blockDim.x / kWarpThreads;
+        per_warp = (count + warps - 1) / warps;
+    }
+};
+
+// Leaves mean(g * n) of every row of the slice in shared memory.
+template <bool kWhole, class T>
+__device__ __forceinline__ void find_means(float* means, const T* dy, const T* x, const T* w, const float* rrms,
+                                           float offset, const Place& place, const Slice& slice) {
+    constexpr int kInFlight = 2;  // of three tensors
+    constexpr int kRows = 2;      // summed over at once
+    const int hidden = place.hidden, lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+    const int last = min(slice.count, (warp + 1) * slice.per_warp);
+    for (int begin = warp * slice.per_warp; begin < last; begin += kRows) {
+        const Rows own{slice.first + begin, min(kRows, last - begin)};
+        float dot[kRows] = {};
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+            if (r >= own.count) break;
+            const T* from = x + place.x(own.first + r);
+            const T* gradient = dy + place.y(own.first + r);
+            for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
+                float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
+#pragma unroll
+                for (int j = 0; j < kInFlight; ++j) {
+                    const int c = first + j * kWarpElements;
+                    if (c >= hidden) continue;
+                    load_known<kWhole>(d[j], gradient + c, hidden - c);
+                    load_known<kWhole>(v[j], from + c, hidden - c);
+                    load_known<kWhole>(weight[j], w + c, hidden - c);
+                }
+#pragma unroll
+                for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+                    for (int i = 0; i < kChunk; ++i) dot[r] += d[j][i] * (weight[j][i] + offset) * v[j][i];
+            }
+        }
+        warp_sum_each(dot);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+            if (lane == 0 && r < own.count) means[begin + r] = dot[r] * rrms[own.first + r] / hidden;
+    }
+}
+
+// Eight columns of the slice: dx, and what the rows add to dw.
+template <bool kWhole, class T>
+__device__ __forceinline__ void finish_columns(T* dx, float* partial, const float* means, const T* dy, const T* x,
+                                               const T* w, const float* rrms, float offset, int accumulate,
+                                               const Place& place, const Slice& slice, int c) {
+    constexpr int kInFlight = 2;  // rows of three tensors
+    const int count = place.hidden - c;
+    float weight[kChunk], dw[kChunk] = {};
+    load_known<kWhole>(weight, w + c, count);
+    for (int row = 0; row < slice.count; row += kInFlight) {
+        float d[kInFlight][kChunk], v[kInFlight][kChunk], sum[kInFlight][kChunk] = {};
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) {
+            if (row + j >= slice.count) continue;
+            const long long at = place.y(slice.first + row + j) + c;
+            load_known<kWhole>(d[j], dy + at, count);
+            load_known<kWhole>(v[j], x + place.x(slice.first + row + j) + c, count);
+            if (accumulate) load_known<kWhole>(sum[j], dx + at, count);
+        }
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) {
+            if (row + j >= slice.count) continue;
+            const float scale = rrms[slice.first + row + j], mean = means[row + j];
+#pragma unroll
+            for (int i = 0; i < kChunk; ++i) {
+                const float n = v[j][i] * scale;
+                dw[i] += d[j][i] * n;
+                sum[j][i] += scale * (d[j][i] * (weight[i] + offset) - n * mean);
+            }
+            store_known<kWhole>(dx + place.y(slice.first + row + j) + c, sum[j], count);
+        }
+    }
+    store_known<kWhole>(partial + c, dw, count);
+}
+
 template <class T, bool kWhole>
-__device__ void rmsnorm_bwd_known(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
-                                  int accumulate, Place place, int rows_per_warp, int rows) {
-    constexpr int kInFlight = 2;  // of three or four rows
-    const int hidden = place.hidden;
-    const int lane = threadIdx.x % kWarpThreads;
-    const Rows own = rows_of_warp(rows_per_warp, rows);
-    if (own.count <= 0) return;
-    float dot[kMaxRows] = {};
-#pragma unroll
-    for (int r = 0; r < kMaxRows; ++r) {
-        if (r >= own.count) break;
-        const T* from = x + place.x(own.first + r);
-        const long long start = place.y(own.first + r);
-        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-            float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-                load_known<kWhole>(d[j], dy + start + c, hidden - c);
-                load_known<kWhole>(v[j], from + c, hidden - c);
-                load_known<kWhole>(weight[j], w + c, hidden - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i) dot[r] += d[j][i] * (weight[j][i] + offset) * v[j][i];
-        }
-    }
-    sum_rows(dot, rows_per_warp);
-#pragma unroll
-    for (int r = 0; r < kMaxRows; ++r) {
-        if (r >= own.count) break;
-        const T* from = x + place.x(own.first + r);
-        const long long start = place.y(own.first + r);
-        const float scale = rrms[own.first + r], mean = dot[r] * scale / hidden;
-        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-            float d[kInFlight][kChunk], v[kInFlight][kChunk], weight[kInFlight][kChunk], sum[kInFlight][kChunk] = {};
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-                load_known<kWhole>(d[j], dy + start + c, hidden - c);
-                load_known<kWhole>(v[j], from + c, hidden - c);
-                load_known<kWhole>(weight[j], w + c, hidden - c);
-                if (accumulate) load_known<kWhole>(sum[j], dx + start + c, hidden - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i)
-                    sum[j][i] += scale * (d[j][i] * (weight[j][i] + offset) - v[j][i] * scale * mean);
-                store_known<kWhole>(dx + start + c, sum[j], hidden - c);
-            }
-        }
-    }
+__device__ void rmsnorm_bwd_known(T* dx, float* partials, const T* dy, const T* x, const T* w, const float* rrms,
+                                  float offset, int accumulate, const Place& place, int slice_rows, int rows) {
+    float* means = shared_memory<float>();
+    const Slice slice(slice_rows, rows);
+    find_means<kWhole>(means, dy, x, w, rrms, offset, place, slice);
+    __syncthreads();
+    float* partial = partials + (long long)blockIdx.x * place.hidden;
+    for (int c = threadIdx.x * kChunk; c < place.hidden; c += blockDim.x * kChunk)
+        finish_columns<kWhole>(dx, partial, means, dy, x, w, rrms, offset, accumulate, place, slice, c);
 }
 
 template <class T>
-__device__ void rmsnorm_bwd(T* dx, const T* dy, const T* x, const T* w, const float* rrms, float offset,
-                            int accumulate, Place place, int rows_per_warp, int rows) {
-    if (place.is_whole() && is_aligned(dx) && is_aligned(dy) && is_aligned(x) && is_aligned(w)) {
-        rmsnorm_bwd_known<T, true>(dx, dy, x, w, rrms, offset, accumulate, place, rows_per_warp, rows);
+__device__ void rmsnorm_bwd(T* dx, float* partials, const T* dy, const T* x, const T* w, const float* rrms, float offset,
+                            int accumulate, const Place& place, int slice_rows, int rows) {
+    const bool aligned = is_aligned(dx) && is_aligned(partials) && is_aligned(dy) && is_aligned(x) && is_aligned(w);
+    if (place.is_whole() && aligned) {
+        rmsnorm_bwd_known<T, true>(dx, partials, dy, x, w, rrms, offset, accumulate, place, slice_rows, rows);
     } else {
-        rmsnorm_bwd_known<T, false>(dx, dy, x, w, rrms, offset, accumulate, place, rows_per_warp, rows);
-    }
-}
-
-template <class T, bool kWhole>
-__device__ void rmsnorm_bwd_weight_known(float* partials, const T* dy, const T* x, const float* rrms, Place place,
-                                         int slice_rows, int rows) {
-    const int hidden = place.hidden;
-    const int c = (blockIdx.x * kColumnThreads + threadIdx.x) * kChunk;
-    if (c >= hidden) return;
-    const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
-    float sum[kChunk] = {};
-    for (int row = first; row < last; row += kSliceInFlight) {
-        float d[kSliceInFlight][kChunk] = {}, v[kSliceInFlight][kChunk] = {}, scale[kSliceInFlight] = {};
-#pragma unroll
-        for (int j = 0; j < kSliceInFlight; ++j) {
-            if (row + j >= last) continue;
-            load_known<kWhole>(d[j], dy + place.y(row + j) + c, hidden - c);
-            load_known<kWhole>(v[j], x + place.x(row + j) + c, hidden - c);
-            scale[j] = rrms[row + j];
-        }
-#pragma unroll
-        for (int j = 0; j < kSliceInFlight; ++j)
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) sum[i] += d[j][i] * (v[j][i] * scale[j]);
-    }
-    store_known<kWhole>(partials + (long long)blockIdx.y * hidden + c, sum, hidden - c);
-}
-
-template <class T>
-__device__ void rmsnorm_bwd_weight(float* partials, const T* dy, const T* x, const float* rrms, Place place,
-                                   int slice_rows, int rows) {
-    if (place.is_whole() && is_aligned(partials) && is_aligned(dy) && is_aligned(x)) {
-        rmsnorm_bwd_weight_known<T, true>(partials, dy, x, rrms, place, slice_rows, rows);
-    } else {
-        rmsnorm_bwd_weight_known<T, false>(partials, dy, x, rrms, place, slice_rows, rows);
+        rmsnorm_bwd_known<T, false>(dx, partials, dy, x, w, rrms, offset, accumulate, place, slice_rows, rows);
     }
 }
 
@@ -247,45 +248,31 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
     rmsnorm_fwd<bf16>(y, rrms, x, w, eps, offset, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_f32(
-    float* dx,          // (rows, hidden), added to if accumulate
-    const float* dy,    // (rows, hidden)
-    const float* x,     // (rows, hidden)
-    const float* w,     // (hidden)
-    const float* rrms,  // (rows)
-    float offset, int accumulate, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_bwd<float>(dx, dy, x, w, rrms, offset, accumulate, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
-}
-
-extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_bwd_bf16(
-    bf16* dx,           // (rows, hidden), added to if accumulate
-    const bf16* dy,     // (rows, hidden)
-    const bf16* x,      // (rows, hidden)
-    const bf16* w,      // (hidden)
-    const float* rrms,  // (rows)
-    float offset, int accumulate, int group, int x_pitch, int y_pitch, int rows_per_warp, int rows, int hidden) {
-    rmsnorm_bwd<bf16>(dx, dy, x, w, rrms, offset, accumulate, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
-}
-
-extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_f32(
+extern "C" __global__ void __launch_bounds__(kSliceThreads) rmsnorm_bwd_f32(
+    float* dx,         // (rows, hidden), added to if accumulate
     float* partials,    // (slices, hidden)
-    const float* dy,    // (rows, hidden)
-    const float* x,     // (rows, hidden)
+    const float* dy,   // (rows, hidden)
+    const float* x,    // (rows, hidden)
+    const float* w,    // (hidden)
     const float* rrms,  // (rows)
-    int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
-    rmsnorm_bwd_weight<float>(partials, dy, x, rrms, {group, x_pitch, y_pitch, hidden}, slice_rows, rows);
+    float offset, int accumulate, int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
+    const Place place{group, x_pitch, y_pitch, hidden};
+    rmsnorm_bwd<float>(dx, partials, dy, x, w, rrms, offset, accumulate, place, slice_rows, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kColumnThreads) rmsnorm_bwd_weight_bf16(
+extern "C" __global__ void __launch_bounds__(kSliceThreads) rmsnorm_bwd_bf16(
+    bf16* dx,          // (rows, hidden), added to if accumulate
     float* partials,    // (slices, hidden)
-    const bf16* dy,     // (rows, hidden)
-    const bf16* x,      // (rows, hidden)
+    const bf16* dy,    // (rows, hidden)
+    const bf16* x,     // (rows, hidden)
+    const bf16* w,     // (hidden)
     const float* rrms,  // (rows)
-    int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
-    rmsnorm_bwd_weight<bf16>(partials, dy, x, rrms, {group, x_pitch, y_pitch, hidden}, slice_rows, rows);
+    float offset, int accumulate, int group, int x_pitch, int y_pitch, int slice_rows, int rows, int hidden) {
+    const Place place{group, x_pitch, y_pitch, hidden};
+    rmsnorm_bwd<bf16>(dx, partials, dy, x, w, rrms, offset, accumulate, place, slice_rows, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kFinishThreads) rmsnorm_bwd_weight_finish(
+extern "C" __global__ void __launch_bounds__(kFinishThreads) rmsnorm_bwd_finish(
     float* dw,              // (hidden), added to
     const float* partials,  // (slices, hidden)
     int slices, int hidden) {

@@ -2,13 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, expect_len, finish_launch};
+use super::{expect_len, finish_launch, slice_launch, slice_rows};
 use crate::device::{Buffer, Device, Float, Launch, kernels::layernorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
-const COLUMN_THREADS: usize = 64;
-/// Rows one CTA of the weight gradients sums: fixed, so that the order of additions never depends on the device.
-const SLICE_ROWS: usize = 64;
 
 /// `y = (x - mean) * rstd * w + b` with `rstd = 1 / sqrt(mean((x - mean)²) + eps)` per row.
 ///
@@ -46,7 +43,7 @@ fn by_row(rows: usize) -> Launch {
 
 /// Elements of `partials` that [`bwd`] needs.
 pub fn bwd_partials(rows: usize, hidden: usize) -> usize {
-    2 * rows.div_ceil(SLICE_ROWS) * hidden
+    2 * rows.div_ceil(slice_rows(hidden)) * hidden
 }
 
 /// Gradients of [`fwd`]: writes `dx` (adds to it if `accumulate`), adds to `dw` and `db`. `dx` may be `dy`.
@@ -82,17 +79,15 @@ pub fn bwd<T: Float>(
     let needed = bwd_partials(rows, hidden);
     ensure!(partials.len() >= needed, "layernorm partials: expected {needed} elements, found {}", partials.len());
     let partials = partials.slice(0..needed);
-    let (columns, slices) = (hidden.div_ceil(COLUMN_THREADS * CHUNK), rows.div_ceil(SLICE_ROWS));
-    let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
-    let by_part = finish_launch(hidden);
+    let (slice, slices) = (slice_rows(hidden), rows.div_ceil(slice_rows(hidden)));
+    let (by_slice, by_part) = (slice_launch(rows, hidden, 2), finish_launch(hidden));
     let finish = Launch { grid: [by_part.grid[0], 2, 1], ..by_part };
-    let (by_row, add) = (by_row(rows), i32::from(accumulate));
-    let (rows, hidden, slices) = (rows as i32, hidden as i32, slices as i32);
-    // SAFETY: all lengths were checked above; the weight gradients are launched first because they read dy, which may
-    // be the buffer that dx overwrites.
+    let add = i32::from(accumulate);
+    let [slice, slices, rows, hidden] = [slice, slices, rows, hidden].map(|n| n as i32);
+    // SAFETY: all lengths were checked above. A CTA has read what it needs of other columns before it writes dx, which may be
+    // the buffer of dy.
     unsafe {
-        kernel::layernorm_bwd_weight(device, by_slice, &partials, dy, x, stats, SLICE_ROWS as i32, rows, hidden)?;
-        kernel::layernorm_bwd_weight_finish(device, finish, dw, db, &partials, slices, hidden)?;
-        kernel::layernorm_bwd(device, by_row, dx, dy, x, w, stats, add, rows, hidden)
+        kernel::layernorm_bwd(device, by_slice, dx, &partials, dy, x, w, stats, add, slice, rows, hidden)?;
+        kernel::layernorm_bwd_finish(device, finish, dw, db, &partials, slices, hidden)
     }
 }

@@ -67,6 +67,23 @@ pub(crate) fn chunk_launch(what: &str, rows: usize, width: usize) -> Result<Laun
     Ok(Launch::linear(threads / ELEMENTWISE_THREADS, ELEMENTWISE_THREADS))
 }
 
+/// Threads at most of a CTA that takes a slice of normalised rows: `kSliceThreads` in the kernels.
+const SLICE_THREADS: usize = 256;
+
+/// Rows that one CTA of a norm's backward pass takes: some 64 KB of bf16, that the second look at them comes from cache. By the
+/// width alone, so that the order of additions never depends on the device.
+pub(crate) fn slice_rows(width: usize) -> usize {
+    (32_768 / width.max(1)).clamp(16, 64)
+}
+
+/// One CTA a slice of rows, with a thread per chunk of a row where that is enough for a warp, and `row_floats` of shared
+/// memory a row.
+pub(crate) fn slice_launch(rows: usize, width: usize, row_floats: usize) -> Launch {
+    let threads = width.div_ceil(CHUNK).next_multiple_of(32).clamp(32, SLICE_THREADS);
+    let slice = slice_rows(width);
+    Launch::linear(rows.div_ceil(slice), threads).with_smem(slice * row_floats * size_of::<f32>())
+}
+
 /// One CTA per 64 columns, for the sums that slices of rows left behind; every group of eight threads keeps a row of sums.
 pub(crate) fn finish_launch(columns: usize) -> Launch {
     let sums = FINISH_THREADS / (FINISH_COLUMNS / CHUNK) * FINISH_PITCH;

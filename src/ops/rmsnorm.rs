@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, expect_len, finish_launch};
+use super::{expect_len, finish_launch, slice_launch, slice_rows};
 use crate::device::{Buffer, Device, Element, Float, Launch, kernels::rmsnorm as kernel};
 
 const WARPS_PER_CTA: usize = 4;
@@ -10,9 +10,6 @@ const WARPS_PER_CTA: usize = 4;
 const MAX_ROWS_PER_WARP: usize = 8;
 /// Elements a warp should have to read: short rows are taken several at a time, so that one reduction serves them all.
 const WARP_ELEMENTS: usize = 2048;
-const COLUMN_THREADS: usize = 64;
-/// Rows one CTA of the weight gradient sums: fixed, so that the order of additions never depends on the device.
-const SLICE_ROWS: usize = 64;
 
 /// One normalisation. Rows may stand in groups inside wider rows, as a token's heads do inside its queries, keys and
 /// values: row `r` begins at `(r / group) * pitch + (r % group) * hidden`.
@@ -82,7 +79,7 @@ fn by_row(rows: usize, hidden: usize) -> (Launch, i32) {
 
 /// Elements of `partials` that [`bwd`] needs.
 pub fn bwd_partials(rows: usize, hidden: usize) -> usize {
-    rows.div_ceil(SLICE_ROWS) * hidden
+    rows.div_ceil(slice_rows(hidden)) * hidden
 }
 
 /// Gradients of [`fwd`]: writes `dx` (adds to it if `accumulate`), adds to `dw`. `dx` may be `dy`.
@@ -113,19 +110,17 @@ pub fn bwd<T: Float>(
     expect_len("rmsnorm w", w, &[hidden])?;
     expect_len("rmsnorm rrms", rrms, &[rows])?;
     let partials = partials.slice(0..bwd_partials(rows, hidden));
-    let slices = rows.div_ceil(SLICE_ROWS);
-    let columns = hidden.div_ceil(COLUMN_THREADS * CHUNK);
-    let by_slice = Launch { grid: [columns as u32, slices as u32, 1], ..Launch::linear(1, COLUMN_THREADS) };
-    let (by_row, per_warp) = by_row(rows, hidden);
-    let [group, xp, yp, rows, hidden] = [group, x_pitch, y_pitch, rows, hidden].map(|n| n as i32);
-    // SAFETY: all lengths were checked above; the weight gradient is launched first because it reads dy, which may be
-    // the buffer that dx overwrites.
+    let (slice, slices) = (slice_rows(hidden), rows.div_ceil(slice_rows(hidden)));
+    let (by_slice, finish) = (slice_launch(rows, hidden, 1), finish_launch(hidden));
+    let [group, xp, yp, slice, slices, rows, hidden] =
+        [group, x_pitch, y_pitch, slice, slices, rows, hidden].map(|n| n as i32);
+    let add = i32::from(accumulate);
+    // SAFETY: all lengths were checked above. A CTA has read what it needs of other columns before it writes dx, which may be
+    // the buffer of dy.
     unsafe {
-        let slice_rows = SLICE_ROWS as i32;
-        kernel::rmsnorm_bwd_weight(device, by_slice, &partials, dy, x, rrms, group, xp, yp, slice_rows, rows, hidden)?;
-        let finish = finish_launch(hidden as usize);
-        kernel::rmsnorm_bwd_weight_finish(device, finish, dw, &partials, slices as i32, hidden)?;
-        let add = i32::from(accumulate);
-        kernel::rmsnorm_bwd(device, by_row, dx, dy, x, w, rrms, offset, add, group, xp, yp, per_warp, rows, hidden)
+        kernel::rmsnorm_bwd(
+            device, by_slice, dx, &partials, dy, x, w, rrms, offset, add, group, xp, yp, slice, rows, hidden,
+        )?;
+        kernel::rmsnorm_bwd_finish(device, finish, dw, &partials, slices, hidden)
     }
 }

@@ -77,6 +77,8 @@ int cuMemPoolGetAttribute(void *pool, int which, void *value) {
     *(unsigned long long *)value = which == 5 ? 3ull << 20 : 1ull << 20;
     return 0;
 }
+int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) { *address = malloc(bytes); return 0; }
+int cuMemFreeHost(void *address) { free(address); return 0; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
     memcpy((void *)to, from, bytes);

@@ -65,15 +65,31 @@ fn products_in_every_operand_order() {
 
 #[test]
 fn boxes_over_the_edges() {
+    move_boxes(&[(0, 0, 0, 0), (-8, -3, 8, 2), (40, 15, 60, 14), (100, 100, 0, 0), (8, -9, 48, 12), (64, 0, 64, 0)]);
+}
+
+#[test]
+fn stores_before_the_first_row() {
+    move_boxes(&[(8, 0, 8, -2)]);
+}
+
+#[test]
+fn stores_before_the_first_column() {
+    move_boxes(&[(8, 0, -8, 2)]);
+}
+
+/// Moves boxes from (x, y) to (x, y) of a tensor whose edges they reach over.
+fn move_boxes(places: &[(i32, i32, i32, i32)]) {
     const ROWS: usize = 20;
     // Two columns short of whole 16 bytes; rows are 72 apart.
     const COLUMNS: usize = 70;
     const PITCH: usize = 72;
-    let places = [(0, 0, 0, 0), (-8, -3, 8, 2), (40, 15, 60, -2), (100, 100, 0, 0), (8, -9, -8, 12), (64, 0, 64, 0)];
     let x: Vec<f32> = (0..ROWS * PITCH).map(|i| i as f32 + 1.0).collect();
     for (device, on) in devices() {
         for swizzle in [Swizzle::None, Swizzle::Bytes128] {
-            for (add, (from_x, from_y, to_x, to_y)) in [0, 1].into_iter().flat_map(|add| places.map(|p| (add, p))) {
+            for (add, (from_x, from_y, to_x, to_y)) in
+                [0, 1].into_iter().flat_map(|add| places.iter().map(move |&p| (add, p)))
+            {
                 let shape = TensorShape { dims: vec![COLUMNS, ROWS], pitches: vec![PITCH], tile: vec![32, 8], swizzle };
                 let (from, to) = (device.upload(&x).unwrap(), device.upload(&x).unwrap());
                 let maps = [&from, &to].map(|buffer| device.tensor_map(buffer, &shape).unwrap());

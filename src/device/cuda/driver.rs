@@ -38,6 +38,8 @@ const SYMBOLS: &[&str] = &[
     "cuDeviceGetDefaultMemPool",
     "cuMemPoolGetAttribute",
     "cuMemPoolSetAttribute",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
     "cuMemGetInfo_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",

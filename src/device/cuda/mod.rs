@@ -7,6 +7,7 @@ pub mod driver;
 pub mod images;
 mod modules;
 mod peak;
+mod staging;
 
 use std::{
     ffi::c_void,
@@ -28,6 +29,7 @@ use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
+use staging::Staging;
 
 /// How a GPU is driven.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +52,7 @@ pub struct CudaDevice {
 struct Inner {
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
+    staging: Mutex<Staging>,
     options: CudaOptions,
     hopper: bool,
     allocated: AtomicUsize,
@@ -116,6 +119,7 @@ impl CudaDevice {
         let inner = Inner {
             gpu,
             stream,
+            staging: Mutex::new(Staging::new()),
             options,
             hopper: !options.portable && for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
             allocated: AtomicUsize::new(0),
@@ -215,22 +219,19 @@ impl CudaDevice {
         }
     }
 
-    /// Waits for the copy: whether the driver has taken the bytes of pageable memory when an asynchronous copy returns
-    /// depends on the system.
+    /// Takes the bytes and queues the copy; does not wait for what is queued before it.
     pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
-        if source.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: `Device` checked the length against the buffer; `source` outlives the wait.
-        self.ordered("copy to the device", |stream| unsafe { result::memcpy_htod_async(target, source, stream) })?;
-        self.synchronize()
+        let mut staging = self.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: `Device` checked the length against the buffer, whose release is ordered behind the copy.
+        let queued = self.inner.bind().and_then(|()| unsafe { staging.copy(&self.inner.stream, target, source) });
+        queued.context("cuda")
     }
 
     pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
         if target.is_empty() {
             return self.synchronize();
         }
-        // SAFETY: as in `copy_in`.
+        // SAFETY: `Device` checked the length against the buffer; `target` outlives the wait.
         self.ordered("copy from the device", |stream| unsafe { result::memcpy_dtoh_async(target, source, stream) })?;
         self.synchronize()
     }
