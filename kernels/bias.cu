@@ -34,16 +34,11 @@ __device__ void bias_bwd_known(float* partials, const T* dy, int slice_rows, int
     if (c >= width) return;
     const int first = blockIdx.y * slice_rows, last = min(first + slice_rows, rows);
     float sum[kChunk] = {};
-    for (int row = first; row < last; row += kInFlight) {
-        float d[kInFlight][kChunk] = {};
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-            if (row + j < last) load_known<kWhole>(d[j], dy + (long long)(row + j) * width + c, width - c);
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) sum[i] += d[j][i];
-    }
+    const T* from = dy + c;
+    int row = first;
+    for (; row + kInFlight <= last; row += kInFlight)
+        add_rows<kInFlight, kWhole>(sum, from + (long long)row * width, width, width - c);
+    for (; row < last; ++row) add_rows<1, kWhole>(sum, from + (long long)row * width, width, width - c);
     store_known<kWhole>(partials + (long long)blockIdx.y * width + c, sum, width - c);
 }
 

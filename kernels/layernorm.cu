@@ -22,21 +22,44 @@ __device__ __forceinline__ int row_of_warp() {
     return blockIdx.x * (kRowThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
 }
 
-// Chunks of a row that a thread has on their way at once.
+// Several chunks are loaded before the first is waited for, which a branch between them would prevent.
 constexpr int kInFlight = 4;
 
-// Calls f(chunk, how many of its elements are in the row) for a thread's chunks of `row`, several loaded before the first.
+// Calls visit(chunk, how many of its elements are in the row) for kCount of a thread's chunks of `row` from `c` on.
+template <int kCount, bool kWhole, class T, class Visit>
+__device__ __forceinline__ void visit_chunks(const T* row, int c, int hidden, Visit visit) {
+    float v[kCount][kChunk];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) load_known<kWhole>(v[j], row + c + j * kWarpElements, hidden - c - j * kWarpElements);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) visit(v[j], hidden - c - j * kWarpElements);
+}
+
 template <bool kWhole, class T, class Visit>
 __device__ __forceinline__ void for_each_chunk(const T* row, int hidden, Visit visit) {
-    for (int first = threadIdx.x % kWarpThreads * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-        float v[kInFlight][kChunk] = {};
+    constexpr int kTogether = kInFlight * kWarpElements;
+    int c = threadIdx.x % kWarpThreads * kChunk;
+    for (; c + kTogether - kWarpElements < hidden; c += kTogether) visit_chunks<kInFlight, kWhole>(row, c, hidden, visit);
+    for (; c < hidden; c += kWarpElements) visit_chunks<1, kWhole>(row, c, hidden, visit);
+}
+
+template <int kCount, bool kWhole, class T>
+__device__ __forceinline__ void write_normalised(T* y, const T* x, const T* w, const T* b, float mean, float rstd, int c,
+                                                 int hidden) {
+    float v[kCount][kChunk], weight[kCount][kChunk], shift[kCount][kChunk];
 #pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            const int c = first + j * kWarpElements;
-            if (c < hidden) load_known<kWhole>(v[j], row + c, hidden - c);
-        }
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+        load_known<kWhole>(v[j], x + at, hidden - at);
+        load_known<kWhole>(weight[j], w + at, hidden - at);
+        load_known<kWhole>(shift[j], b + at, hidden - at);
+    }
 #pragma unroll
-        for (int j = 0; j < kInFlight; ++j) visit(v[j], hidden - first - j * kWarpElements);
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) v[j][i] = (v[j][i] - mean) * rstd * weight[j][i] + shift[j][i];
+        store_known<kWhole>(y + at, v[j], hidden - at);
     }
 }
 
@@ -61,15 +84,12 @@ __device__ void layernorm_fwd_known(T* y, float* stats, const T* x, const T* w, 
         }
     });
     const float rstd = 1.0f / sqrtf(warp_sum(square) / hidden + eps);
-    for (int c = lane * kChunk; c < hidden; c += kWarpElements) {
-        float v[kChunk], weight[kChunk], shift[kChunk];
-        load_known<kWhole>(v, x + start + c, hidden - c);
-        load_known<kWhole>(weight, w + c, hidden - c);
-        load_known<kWhole>(shift, b + c, hidden - c);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) v[i] = (v[i] - mean) * rstd * weight[i] + shift[i];
-        store_known<kWhole>(y + start + c, v, hidden - c);
-    }
+    constexpr int kTogether = 2 * kWarpElements;
+    int c = lane * kChunk;
+    for (; c + kTogether - kWarpElements < hidden; c += kTogether)
+        write_normalised<2, kWhole>(y + start, x + start, w, b, mean, rstd, c, hidden);
+    for (; c < hidden; c += kWarpElements)
+        write_normalised<1, kWhole>(y + start, x + start, w, b, mean, rstd, c, hidden);
     if (lane == 0) {
         stats[2 * row] = mean;
         stats[2 * row + 1] = rstd;
@@ -93,82 +113,106 @@ struct Slice {
         : first(blockIdx.x * slice_rows), count(min(slice_rows, rows - first)) {}
 };
 
+constexpr int kBackwardInFlight = 2;  // of three tensors
+
+template <int kCount, bool kWhole, class T>
+__device__ __forceinline__ void add_products(float (&sums)[2], const T* dy, const T* x, const T* w, float mean, int c,
+                                             int hidden) {
+    float d[kCount][kChunk], v[kCount][kChunk], weight[kCount][kChunk];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+        load_known<kWhole>(d[j], dy + at, hidden - at);
+        load_known<kWhole>(v[j], x + at, hidden - at);
+        load_known<kWhole>(weight[j], w + at, hidden - at);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) {
+            // What lies beyond the row has no gradient.
+            const float g = d[j][i] * weight[j][i];
+            sums[0] += g;
+            sums[1] += g * (v[j][i] - mean);
+        }
+}
+
 // Leaves mean(g) and mean(g * n) of every row of the slice in shared memory.
 template <bool kWhole, class T>
 __device__ __forceinline__ void find_means(float* means, const T* dy, const T* x, const T* w, const float* stats,
                                            const Slice& slice, int hidden) {
-    constexpr int kInFlight = 2;  // of three tensors
+    constexpr int kTogether = kBackwardInFlight * kWarpElements;
     const int lane = threadIdx.x % kWarpThreads;
     for (int row = threadIdx.x / kWarpThreads; row < slice.count; row += blockDim.x / kWarpThreads) {
         const long long start = (long long)(slice.first + row) * hidden;
         const float mean = stats[2 * (slice.first + row)], rstd = stats[2 * (slice.first + row) + 1];
-        float sum = 0.0f, dot = 0.0f;
-        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-            float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-                load_known<kWhole>(d[j], dy + start + c, hidden - c);
-                load_known<kWhole>(v[j], x + start + c, hidden - c);
-                load_known<kWhole>(weight[j], w + c, hidden - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i) {
-                    // What lies beyond the row has no gradient.
-                    const float g = d[j][i] * weight[j][i];
-                    sum += g;
-                    dot += g * (v[j][i] - mean);
-                }
-        }
-        float both[2] = {sum, dot};
-        warp_sum_each(both);
+        float sums[2] = {};
+        int c = lane * kChunk;
+        for (; c + kTogether - kWarpElements < hidden; c += kTogether)
+            add_products<kBackwardInFlight, kWhole>(sums, dy + start, x + start, w, mean, c, hidden);
+        for (; c < hidden; c += kWarpElements)
+            add_products<1, kWhole>(sums, dy + start, x + start, w, mean, c, hidden);
+        warp_sum_each(sums);
         if (lane == 0) {
-            means[2 * row] = both[0] / hidden;
-            means[2 * row + 1] = both[1] * rstd / hidden;
+            means[2 * row] = sums[0] / hidden;
+            means[2 * row + 1] = sums[1] * rstd / hidden;
         }
+    }
+}
+
+// What one CTA turns from dy into dx.
+template <class T>
+struct Backward {
+    T* dx;
+    const T *dy, *x;
+    const float *stats, *means;
+    int accumulate, hidden;
+    Slice slice;
+};
+
+// Eight columns of kRows rows of the slice from `row` on.
+template <int kRows, bool kWhole, class T>
+__device__ __forceinline__ void finish_rows(float (&dw)[kChunk], float (&db)[kChunk], const float (&weight)[kChunk],
+                                            const Backward<T>& of, int row, int c) {
+    const int count = of.hidden - c;
+    const long long first = of.slice.first + row, at = first * of.hidden + c;
+    float d[kRows][kChunk], v[kRows][kChunk], total[kRows][kChunk] = {};
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+        load_known<kWhole>(d[j], of.dy + at + j * of.hidden, count);
+        load_known<kWhole>(v[j], of.x + at + j * of.hidden, count);
+    }
+    if (of.accumulate) {
+#pragma unroll
+        for (int j = 0; j < kRows; ++j) load_known<kWhole>(total[j], of.dx + at + j * of.hidden, count);
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+        const float mean = of.stats[2 * (first + j)], rstd = of.stats[2 * (first + j) + 1];
+        const float mean_g = of.means[2 * (row + j)], mean_gn = of.means[2 * (row + j) + 1];
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) {
+            const float n = (v[j][i] - mean) * rstd;
+            dw[i] += d[j][i] * n;
+            db[i] += d[j][i];
+            total[j][i] += rstd * (d[j][i] * weight[i] - mean_g - n * mean_gn);
+        }
+        store_known<kWhole>(of.dx + at + j * of.hidden, total[j], count);
     }
 }
 
 // Eight columns of the slice: dx, and what the rows add to dw and db.
 template <bool kWhole, class T>
-__device__ __forceinline__ void finish_columns(T* dx, float* partial, const float* means, const T* dy, const T* x,
-                                               const T* w, const float* stats, int accumulate, const Slice& slice,
-                                               int hidden, int c) {
-    constexpr int kInFlight = 2;  // rows of three tensors
-    const int count = hidden - c;
+__device__ __forceinline__ void finish_columns(float* partial, const T* w, const Backward<T>& of, int c) {
+    const int count = of.hidden - c;
     float weight[kChunk], dw[kChunk] = {}, db[kChunk] = {};
     load_known<kWhole>(weight, w + c, count);
-    for (int row = 0; row < slice.count; row += kInFlight) {
-        float d[kInFlight][kChunk], v[kInFlight][kChunk], total[kInFlight][kChunk] = {};
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            if (row + j >= slice.count) continue;
-            const long long at = (long long)(slice.first + row + j) * hidden + c;
-            load_known<kWhole>(d[j], dy + at, count);
-            load_known<kWhole>(v[j], x + at, count);
-            if (accumulate) load_known<kWhole>(total[j], dx + at, count);
-        }
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            if (row + j >= slice.count) continue;
-            const long long at = slice.first + row + j;
-            const float mean = stats[2 * at], rstd = stats[2 * at + 1];
-            const float mean_g = means[2 * (row + j)], mean_gn = means[2 * (row + j) + 1];
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) {
-                const float n = (v[j][i] - mean) * rstd;
-                dw[i] += d[j][i] * n;
-                db[i] += d[j][i];
-                total[j][i] += rstd * (d[j][i] * weight[i] - mean_g - n * mean_gn);
-            }
-            store_known<kWhole>(dx + at * hidden + c, total[j], count);
-        }
-    }
+    int row = 0;
+    for (; row + kBackwardInFlight <= of.slice.count; row += kBackwardInFlight)
+        finish_rows<kBackwardInFlight, kWhole>(dw, db, weight, of, row, c);
+    for (; row < of.slice.count; ++row) finish_rows<1, kWhole>(dw, db, weight, of, row, c);
     store_known<kWhole>(partial + c, dw, count);
-    store_known<kWhole>(partial + hidden + c, db, count);
+    store_known<kWhole>(partial + of.hidden + c, db, count);
 }
 
 template <class T, bool kWhole>
@@ -179,8 +223,8 @@ __device__ void layernorm_bwd_known(T* dx, float* partials, const T* dy, const T
     find_means<kWhole>(means, dy, x, w, stats, slice, hidden);
     __syncthreads();
     float* partial = partials + 2 * (long long)blockIdx.x * hidden;
-    for (int c = threadIdx.x * kChunk; c < hidden; c += blockDim.x * kChunk)
-        finish_columns<kWhole>(dx, partial, means, dy, x, w, stats, accumulate, slice, hidden, c);
+    const Backward<T> of{dx, dy, x, stats, means, accumulate, hidden, slice};
+    for (int c = threadIdx.x * kChunk; c < hidden; c += blockDim.x * kChunk) finish_columns<kWhole>(partial, w, of, c);
 }
 
 template <class T>
@@ -216,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) layernorm_fwd_bf16(
     layernorm_fwd<bf16>(y, stats, x, w, b, eps, rows, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(kSliceThreads) layernorm_bwd_f32(
+extern "C" __global__ void __launch_bounds__(kSliceThreads, 2) layernorm_bwd_f32(
     float* dx,          // (rows, hidden), added to if accumulate
     float* partials,     // (slices, 2, hidden)
     const float* dy,    // (rows, hidden)
@@ -227,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(kSliceThreads) layernorm_bwd_f32(
     layernorm_bwd<float>(dx, partials, dy, x, w, stats, accumulate, slice_rows, rows, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(kSliceThreads) layernorm_bwd_bf16(
+extern "C" __global__ void __launch_bounds__(kSliceThreads, 2) layernorm_bwd_bf16(
     bf16* dx,           // (rows, hidden), added to if accumulate
     float* partials,     // (slices, 2, hidden)
     const bf16* dy,     // (rows, hidden)

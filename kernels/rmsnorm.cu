@@ -54,12 +54,42 @@ __device__ __forceinline__ void sum_rows(float (&sum)[kMaxRows], int rows_per_wa
     }
 }
 
-// Chunks of a row that a thread has on their way at once.
+// Several chunks are loaded before the first is waited for, which a branch between them would prevent: kCount is how many.
 constexpr int kInFlight = 4;
+
+template <int kCount, bool kWhole, class T>
+__device__ __forceinline__ void add_squares(float& sum, const T* x, int c, int hidden) {
+    float v[kCount][kChunk];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) load_known<kWhole>(v[j], x + c + j * kWarpElements, hidden - c - j * kWarpElements);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum += v[j][i] * v[j][i];
+}
+
+template <int kCount, bool kWhole, class T>
+__device__ __forceinline__ void write_scaled(T* y, const T* x, const T* w, float scale, float offset, int c, int hidden) {
+    float v[kCount][kChunk], weight[kCount][kChunk];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+        load_known<kWhole>(v[j], x + at, hidden - at);
+        load_known<kWhole>(weight[j], w + at, hidden - at);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) v[j][i] *= scale * (weight[j][i] + offset);
+        store_known<kWhole>(y + at, v[j], hidden - at);
+    }
+}
 
 template <class T, bool kWhole>
 __device__ void rmsnorm_fwd_known(T* y, float* rrms, const T* x, const T* w, float eps, float offset, Place place,
                                   int rows_per_warp, int rows) {
+    constexpr int kTogether = kInFlight * kWarpElements;
     const int hidden = place.hidden;
     const int lane = threadIdx.x % kWarpThreads;
     const Rows own = rows_of_warp(rows_per_warp, rows);
@@ -69,18 +99,9 @@ __device__ void rmsnorm_fwd_known(T* y, float* rrms, const T* x, const T* w, flo
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= own.count) break;
         const T* from = x + place.x(own.first + r);
-        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-            float v[kInFlight][kChunk] = {};
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c < hidden) load_known<kWhole>(v[j], from + c, hidden - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i) sum[r] += v[j][i] * v[j][i];
-        }
+        int c = lane * kChunk;
+        for (; c + kTogether - kWarpElements < hidden; c += kTogether) add_squares<kInFlight, kWhole>(sum[r], from, c, hidden);
+        for (; c < hidden; c += kWarpElements) add_squares<1, kWhole>(sum[r], from, c, hidden);
     }
     sum_rows(sum, rows_per_warp);
 #pragma unroll
@@ -89,24 +110,10 @@ __device__ void rmsnorm_fwd_known(T* y, float* rrms, const T* x, const T* w, flo
         const float scale = 1.0f / sqrtf(sum[r] / hidden + eps);
         const T* from = x + place.x(own.first + r);
         T* to = y + place.y(own.first + r);
-        for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-            float v[kInFlight][kChunk], weight[kInFlight][kChunk];
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-                load_known<kWhole>(v[j], from + c, hidden - c);
-                load_known<kWhole>(weight[j], w + c, hidden - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kInFlight; ++j) {
-                const int c = first + j * kWarpElements;
-                if (c >= hidden) continue;
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i) v[j][i] *= scale * (weight[j][i] + offset);
-                store_known<kWhole>(to + c, v[j], hidden - c);
-            }
-        }
+        int c = lane * kChunk;
+        for (; c + kTogether - kWarpElements < hidden; c += kTogether)
+            write_scaled<kInFlight, kWhole>(to, from, w, scale, offset, c, hidden);
+        for (; c < hidden; c += kWarpElements) write_scaled<1, kWhole>(to, from, w, scale, offset, c, hidden);
         if (lane == 0) rrms[own.first + r] = scale;
     }
 }
@@ -131,78 +138,106 @@ struct Slice {
     }
 };
 
+constexpr int kBackwardInFlight = 2;  // of three tensors
+
+template <int kCount, bool kWhole, class T>
+__device__ __forceinline__ void add_products(float& dot, const T* dy, const T* x, const T* w, float offset, int c,
+                                             int hidden) {
+    float d[kCount][kChunk], v[kCount][kChunk], weight[kCount][kChunk];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        const int at = c + j * kWarpElements;
+        load_known<kWhole>(d[j], dy + at, hidden - at);
+        load_known<kWhole>(v[j], x + at, hidden - at);
+        load_known<kWhole>(weight[j], w + at, hidden - at);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) dot += d[j][i] * (weight[j][i] + offset) * v[j][i];
+}
+
 // Leaves mean(g * n) of every row of the slice in shared memory.
 template <bool kWhole, class T>
 __device__ __forceinline__ void find_means(float* means, const T* dy, const T* x, const T* w, const float* rrms,
                                            float offset, const Place& place, const Slice& slice) {
-    constexpr int kInFlight = 2;  // of three tensors
-    constexpr int kRows = 2;      // summed over at once
+    constexpr int kRows = 2;  // summed over at once
+    constexpr int kTogether = kBackwardInFlight * kWarpElements;
     const int hidden = place.hidden, lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
     const int last = min(slice.count, (warp + 1) * slice.per_warp);
     for (int begin = warp * slice.per_warp; begin < last; begin += kRows) {
-        const Rows own{slice.first + begin, min(kRows, last - begin)};
         float dot[kRows] = {};
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-            if (r >= own.count) break;
-            const T* from = x + place.x(own.first + r);
-            const T* gradient = dy + place.y(own.first + r);
-            for (int first = lane * kChunk; first < hidden; first += kInFlight * kWarpElements) {
-                float d[kInFlight][kChunk] = {}, v[kInFlight][kChunk] = {}, weight[kInFlight][kChunk] = {};
-#pragma unroll
-                for (int j = 0; j < kInFlight; ++j) {
-                    const int c = first + j * kWarpElements;
-                    if (c >= hidden) continue;
-                    load_known<kWhole>(d[j], gradient + c, hidden - c);
-                    load_known<kWhole>(v[j], from + c, hidden - c);
-                    load_known<kWhole>(weight[j], w + c, hidden - c);
-                }
-#pragma unroll
-                for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-                    for (int i = 0; i < kChunk; ++i) dot[r] += d[j][i] * (weight[j][i] + offset) * v[j][i];
-            }
+            const int row = slice.first + begin + r;
+            if (begin + r >= last) break;
+            const T* from = x + place.x(row);
+            const T* gradient = dy + place.y(row);
+            int c = lane * kChunk;
+            for (; c + kTogether - kWarpElements < hidden; c += kTogether)
+                add_products<kBackwardInFlight, kWhole>(dot[r], gradient, from, w, offset, c, hidden);
+            for (; c < hidden; c += kWarpElements) add_products<1, kWhole>(dot[r], gradient, from, w, offset, c, hidden);
         }
         warp_sum_each(dot);
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
-            if (lane == 0 && r < own.count) means[begin + r] = dot[r] * rrms[own.first + r] / hidden;
+            if (lane == 0 && begin + r < last) means[begin + r] = dot[r] * rrms[slice.first + begin + r] / hidden;
+    }
+}
+
+// What one CTA turns from dy into dx.
+template <class T>
+struct Backward {
+    T* dx;
+    const T *dy, *x;
+    const float *rrms, *means;
+    int accumulate;
+    Place place;
+    Slice slice;
+};
+
+// Eight columns of kRows rows of the slice from `row` on.
+template <int kRows, bool kWhole, class T>
+__device__ __forceinline__ void finish_rows(float (&dw)[kChunk], const float (&weight)[kChunk], const Backward<T>& of,
+                                            int row, int c) {
+    const int count = of.place.hidden - c;
+    float d[kRows][kChunk], v[kRows][kChunk], sum[kRows][kChunk] = {};
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+        const int at = of.slice.first + row + j;
+        load_known<kWhole>(d[j], of.dy + of.place.y(at) + c, count);
+        load_known<kWhole>(v[j], of.x + of.place.x(at) + c, count);
+    }
+    if (of.accumulate) {
+#pragma unroll
+        for (int j = 0; j < kRows; ++j)
+            load_known<kWhole>(sum[j], of.dx + of.place.y(of.slice.first + row + j) + c, count);
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+        const int at = of.slice.first + row + j;
+        const float scale = of.rrms[at], mean = of.means[row + j];
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) {
+            const float n = v[j][i] * scale;
+            dw[i] += d[j][i] * n;
+            sum[j][i] += scale * (d[j][i] * weight[i] - n * mean);
+        }
+        store_known<kWhole>(of.dx + of.place.y(at) + c, sum[j], count);
     }
 }
 
 // Eight columns of the slice: dx, and what the rows add to dw.
 template <bool kWhole, class T>
-__device__ __forceinline__ void finish_columns(T* dx, float* partial, const float* means, const T* dy, const T* x,
-                                               const T* w, const float* rrms, float offset, int accumulate,
-                                               const Place& place, const Slice& slice, int c) {
-    constexpr int kInFlight = 2;  // rows of three tensors
-    const int count = place.hidden - c;
+__device__ __forceinline__ void finish_columns(float* partial, const T* w, float offset, const Backward<T>& of, int c) {
     float weight[kChunk], dw[kChunk] = {};
-    load_known<kWhole>(weight, w + c, count);
-    for (int row = 0; row < slice.count; row += kInFlight) {
-        float d[kInFlight][kChunk], v[kInFlight][kChunk], sum[kInFlight][kChunk] = {};
+    load_known<kWhole>(weight, w + c, of.place.hidden - c);
 #pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            if (row + j >= slice.count) continue;
-            const long long at = place.y(slice.first + row + j) + c;
-            load_known<kWhole>(d[j], dy + at, count);
-            load_known<kWhole>(v[j], x + place.x(slice.first + row + j) + c, count);
-            if (accumulate) load_known<kWhole>(sum[j], dx + at, count);
-        }
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j) {
-            if (row + j >= slice.count) continue;
-            const float scale = rrms[slice.first + row + j], mean = means[row + j];
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) {
-                const float n = v[j][i] * scale;
-                dw[i] += d[j][i] * n;
-                sum[j][i] += scale * (d[j][i] * (weight[i] + offset) - n * mean);
-            }
-            store_known<kWhole>(dx + place.y(slice.first + row + j) + c, sum[j], count);
-        }
-    }
-    store_known<kWhole>(partial + c, dw, count);
+    for (int i = 0; i < kChunk; ++i) weight[i] += offset;
+    int row = 0;
+    for (; row + kBackwardInFlight <= of.slice.count; row += kBackwardInFlight) finish_rows<kBackwardInFlight, kWhole>(dw, weight, of, row, c);
+    for (; row < of.slice.count; ++row) finish_rows<1, kWhole>(dw, weight, of, row, c);
+    store_known<kWhole>(partial + c, dw, of.place.hidden - c);
 }
 
 template <class T, bool kWhole>
@@ -213,8 +248,9 @@ __device__ void rmsnorm_bwd_known(T* dx, float* partials, const T* dy, const T* 
     find_means<kWhole>(means, dy, x, w, rrms, offset, place, slice);
     __syncthreads();
     float* partial = partials + (long long)blockIdx.x * place.hidden;
+    const Backward<T> of{dx, dy, x, rrms, means, accumulate, place, slice};
     for (int c = threadIdx.x * kChunk; c < place.hidden; c += blockDim.x * kChunk)
-        finish_columns<kWhole>(dx, partial, means, dy, x, w, rrms, offset, accumulate, place, slice, c);
+        finish_columns<kWhole>(partial, w, offset, of, c);
 }
 
 template <class T>
@@ -248,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_bf16(
     rmsnorm_fwd<bf16>(y, rrms, x, w, eps, offset, {group, x_pitch, y_pitch, hidden}, rows_per_warp, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kSliceThreads) rmsnorm_bwd_f32(
+extern "C" __global__ void __launch_bounds__(kSliceThreads, 2) rmsnorm_bwd_f32(
     float* dx,         // (rows, hidden), added to if accumulate
     float* partials,    // (slices, hidden)
     const float* dy,   // (rows, hidden)
@@ -260,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(kSliceThreads) rmsnorm_bwd_f32(
     rmsnorm_bwd<float>(dx, partials, dy, x, w, rrms, offset, accumulate, place, slice_rows, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(kSliceThreads) rmsnorm_bwd_bf16(
+extern "C" __global__ void __launch_bounds__(kSliceThreads, 2) rmsnorm_bwd_bf16(
     bf16* dx,          // (rows, hidden), added to if accumulate
     float* partials,    // (slices, hidden)
     const bf16* dy,    // (rows, hidden)

@@ -42,7 +42,7 @@ pub const GPU_SIZE: Size = Size {
     head_dim: 64,
     ffn: 8192,
     vocab: 128_256,
-    chunk_rows: 1024,
+    chunk_rows: 10_240,
     parameters: 64 << 20,
 };
 

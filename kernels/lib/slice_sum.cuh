@@ -13,6 +13,19 @@ constexpr int kFinishGroups = kFinishThreads / kFinishLanes;
 constexpr int kFinishSecondHalf = 48;
 constexpr int kFinishPitch = kFinishSecondHalf + kFinishColumns / 2;
 
+// sum += kRows rows, `pitch` apart. All loads are issued before the first is waited for, which a branch between them would
+// prevent.
+template <int kRows, bool kWhole, class T>
+__device__ __forceinline__ void add_rows(float (&sum)[kChunk], const T* from, long long pitch, int count) {
+    float x[kRows][kChunk];
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) load_known<kWhole>(x[j], from + j * pitch, count);
+#pragma unroll
+    for (int j = 0; j < kRows; ++j)
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum[i] += x[j][i];
+}
+
 // to[c] += the sum over slices of partials[slice * pitch + c], for 64 columns a CTA: each of 32 groups of threads adds every
 // 32nd slice, then the groups are added in order. Shared memory: 32 x 80 floats.
 template <bool kWhole>
@@ -22,18 +35,11 @@ __device__ void add_slices_known(float* to, const float* partials, long long pit
     const int c = blockIdx.x * kFinishColumns + lane * kChunk;
     float sum[kChunk] = {};
     if (c < columns) {
-        for (int s = group; s < slices; s += kSliceInFlight * kFinishGroups) {
-            float own[kSliceInFlight][kChunk] = {};
-#pragma unroll
-            for (int j = 0; j < kSliceInFlight; ++j) {
-                const int slice = s + j * kFinishGroups;
-                if (slice < slices) load_known<kWhole>(own[j], partials + slice * pitch + c, columns - c);
-            }
-#pragma unroll
-            for (int j = 0; j < kSliceInFlight; ++j)
-#pragma unroll
-                for (int i = 0; i < kChunk; ++i) sum[i] += own[j][i];
-        }
+        const long long step = kFinishGroups * pitch;
+        int s = group;
+        for (; s + (kSliceInFlight - 1) * kFinishGroups < slices; s += kSliceInFlight * kFinishGroups)
+            add_rows<kSliceInFlight, kWhole>(sum, partials + s * pitch + c, step, columns - c);
+        for (; s < slices; s += kFinishGroups) add_rows<1, kWhole>(sum, partials + s * pitch + c, step, columns - c);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -221,9 +221,7 @@ impl Inputs {
     /// # Errors
     /// The run does not fit.
     pub fn plan(&self, config: &Config, device: &Device) -> Result<MemoryPlan> {
-        let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
-        let capacity = capacity(&files, config, device, &self.model);
-        let mut plan = MemoryPlan::new(&self.model, dtype(config), capacity)?;
+        let mut plan = MemoryPlan::new(&self.model, dtype(config), self.capacity(config, device))?;
         if !self.loss.needs_distributions() {
             plan = plan.on(device, &self.model);
         }
@@ -239,10 +237,19 @@ impl Inputs {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub fn reference_plan(&self, config: &Config, device: &Device) -> Result<Option<MemoryPlan>> {
+        let plan = || MemoryPlan::forward_only(&self.model, dtype(config), self.capacity(config, device));
+        self.loss.needs_divergence().then(plan).transpose()
+    }
+
+    fn capacity(&self, config: &Config, device: &Device) -> Capacity {
         let files: Vec<&Dataset> = [&self.train].into_iter().chain(&self.eval).collect();
         let capacity = capacity(&files, config, device, &self.model);
-        let plan = || MemoryPlan::forward_only(&self.model, dtype(config), capacity);
-        self.loss.needs_divergence().then(plan).transpose()
+        // Whole distributions are f32 logits, of both models.
+        let head_chunk_rows = match self.loss.needs_distributions() {
+            true => capacity.head_chunk_rows.min(head::F32_CHUNK_ROWS),
+            false => capacity.head_chunk_rows,
+        };
+        Capacity { head_chunk_rows, ..capacity }
     }
 }
 

@@ -131,6 +131,13 @@ impl Worker {
         {
             return Err(format!("bulk copy at {place}: column {} is no multiple of 16 bytes", at[0]));
         }
+        // An H200 stops with an illegal instruction; loads may begin before the tensor.
+        if let Shape::Box { map, at, .. } = shape
+            && kind != LOAD
+            && at[..map.rank].iter().any(|&start| start < 0)
+        {
+            return Err(format!("bulk copy at {place}: a store to {:?} begins before the tensor", &at[..map.rank]));
+        }
         if let Shape::Bytes { address, bytes } = shape
             && (address % 16 != 0 || bytes % 16 != 0)
         {
