@@ -146,19 +146,18 @@ fn run(options: &Options) -> Result<()> {
         account(options)?;
     }
     println!(
-        "| model | task | layout | ms a step | pairs/s | packed tokens/s | % of peak | GB | ms, others |\n\
-         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+        "| model | task | layout | ms a step | pairs/s | packed tokens/s | % of peak | GB | ms, others | ms to queue a micro-batch |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"
     );
     let mut results = Vec::new();
     for (model, shape) in if device.is_cuda() { shapes::released()? } else { vec![shapes::small()?] } {
         for (task, layout) in selected(options, &model, !device.is_cuda()) {
             let case = case(options, &device, &model, &shape, task, layout)?;
             if let Err(why) = check_fits(&case.plan, &device) {
-                println!("| {model} | {} | {} | {why} | | | | | |", task.name(), layout.name());
+                println!("| {model} | {} | {} | {why} | | | | | | |", task.name(), layout.name());
                 continue;
             }
-            let (step_ms, peak) = timed(&device, &case, options.steps)?;
-            results.push(report(&device, &case, options, &step_ms, peak));
+            results.push(report(&device, &case, options, &timed(&device, &case, options.steps)?));
         }
     }
     if let Some(path) = &options.json {
@@ -218,79 +217,103 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Milliseconds of each step, and the most memory there was in use.
-fn timed(device: &Device, case: &Case, steps: usize) -> Result<(Vec<f64>, usize)> {
+/// What was measured of a case.
+struct Measured {
+    step_ms: Vec<f64>,
+    /// Until everything that one micro-batch runs was queued, where a step is that and nothing else (not `dpo`).
+    queued_ms: Vec<f64>,
+    /// Most memory in use.
+    peak: usize,
+}
+
+/// Runs a step; of a task that queues one micro-batch after another says when the first was queued.
+type RunStep<'a> = Box<dyn FnMut() -> Result<Option<Instant>> + 'a>;
+
+fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
     let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
     shapes::fill(&model)?;
-    let mut step: Box<dyn FnMut() -> Result<()>> = match case.task {
+    let mut step: RunStep = match case.task {
         Task::Dpo => dpo(device, case, model)?,
         Task::Sft => sft(device, case, model)?,
         Task::Score => Box::new(move || {
+            let mut queued = None;
             for pack in &case.packs {
                 let batch = model.upload(&pack.forest)?;
                 model.forward(&batch)?;
                 model.logps(&batch)?;
+                queued.get_or_insert_with(Instant::now);
             }
-            Ok(())
+            Ok(queued)
         }),
     };
-    let mut times = Vec::new();
+    let (mut step_ms, mut queued_ms) = (Vec::new(), Vec::new());
+    let ms_since = |start: Instant, end: Instant| (end - start).as_secs_f64() * 1e3;
     for i in 0..UNTIMED + steps {
         device.synchronize()?;
         let start = Instant::now();
-        step()?;
+        let queued = step()?;
         device.synchronize()?;
         if i >= UNTIMED {
-            times.push(start.elapsed().as_secs_f64() * 1e3);
+            step_ms.push(ms_since(start, Instant::now()));
+            queued_ms.extend(queued.map(|at| ms_since(start, at)));
         }
     }
-    Ok((times, device.memory().peak))
+    Ok(Measured { step_ms, queued_ms, peak: device.memory().peak })
 }
 
-fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
     let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
     let mut trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
-    Ok(Box::new(move || trainer.step(&case.trees, &case.packs, &reference, LEARNING_RATE, false).map(|_| ())))
+    Ok(Box::new(move || trainer.step(&case.trees, &case.packs, &reference, LEARNING_RATE, false).map(|_| None)))
 }
 
 /// Both responses, by the mean over their tokens.
-fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
     let mut optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
     let rows: usize = case.packs.iter().map(|pack| pack.forest.rows()).sum();
     let device = device.clone();
     Ok(Box::new(move || {
         model.zero_grads()?;
+        let mut queued = None;
         for pack in &case.packs {
             let batch = model.upload(&pack.forest)?;
             model.forward(&batch)?;
             model.logps(&batch)?;
             model.backward(&batch, &device.upload(&vec![-1.0 / rows as f32; batch.rows])?)?;
+            queued.get_or_insert_with(Instant::now);
         }
-        optimizer.step(&device, model.grads(), LEARNING_RATE).map(|_| ())
+        optimizer.step(&device, model.grads(), LEARNING_RATE).map(|_| queued)
     }))
 }
 
 /// One row of the table, and the result in the schema of benches/baselines/README.md.
-fn report(device: &Device, case: &Case, options: &Options, step_ms: &[f64], peak: usize) -> Value {
-    let mut sorted = step_ms.to_vec();
-    sorted.sort_by(f64::total_cmp);
+fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) -> Value {
+    let Measured { step_ms, queued_ms, peak } = measured;
+    let sorted = |times: &[f64]| {
+        let mut times = times.to_vec();
+        times.sort_by(f64::total_cmp);
+        times
+    };
+    let queued = sorted(queued_ms).get(queued_ms.len() / 2).copied();
+    let sorted = sorted(step_ms);
     let median = sorted[sorted.len() / 2];
     let tokens: usize = case.packs.iter().map(|pack| pack.forest.len()).sum();
     let (pairs, flops) = (case.trees.len(), case.task.passes() * forward_flops(case));
     let share = flops / (median / 1e3) / device.peak_flops(DType::Bf16);
     let rate = |count: usize| count as f64 / median * 1e3;
     println!(
-        "| {} | {} | {} | {median:.1} | {:.1} | {:.0} | {:.1} | {:.1} | {:.1} to {:.1} |",
+        "| {} | {} | {} | {median:.1} | {:.1} | {:.0} | {:.1} | {:.1} | {:.1} to {:.1} | {} |",
         case.model,
         case.task.name(),
         case.layout.name(),
         rate(pairs),
         rate(tokens),
         100.0 * share,
-        peak as f64 / 1e9,
+        *peak as f64 / 1e9,
         sorted[0],
-        sorted[sorted.len() - 1]
+        sorted[sorted.len() - 1],
+        queued.map_or(String::new(), |ms| format!("{ms:.2} of {:.1}", median / case.packs.len() as f64))
     );
     json!({
         "engine": format!("warpo {}", env!("CARGO_PKG_VERSION")), "model": case.model, "task": case.task.name(),
@@ -298,6 +321,7 @@ fn report(device: &Device, case: &Case, options: &Options, step_ms: &[f64], peak
         "prompt": options.lengths.prompt, "response": options.lengths.response, "packed_tokens": tokens,
         "micro_batches": case.packs.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
         "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
+        "queued_ms": queued,
     })
 }
 
