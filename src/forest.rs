@@ -229,6 +229,12 @@ impl Forest {
         self.tokens.len()
     }
 
+    /// Keys that a token's query sees on average: the tokens of its path up to itself.
+    pub fn mean_keys(&self) -> usize {
+        let seen: u64 = self.position.iter().map(|&position| position as u64 + 1).sum();
+        (seen / self.len().max(1) as u64) as usize
+    }
+
     /// True if the pack holds no token.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()

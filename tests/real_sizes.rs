@@ -146,6 +146,7 @@ fn attend<T: Float>(device: &Device, forest: &Forest, dims: &Dims, qkv: &[f32], 
         subtree_end: device.upload(&forest.subtree_end).unwrap(),
         tile_bounds: device.upload(&forest.tile_bounds).unwrap(),
         position: device.upload(&forest.position).unwrap(),
+        mean_keys: forest.mean_keys(),
     };
     let nan = |len: usize| device.upload(&vec![T::from_f32(f32::NAN); len]).unwrap();
     let statistic = || device.upload(&vec![f32::NAN; dims.heads * dims.tokens]).unwrap();

@@ -72,7 +72,8 @@ fn attention_shape(size: &Size) -> String {
 
 fn mask(device: &Device, forest: &Forest) -> Result<attention::Mask> {
     let (subtree_end, tile_bounds) = (device.upload(&forest.subtree_end)?, device.upload(&forest.tile_bounds)?);
-    Ok(attention::Mask { subtree_end, tile_bounds, position: device.upload(&forest.position)? })
+    let position = device.upload(&forest.position)?;
+    Ok(attention::Mask { subtree_end, tile_bounds, position, mean_keys: forest.mean_keys() })
 }
 
 /// Two products of two FLOPs for each visible pair, head and column.

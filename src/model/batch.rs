@@ -20,6 +20,8 @@ pub struct Batch {
     pub rows: usize,
     pub sequences: usize,
     pub pair_count: usize,
+    /// Keys that a token sees on average, itself included.
+    pub mean_keys: usize,
     /// The tables of [`Forest`], by the same names.
     pub ids: Buffer<i32>,
     pub position: Buffer<i32>,
@@ -57,6 +59,7 @@ impl Batch {
             subtree_end: self.subtree_end.clone(),
             tile_bounds: self.tile_bounds.clone(),
             position: self.position.clone(),
+            mean_keys: self.mean_keys,
         }
     }
 
@@ -98,6 +101,7 @@ impl Batch {
             rows: forest.rows(),
             sequences: forest.sequences(),
             pair_count: forest.pair_count(),
+            mean_keys: forest.mean_keys(),
             ids: next(),
             position: next(),
             subtree_end: next(),

@@ -39,6 +39,8 @@ pub struct Mask {
     pub tile_bounds: Buffer<i32>,
     /// (tokens)
     pub position: Buffer<i32>,
+    /// Keys that a query sees on average, for the choice of a tile.
+    pub mean_keys: usize,
 }
 
 /// The kernels of an attention call: what a CTA owns, and what it walks.
@@ -71,7 +73,7 @@ pub fn fwd<T: Float>(
 ) -> Result<()> {
     dims.check_fwd(out, lse, qkv, mask)?;
     if device.is_hopper() && attention_sm90::takes(dims, &[out, qkv], &[lse], mask) {
-        let plan = Plan::choose(Pass::Fwd, dims, device.sm_count());
+        let plan = Plan::choose(Pass::Fwd, dims, mask.mean_keys, device.sm_count());
         return attention_sm90::fwd(device, &plan, &out.cast(), lse, &qkv.cast(), mask, scale, dims);
     }
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
@@ -84,7 +86,7 @@ pub fn fwd<T: Float>(
     };
     let launch = dims.launch(T::DTYPE, Pass::Fwd);
     let ((softcap, window), [t, h, g]) = (dims.bounds()?, [tokens as i32, heads as i32, kv_heads as i32]);
-    let Mask { subtree_end, tile_bounds, position } = mask;
+    let Mask { subtree_end, tile_bounds, position, .. } = mask;
     // SAFETY: all lengths were checked above.
     unsafe {
         kernel(device, launch, out, lse, qkv, subtree_end, tile_bounds, position, scale, softcap, window, t, h, g)
@@ -135,7 +137,7 @@ pub fn bwd<T: Float>(
     self::delta(device, delta, dout, out, dims)?;
     if device.is_hopper() && attention_sm90::takes(dims, &[dqkv, dout, qkv], &[lse, delta], mask) {
         let [dqkv, dout, qkv] = [dqkv, dout, qkv].map(Buffer::cast);
-        let plans = [Pass::Dkdv, Pass::Dq].map(|pass| Plan::choose(pass, dims, device.sm_count()));
+        let plans = [Pass::Dkdv, Pass::Dq].map(|pass| Plan::choose(pass, dims, mask.mean_keys, device.sm_count()));
         return attention_sm90::bwd(device, &plans, &dqkv, delta, &dout, lse, &qkv, mask, rotary, scale, dims);
     }
     let Dims { tokens, heads, kv_heads, head_dim, .. } = *dims;
@@ -155,7 +157,7 @@ pub fn bwd<T: Float>(
     };
     let (by_key, by_query) = (dims.launch(T::DTYPE, Pass::Dkdv), dims.launch(T::DTYPE, Pass::Dq));
     let (t, h, g) = (tokens as i32, heads as i32, kv_heads as i32);
-    let ((cap, w), Mask { subtree_end: ends, tile_bounds: bounds, position: at }) = (dims.bounds()?, mask);
+    let ((cap, w), Mask { subtree_end: ends, tile_bounds: bounds, position: at, .. }) = (dims.bounds()?, mask);
     // SAFETY: all lengths were checked above.
     unsafe {
         dkdv(device, by_key, dqkv, dout, lse, delta, qkv, ends, bounds, at, scale, cap, w, t, h, g)?;

@@ -137,7 +137,7 @@ fn refuses_what_it_cannot_run() {
     let device = fast_device(1);
     let refused = |dims: Dims| {
         let (f, i) = (device.alloc::<f32>(1).unwrap(), device.alloc::<i32>(1).unwrap());
-        let mask = Mask { subtree_end: i.clone(), tile_bounds: i.clone(), position: i };
+        let mask = Mask { subtree_end: i.clone(), tile_bounds: i.clone(), position: i, mean_keys: 1 };
         attention::fwd(&device, &f, &f, &f, &mask, 1.0, &dims).unwrap_err().to_string()
     };
     let plain = Dims { tokens: 1, heads: 1, kv_heads: 1, head_dim: 64, window: None, softcap: None };
@@ -219,7 +219,7 @@ impl<T: Float> Inputs<T> {
         let [subtree_end, tile_bounds, position] =
             [&self.forest.subtree_end, &self.forest.tile_bounds, &self.forest.position]
                 .map(|x| device.upload(x).unwrap());
-        Mask { subtree_end, tile_bounds, position }
+        Mask { subtree_end, tile_bounds, position, mean_keys: self.forest.mean_keys() }
     }
 
     /// Runs both passes; every output starts as NaN, so that what is not written shows.

@@ -260,13 +260,16 @@ fn every_fault_is_caught_bwd() {
 }
 
 #[test]
-fn the_tile_follows_the_grid() {
+fn the_tile_follows_keys_and_grid() {
     let dims = Inputs::<bf16>::new(&Case { trees: &[&[(ROOT, 300)]], ..SMALL }).dims;
-    let tile = |pass, head_dim, sms| Plan::choose(pass, &attention::Dims { head_dim, ..dims }, sms).tile;
-    assert_eq!([4, 132].map(|sms| tile(Pass::Fwd, 64, sms)), [Tile::Rows128, Tile::Rows64]);
-    // One key head, three tiles.
-    assert_eq!([3, 4].map(|sms| tile(Pass::Dkdv, 64, sms)), [Tile::Rows128, Tile::Rows64]);
-    assert_eq!(tile(Pass::Dkdv, 128, 132), Tile::Rows128);
+    let with = |dims: attention::Dims, pass, keys, sms| Plan::choose(pass, &dims, keys, sms).tile;
+    let tile = |pass, head_dim, keys, sms| with(attention::Dims { head_dim, ..dims }, pass, keys, sms);
+    // Two heads, three tiles of queries.
+    assert_eq!([6, 7].map(|sms| tile(Pass::Fwd, 64, 1025, sms)), [Tile::Rows128, Tile::Rows64]);
+    assert_eq!([641, 640].map(|keys| tile(Pass::Dq, 128, keys, 4)), [Tile::Rows128, Tile::Rows64]);
+    let windowed = attention::Dims { window: Some(512), ..dims };
+    assert_eq!(with(windowed, Pass::Fwd, 1025, 4), Tile::Rows64);
+    assert_eq!([64, 128].map(|head_dim| tile(Pass::Dkdv, head_dim, 1025, 1)), [Tile::Rows64, Tile::Rows128]);
     let slots = |pass, head_dim| {
         let dims = attention::Dims { head_dim, ..dims };
         Tile::all(pass, head_dim).iter().map(|&tile| Plan::with_tile(pass, &dims, tile).stages).collect::<Vec<_>>()
