@@ -1,6 +1,6 @@
 """Python peers of `cargo bench --bench step` on the same shapes with random weights.
 
-    pip install torch==2.11.0 transformers==5.24.0 trl==1.16.0 datasets==5.2.0 liger-kernel==0.8.0
+    pip install torch==2.11.0 transformers==5.17.0 trl==1.16.0 datasets==5.2.0 liger-kernel==0.8.5
     python benches/baselines/steps.py --engine transformers|trl|trl-liger --model llama-3.2-1b --out result.json
 
 `transformers` is the least a DPO step can be in PyTorch: one forward and backward pass over chosen and rejected sequences
