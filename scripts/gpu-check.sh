@@ -2,11 +2,12 @@
 # Checks warpo on a GPU, from a folder made by scripts/gpu-bundle.sh: needs a driver and nothing else. With a python3 that has
 # torch it also measures the Python peers and, through torch's cuBLASLt, compares matrix products.
 #
-#     ./gpu-check.sh [--device cuda|cuda:N|host] [--only PART] [--out FOLDER]
+#     ./gpu-check.sh [--device cuda|cuda:N|host] [--only PARTS] [--out FOLDER]
 #
 # In this order, each part of use without the next: single instructions, kernels, models, sizes of released models, training
-# (against the host device, and twice the same), kernel bench, step bench, baselines. PART is one or more of units, kernels,
-# models, sizes, training, bench, steps, baselines, with commas between. Tests run JOBS groups at a time. One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own
+# (against the host device, and twice the same), kernel bench, step bench, baselines. PARTS are one or more of units, kernels,
+# models, sizes, training, bench, steps, baselines, with commas between. Tests run JOBS groups at a time (by default one for two
+# processors). One line a check: PASS or FAIL, what, a figure. The same as JSON lines in FOLDER/summary.jsonl, the programs' own
 # output beside it. `--device host` rehearses everything on a machine without a GPU. Exit code 0 if all passed.
 set -uo pipefail
 
@@ -18,7 +19,7 @@ while (($#)); do
         --device) device=${2:-} && shift 2 ;;
         --only) only=${2:-} && shift 2 ;;
         --out) out=${2:-} && shift 2 ;;
-        *) echo "usage: gpu-check.sh [--device cuda|cuda:N|host] [--only PART] [--out FOLDER]" >&2 && exit 2 ;;
+        *) echo "usage: gpu-check.sh [--device cuda|cuda:N|host] [--only PARTS] [--out FOLDER]" >&2 && exit 2 ;;
     esac
 done
 [[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
@@ -43,7 +44,8 @@ if [[ -n $python && $device != host ]]; then
     fi
 fi
 # Groups of tests that run at once; what they compare with is computed on the processor.
-jobs=${JOBS:-$(($(nproc) / 2))}
+jobs=${JOBS:-$((($(nproc) + 1) / 2))}
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || { echo "gpu-check: JOBS=$jobs: expected 1 or more" >&2; exit 2; }
 
 # check PASS|FAIL NAME FIGURE
 check() {

@@ -1,5 +1,5 @@
-// Sums over rows that were cut into slices, one CTA a slice and 512 columns: what the CTAs left in `partials` (slices,
-// columns) is added up. Rows and slices are added in an order that depends on neither the device nor the launch.
+// Sums over rows that were cut into slices: what the CTAs left in `partials` (slices, columns) is added up. Rows and slices
+// are added in an order that depends on neither the device nor the launch.
 #pragma once
 #include <chunk.cuh>
 #include <cta.cuh>

@@ -74,9 +74,7 @@ impl Staging {
     /// # Safety
     /// As [`Self::copy`].
     unsafe fn copy_piece(&mut self, stream: &CudaStream, target: u64, piece: &[u8]) -> Result<(), DriverError> {
-        if self.slots.len() < SLOTS {
-            // The newest is the next.
-            self.next = self.slots.len();
+        if self.next == self.slots.len() {
             self.slots.push(Slot::new(stream.context())?);
         } else {
             self.slots[self.next].copied.synchronize()?;
