@@ -226,7 +226,7 @@ part() {
 }
 
 # Several groups of tests, some at once.
-side_by_side_tests() {
+tests_at_once() {
     local group
     for group in "$@"; do
         while (($(jobs -rp | wc -l) >= jobs)); do
@@ -250,10 +250,10 @@ doctor
 [[ $device == host || $(so_far FAIL) == 0 ]] || exit 1
 part units && kernel_tests device::units
 if part kernels; then
-    side_by_side_tests $(kernel_groups)
+    tests_at_once $(kernel_groups)
 fi
-part models && side_by_side_tests loss model
-part sizes && side_by_side_tests real_sizes
+part models && tests_at_once loss model
+part sizes && tests_at_once real_sizes
 if part training; then
     side_by_side f32 1e-3
     side_by_side bf16 3e-2

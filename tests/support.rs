@@ -31,7 +31,7 @@ pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
 pub fn with_gpu<N: From<&'static str>>(host: impl FnOnce() -> Vec<(Device, N)>) -> Vec<(Device, N)> {
     // Every launch is waited for, so that a kernel that fails is named.
     let open = |ordinal| Device::cuda_with(ordinal, CudaOptions { check_launches: true, ..CudaOptions::default() });
-    match std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE") {
+    match chosen() {
         Choice::Host => host(),
         Choice::Cuda(ordinal) => vec![(open(ordinal).expect("TEST_DEVICE names a GPU that runs"), "cuda".into())],
         Choice::Auto => {
@@ -43,6 +43,16 @@ pub fn with_gpu<N: From<&'static str>>(host: impl FnOnce() -> Vec<(Device, N)>) 
             devices
         }
     }
+}
+
+fn chosen() -> Choice {
+    std::env::var("TEST_DEVICE").unwrap_or("auto".into()).parse().expect("TEST_DEVICE")
+}
+
+/// The GPU of [`with_gpu`] with the kernels that every GPU runs.
+pub fn portable_gpu() -> Device {
+    let ordinal = if let Choice::Cuda(ordinal) = chosen() { ordinal } else { 0 };
+    Device::cuda_with(ordinal, CudaOptions { check_launches: true, portable: true }).expect("a GPU that opened once")
 }
 
 const SCHEDULES: [(Schedule, Completion); 4] = [

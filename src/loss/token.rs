@@ -19,10 +19,7 @@ pub const LOSSES: &[Definition] = &[
         gradient: "-sig(-u); dz_t = c (onehot - q_t)",
         parameters: &[&[beta(0.1)], SFT],
         source: "Token-level DPO, arXiv 2404.11999",
-        traps: &[
-            "needs the reference's whole distribution at each token: the reference model stays on the device",
-            "the policy's softmax cancels: the margin is linear in the logits, hence unbounded",
-        ],
+        traps: &[DISTRIBUTIONS, "the policy's softmax cancels: the margin is linear in the logits, hence unbounded"],
         parts: |p| with_sft(divergence(p, 0, 1.0), p),
         ..SUM
     },
@@ -44,7 +41,7 @@ pub const LOSSES: &[Definition] = &[
             SFT,
         ],
         source: "Token-level DPO, arXiv 2404.11999 and its repository",
-        traps: &["needs the reference's whole distribution at each token: the reference model stays on the device"],
+        traps: &[DISTRIBUTIONS],
         parts: |p| with_sft(divergence(p, CHOSEN_DIVERGENCE_FIXED, p.get("alpha")), p),
         ..SUM
     },
@@ -60,7 +57,7 @@ pub const LOSSES: &[Definition] = &[
         traps: &[
             "the mask is the mean over layers of each token's mean MLP output in the reference, stretched to 0..1 over the \
              response; the repository's z-score before that changes nothing and is left out",
-            "needs the reference's whole distribution at each token: the reference model stays on the device",
+            DISTRIBUTIONS,
         ],
         parts: |p| with_sft(masked(p), p),
         ..SUM
@@ -73,10 +70,7 @@ pub const LOSSES: &[Definition] = &[
         gradient: "mapo's; dmu_t = c (lp_t - lq_t + KL_t) + l1_reward + l1_divergence",
         parameters: &[&[beta(0.8)], L1, SFT],
         source: "SparsePO with a common learned mask, arXiv 2410.05102 and its repository's simple_all",
-        traps: &[
-            LEARNED,
-            "needs the reference's whole distribution at each token: the reference model stays on the device",
-        ],
+        traps: &[LEARNED, DISTRIBUTIONS],
         parts: |p| with_sft(masked(p), p),
         ..SUM
     },
@@ -89,10 +83,7 @@ pub const LOSSES: &[Definition] = &[
         gradient: "mapo's; dmu_t = c (lp_t - lq_t) + l1_reward, dmd_t = c KL_t + l1_divergence",
         parameters: &[&[beta(0.8)], L1, SFT],
         source: "SparsePO with independent learned masks, arXiv 2410.05102 and its repository's simple_all",
-        traps: &[
-            LEARNED,
-            "needs the reference's whole distribution at each token: the reference model stays on the device",
-        ],
+        traps: &[LEARNED, DISTRIBUTIONS],
         parts: |p| with_sft(masked(p), p),
         ..SUM
     },
@@ -109,6 +100,9 @@ pub const LOSSES: &[Definition] = &[
         ..SUM
     },
 ];
+
+const DISTRIBUTIONS: &str =
+    "needs the reference's whole distribution at each token: the reference model stays on the device";
 
 const LEARNED: &str = "mask_t = relu(sum_l gamma_l relu(w_l . LN(H_lt) + b_l)) over the reference's hidden states; its \
                        parameters are saved and resumed with the run; no dropout is applied";

@@ -148,7 +148,6 @@ impl CudaDevice {
         &self.inner.gpu.info
     }
 
-    /// Whether the build has images of the kernels for Hopper's own units, and this GPU takes them.
     /// Makes this GPU the calling thread's.
     ///
     /// # Errors
@@ -162,6 +161,7 @@ impl CudaDevice {
         self.inner.stream.cu_stream()
     }
 
+    /// Whether the build has images of the kernels for Hopper's own units, and this GPU takes them.
     pub fn is_hopper(&self) -> bool {
         self.inner.hopper
     }

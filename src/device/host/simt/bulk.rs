@@ -126,17 +126,15 @@ impl Worker {
         if !offset.is_multiple_of(alignment) {
             return Err(format!("bulk copy at {place}: shared byte {offset} is no multiple of {alignment}"));
         }
-        if let Shape::Box { map, at, .. } = shape
-            && i64::from(at[0]) * map.element as i64 % 16 != 0
-        {
-            return Err(format!("bulk copy at {place}: column {} is no multiple of 16 bytes", at[0]));
-        }
-        // An H200 stops with an illegal instruction; loads may begin before the tensor.
-        if let Shape::Box { map, at, .. } = shape
-            && kind != LOAD
-            && at[..map.rank].iter().any(|&start| start < 0)
-        {
-            return Err(format!("bulk copy at {place}: a store to {:?} begins before the tensor", &at[..map.rank]));
+        // An H200 stops with an illegal instruction at both; loads may begin before the tensor.
+        if let Shape::Box { map, at, written } = shape {
+            let start = &at[..map.rank];
+            if i64::from(start[0]) * map.element as i64 % 16 != 0 {
+                return Err(format!("bulk copy at {place}: column {} is no multiple of 16 bytes", start[0]));
+            }
+            if written && start.iter().any(|&first| first < 0) {
+                return Err(format!("bulk copy at {place}: a store to {start:?} begins before the tensor"));
+            }
         }
         if let Shape::Bytes { address, bytes } = shape
             && (address % 16 != 0 || bytes % 16 != 0)
