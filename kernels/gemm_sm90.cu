@@ -7,7 +7,8 @@
 // leave through two panels a group in shared memory by bulk stores, while the producer fetches for the next tile; f32
 // results are added by bulk reductions where they accumulate. Ragged m, n, k are zero-filled on the way in and cut on the way
 // out. `stages` slots of (tile_m + tile_n) * 128 bytes follow 33 KB of barriers and panels.
-// f32 accumulation in k order, one owner per tile, no split of k: the same bits on every run.
+// f32 accumulation in k order, one owner per tile. Gradients of weights (tn, f32) may split the sums of tiles that would fill
+// no wave along k: the parts go to a workspace and gemm_add_slices adds them in order. The same bits on every run.
 // Roof: tensor cores.
 
 #include <product_pipeline.cuh>
@@ -40,21 +41,69 @@ __device__ __forceinline__ void add_extras(float (&sum)[kTileN / 2], const Extra
 template <class Order, int kTileM, int kTileN>
 __device__ __forceinline__ void gemm_bf16(const CUtensorMap* d_map, const CUtensorMap* a_map, const CUtensorMap* b_map,
                                           const Extras& extras, const Problem& p) {
-    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p, [&](Outbox& outbox, float (&sum)[kTileN / 2], int row0, int n0) {
+    const auto write = [&](Outbox& outbox, float (&sum)[kTileN / 2], int row0, int n0) {
         add_extras<kTileN>(sum, extras, row0, n0, p);
         write_rows<0, kTileN>(outbox, d_map, sum, row0, n0, p);
-    });
+    };
+    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p.stages, Walk<kTileM, kTileN>(p), write);
 }
 
 template <class Order, int kTileM, int kTileN>
 __device__ __forceinline__ void gemm_wide(const CUtensorMap* d_map, const CUtensorMap* a_map, const CUtensorMap* b_map,
                                           int accumulate, const Problem& p) {
-    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p, [&](Outbox& outbox, const float (&sum)[kTileN / 2], int row0, int n0) {
+    const auto write = [&](Outbox& outbox, const float (&sum)[kTileN / 2], int row0, int n0) {
         if (accumulate)
             write_wide_rows<true>(outbox, d_map, sum, row0, n0, p);
         else
             write_wide_rows<false>(outbox, d_map, sum, row0, n0, p);
-    });
+    };
+    multiply_tiles<Order, kTileM, kTileN>(a_map, b_map, p.stages, Walk<kTileM, kTileN>(p), write);
+}
+
+// As gemm_wide; sums of parts go to the workspace, where a slice is the 2 * kTileM rows of a pair of tiles.
+template <int kTileM, int kTileN>
+__device__ __forceinline__ void gemm_split(const CUtensorMap* d_map, const CUtensorMap* slices_map, const CUtensorMap* a_map,
+                                           const CUtensorMap* b_map, int accumulate, const Problem& p, int whole, int splits) {
+    constexpr int kPairRows = kClusterCtas * kTileM;
+    const auto write = [&](Outbox& outbox, const float (&sum)[kTileN / 2], int row0, int n0, int slice) {
+        if (slice < 0 && accumulate) {
+            write_wide_rows<true>(outbox, d_map, sum, row0, n0, p);
+        } else {
+            const bool whole_sum = slice < 0;
+            const Problem edges = whole_sum ? p : Problem{(slice + 1) * kPairRows, kTileN, 0, 0};
+            const int row = whole_sum ? row0 : slice * kPairRows + row0 % kPairRows;
+            write_wide_rows<false>(outbox, whole_sum ? d_map : slices_map, sum, row, whole_sum ? n0 : 0, edges);
+        }
+    };
+    multiply_tiles<Tn, kTileM, kTileN>(a_map, b_map, p.stages, SplitWalk<kTileM, kTileN>(p, whole, splits), write);
+}
+
+constexpr int kAddThreads = 256;
+constexpr int kAddColumns = 4;
+constexpr int kAddInFlight = 4;  // parts whose loads are on their way at once
+
+// total += kCount parts, `pitch` floats apart.
+template <int kCount>
+__device__ __forceinline__ void add_parts(float (&total)[kAddColumns], const float* from, long long pitch) {
+    Pack16 pack[kCount];
+#pragma unroll
+    for (int s = 0; s < kCount; ++s) pack[s] = load16(from + s * pitch);
+#pragma unroll
+    for (int s = 0; s < kCount; ++s)
+#pragma unroll
+        for (int i = 0; i < kAddColumns; ++i) total[i] += __uint_as_float(pack[s].word[i]);
+}
+
+// to = total, or to += total, of the first `count` columns.
+__device__ __forceinline__ void add_to(float* to, const float (&total)[kAddColumns], int accumulate, int count) {
+    if (count < kAddColumns) {
+        for (int i = 0; i < count; ++i) to[i] = accumulate ? to[i] + total[i] : total[i];
+        return;
+    }
+    Pack16 pack = accumulate ? load16(to) : Pack16{};
+#pragma unroll
+    for (int i = 0; i < kAddColumns; ++i) pack.word[i] = __float_as_uint(__uint_as_float(pack.word[i]) + total[i]);
+    store16(to, pack);
 }
 
 // ---- entry points
@@ -214,11 +263,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x256_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
-    const __grid_constant__ CUtensorMap a_map,  // (k, m)
-    const __grid_constant__ CUtensorMap b_map,  // (k, n)
-    int accumulate, int m, int n, int k, int stages) {
-    gemm_wide<Tn, 128, 256>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+    const __grid_constant__ CUtensorMap d_map,       // (m, n) f32, written, or added to if accumulate
+    const __grid_constant__ CUtensorMap slices_map,  // (splits * rest * 2 * tile_m, tile_n) f32, written if splits > 1
+    const __grid_constant__ CUtensorMap a_map,       // (k, m)
+    const __grid_constant__ CUtensorMap b_map,       // (k, n)
+    int accumulate, int m, int n, int k, int stages, int whole, int splits) {
+    gemm_split<128, 256>(&d_map, &slices_map, &a_map, &b_map, accumulate, {m, n, k, stages}, whole, splits);
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_bf16(
@@ -232,11 +282,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_256x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
-    const __grid_constant__ CUtensorMap a_map,  // (k, m)
-    const __grid_constant__ CUtensorMap b_map,  // (k, n)
-    int accumulate, int m, int n, int k, int stages) {
-    gemm_wide<Tn, 256, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+    const __grid_constant__ CUtensorMap d_map,       // (m, n) f32, written, or added to if accumulate
+    const __grid_constant__ CUtensorMap slices_map,  // (splits * rest * 2 * tile_m, tile_n) f32, written if splits > 1
+    const __grid_constant__ CUtensorMap a_map,       // (k, m)
+    const __grid_constant__ CUtensorMap b_map,       // (k, n)
+    int accumulate, int m, int n, int k, int stages, int whole, int splits) {
+    gemm_split<256, 128>(&d_map, &slices_map, &a_map, &b_map, accumulate, {m, n, k, stages}, whole, splits);
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_bf16(
@@ -250,11 +301,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x192_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
-    const __grid_constant__ CUtensorMap a_map,  // (k, m)
-    const __grid_constant__ CUtensorMap b_map,  // (k, n)
-    int accumulate, int m, int n, int k, int stages) {
-    gemm_wide<Tn, 128, 192>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+    const __grid_constant__ CUtensorMap d_map,       // (m, n) f32, written, or added to if accumulate
+    const __grid_constant__ CUtensorMap slices_map,  // (splits * rest * 2 * tile_m, tile_n) f32, written if splits > 1
+    const __grid_constant__ CUtensorMap a_map,       // (k, m)
+    const __grid_constant__ CUtensorMap b_map,       // (k, n)
+    int accumulate, int m, int n, int k, int stages, int whole, int splits) {
+    gemm_split<128, 192>(&d_map, &slices_map, &a_map, &b_map, accumulate, {m, n, k, stages}, whole, splits);
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_bf16(
@@ -268,9 +320,32 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) gemm_tn_128x128_wide_bf16(
-    const __grid_constant__ CUtensorMap d_map,  // (m, n) f32, written, or added to if accumulate
-    const __grid_constant__ CUtensorMap a_map,  // (k, m)
-    const __grid_constant__ CUtensorMap b_map,  // (k, n)
-    int accumulate, int m, int n, int k, int stages) {
-    gemm_wide<Tn, 128, 128>(&d_map, &a_map, &b_map, accumulate, {m, n, k, stages});
+    const __grid_constant__ CUtensorMap d_map,       // (m, n) f32, written, or added to if accumulate
+    const __grid_constant__ CUtensorMap slices_map,  // (splits * rest * 2 * tile_m, tile_n) f32, written if splits > 1
+    const __grid_constant__ CUtensorMap a_map,       // (k, m)
+    const __grid_constant__ CUtensorMap b_map,       // (k, n)
+    int accumulate, int m, int n, int k, int stages, int whole, int splits) {
+    gemm_split<128, 128>(&d_map, &slices_map, &a_map, &b_map, accumulate, {m, n, k, stages}, whole, splits);
+}
+
+// D = the sums over parts, or D += them, for the tiles that SplitWalk splits. One thread per four columns of a row of a pair,
+// of which a CTA takes a part.
+extern "C" __global__ void __launch_bounds__(kAddThreads) gemm_add_slices(
+    float* d,             // (m, n), written, or added to if accumulate; rows at multiples of 16 bytes
+    const float* slices,  // (splits, rest, 2 * tile_m, tile_n)
+    int accumulate, int m, int n, int ldd, int tile_m, int tile_n, int whole, int splits) {
+    const int pair_rows = kClusterCtas * tile_m, pair_ctas = pair_rows * tile_n / (kAddThreads * kAddColumns);
+    const int rows = (m + pair_rows - 1) / pair_rows, columns = (n + tile_n - 1) / tile_n, rest = rows * columns - whole;
+    const int within = (blockIdx.x % pair_ctas * kAddThreads + threadIdx.x) * kAddColumns;
+    const Pair pair = pair_at(whole + blockIdx.x / pair_ctas, rows, columns);
+    const int row = pair.row * pair_rows + within / tile_n, column = pair.column * tile_n + within % tile_n;
+    if (row >= m || column >= n) return;
+    float* to = d + (long long)row * ldd + column;
+    const float* from = slices + ((long long)blockIdx.x * kAddThreads + threadIdx.x) * kAddColumns;
+    const long long pitch = (long long)rest * pair_rows * tile_n;
+    float total[kAddColumns] = {};
+    int part = 0;
+    for (; part + kAddInFlight <= splits; part += kAddInFlight) add_parts<kAddInFlight>(total, from + part * pitch, pitch);
+    for (; part < splits; ++part) add_parts<1>(total, from + part * pitch, pitch);
+    add_to(to, total, accumulate, n - column);
 }

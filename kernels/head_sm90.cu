@@ -89,7 +89,7 @@ __device__ __forceinline__ void head_project(const CUtensorMap* exponentials_map
         take_statistics(sum, results, row0, n0, p);
         if constexpr (kStore) write_rows<0, kTileN>(outbox, exponentials_map, sum, row0, n0, p);
     };
-    multiply_tiles<Nt, kTileM, kTileN>(x_map, w_map, p, write);
+    multiply_tiles<Nt, kTileM, kTileN>(x_map, w_map, p.stages, Walk<kTileM, kTileN>(p), write);
 }
 
 // ---- entry points

@@ -22,7 +22,7 @@ __device__ __forceinline__ void rope_project(const CUtensorMap* qkv_map, const C
         rotary.turn<kHeadDim>(sum, row0 + fragment_row(), p.m, n0, turned, 1.0f);
         write_rows<0, kTileN>(outbox, qkv_map, sum, row0, n0, p);
     };
-    multiply_tiles<Nt, kTileM, kTileN>(x_map, w_map, p, write);
+    multiply_tiles<Nt, kTileM, kTileN>(x_map, w_map, p.stages, Walk<kTileM, kTileN>(p), write);
 }
 
 // ---- entry points

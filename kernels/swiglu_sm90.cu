@@ -43,5 +43,5 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
         activate(sum);
         write_rows<0, kColumns>(outbox, &y_map, sum, row0, n0, p);
     };
-    multiply_tiles<Nt, kTileM, kTileN, kColumns>(&x_map, &w_map, p, write, ffn);
+    multiply_tiles<Nt, kTileM, kTileN>(&x_map, &w_map, stages, Walk<kTileM, kColumns>(p), write, ffn);
 }

@@ -64,6 +64,12 @@ impl Product {
         let [a, b] = [&self.a, &self.b].map(|x| device.upload(x).unwrap());
         let d = device.upload(&vec![O::from_f32(3.0); self.gemm.m * self.gemm.n]).unwrap();
         match added {
+            // A gradient of a weight as the model computes it, with parts of sums in a workspace of NaN.
+            None if self.gemm.accumulate => {
+                let parts = gemm::split_workspace::<bf16>(device, &self.gemm);
+                let workspace = device.upload(&vec![f32::NAN; parts]).unwrap();
+                gemm::run_split(device, &self.gemm, &d.cast(), &a, &b, &workspace)
+            }
             None => gemm::run(device, &self.gemm, &d, &a, &b),
             Some(addend) => {
                 let extras = Extras { bias: None, addend: Some(&addend.cast()) };
@@ -119,6 +125,10 @@ fn products() {
             Product::new(Gemm::nt(tokens, outputs, inputs)).judge::<bf16>(paths, 0.0);
             Product::new(Gemm::nn(tokens, inputs, outputs)).judge::<bf16>(paths, 0.0);
             Product::new(Gemm::tn(outputs, inputs, tokens).accumulating()).judge::<f32>(paths, 0.0);
+        }
+        // Gradients of which some or all sums are split.
+        for (outputs, inputs) in [(768, 768), (3072, 768), (1536, 1536), (2560, 2048), (1536, 8960)] {
+            Product::new(Gemm::tn(part(outputs), part(inputs), 2 * tokens).accumulating()).judge::<f32>(paths, 0.0);
         }
         Product::new(Gemm::nt(tokens, part(4096), part(1536))).judge::<bf16>(paths, 5.0);
         Product::new(Gemm::nt(tokens, part(50264) - 8, part(768))).judge::<f32>(paths, 0.0);

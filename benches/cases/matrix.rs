@@ -53,7 +53,8 @@ pub fn weight_product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
         let is_bf16 = T::DTYPE == DType::Bf16;
         let wide = Some(d.clone());
         let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide, a: a.cast(), b: b.cast() });
-        Ok(Prepared { run: Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)), product })
+        let workspace = device.alloc(gemm::split_workspace::<T>(device, &gemm))?;
+        Ok(Prepared { run: Box::new(move |device| gemm::run_split(device, &gemm, &d, &a, &b, &workspace)), product })
     })
 }
 

@@ -49,27 +49,65 @@ struct Problem {
     int m, n, k, stages;
 };
 
-// What a cluster walks: pairs of tiles one above the other, in bands of so many pairs, so that a wave of clusters shares
-// operands in L2.
+// What a CTA does at a time: the tile that begins at (m0, n0), of its sum over k some blocks.
+struct Unit {
+    int m0, n0, first_block, blocks;
+    int slice;  // where the sum of a part goes; a whole sum is -1
+};
+
+// Pairs of tiles are counted in bands of so many rows of them, so that a wave of clusters shares operands in L2.
+struct Pair {
+    int row, column;
+};
+__device__ __forceinline__ Pair pair_at(int tile, int rows, int columns) {
+    constexpr int kBandPairs = 8;
+    const int band = tile / (kBandPairs * columns), within = tile % (kBandPairs * columns);
+    const int height = min(rows - band * kBandPairs, kBandPairs);
+    return {band * kBandPairs + within % height, within / height};
+}
+
+// What a cluster walks: pairs of tiles one above the other.
 template <int kTileM, int kColumns>
 struct Walk {
-    static constexpr int kBandPairs = 8;
+    static constexpr bool kSplits = false;
     int pairs, columns, blocks;
 
-    __device__ __forceinline__ Walk(int m, int n, int k)
-        : pairs((m + kClusterCtas * kTileM - 1) / (kClusterCtas * kTileM)),
-          columns((n + kColumns - 1) / kColumns),
-          blocks((k + kBlockK - 1) / kBlockK) {}
+    __device__ __forceinline__ Walk(const Problem& p)
+        : pairs((p.m + kClusterCtas * kTileM - 1) / (kClusterCtas * kTileM)),
+          columns((p.n + kColumns - 1) / kColumns),
+          blocks((p.k + kBlockK - 1) / kBlockK) {}
     __device__ __forceinline__ int count() const { return pairs * columns; }
     static __device__ __forceinline__ int first() { return blockIdx.x / kClusterCtas; }
     static __device__ __forceinline__ int step() { return gridDim.x / kClusterCtas; }
 
-    // Where this CTA's tile begins.
-    __device__ __forceinline__ void place(int tile, int rank, int& m0, int& n0) const {
-        const int band = tile / (kBandPairs * columns), within = tile % (kBandPairs * columns);
-        const int height = min(pairs - band * kBandPairs, kBandPairs);
-        m0 = ((band * kBandPairs + within % height) * kClusterCtas + rank) * kTileM;
-        n0 = within / height * kColumns;
+    // A tile of this CTA.
+    __device__ __forceinline__ Unit unit(int tile, int rank) const {
+        const Pair pair = pair_at(tile, pairs, columns);
+        return {(pair.row * kClusterCtas + rank) * kTileM, pair.column * kColumns, 0, blocks, -1};
+    }
+};
+
+// The same, but only `whole` pairs of tiles are summed by one cluster each. The sums of the rest, which would fill no wave,
+// are split along k into `splits` parts, not more than there are blocks: slice part * rest + tile, so that clusters that run
+// beside each other read the same rows of both operands.
+template <int kTileM, int kColumns>
+struct SplitWalk : Walk<kTileM, kColumns> {
+    static constexpr bool kSplits = true;
+    int whole, splits;
+
+    __device__ __forceinline__ SplitWalk(const Problem& p, int whole, int splits)
+        : Walk<kTileM, kColumns>(p), whole(whole), splits(splits) {}
+    __device__ __forceinline__ int rest() const { return this->pairs * this->columns - whole; }
+    __device__ __forceinline__ int count() const { return whole + rest() * splits; }
+
+    __device__ __forceinline__ Unit unit(int index, int rank) const {
+        if (index < whole) return Walk<kTileM, kColumns>::unit(index, rank);
+        const int slice = index - whole, part = slice / rest();
+        Unit unit = Walk<kTileM, kColumns>::unit(whole + slice % rest(), rank);
+        unit.first_block = this->blocks * part / splits;
+        unit.blocks = this->blocks * (part + 1) / splits - unit.first_block;
+        unit.slice = slice;
+        return unit;
     }
 };
 
@@ -119,14 +157,15 @@ struct Ring {
     }
 };
 
-// Fetches the blocks of one tile. This CTA's half of B begins `half_step` columns after the other's, unless B lies across k:
+// Fetches the blocks of one unit. This CTA's half of B begins `half_step` columns after the other's, unless B lies across k:
 // then the halves are the upper and the lower rows of k.
 template <class Order, int kTileM, int kTileN>
 __device__ __forceinline__ void fetch_tile(Ring<kTileM, kTileN>& ring, const CUtensorMap* a_map, const CUtensorMap* b_map,
-                                           int m0, int n0, int rank, int half_step, int blocks) {
+                                           const Unit& unit, int rank, int half_step) {
     constexpr int kHalfBytes = kTileN / 2 * 128, kHalfK = kBlockK / 2;
-    for (int block = 0; block < blocks; ++block) {
-        const int k0 = block * kBlockK;
+    const int m0 = unit.m0, n0 = unit.n0;
+    for (int block = 0; block < unit.blocks; ++block) {
+        const int k0 = (unit.first_block + block) * kBlockK;
         mbarrier_wait(ring.empty(), ring.parity ^ 1);
         mbarrier_arrive_expect(ring.full(), Ring<kTileM, kTileN>::kSlotBytes);
         if constexpr (Order::kAAcross) {
@@ -298,38 +337,40 @@ __device__ __forceinline__ void add_bias(float (&sum)[kCount], const bf16* bias,
     }
 }
 
-// Fetches for every tile of the CTA, or multiplies and hands each block of 64 rows to `write` (outbox, sum, row0, n0). A
-// tile's columns are `kColumns` columns of the result, and where these are half of them, `half_step` rows of B apart from
-// the same of another result.
-template <class Order, int kTileM, int kTileN, int kColumns = kTileN, class Write>
-__device__ __forceinline__ void multiply_tiles(const CUtensorMap* a_map, const CUtensorMap* b_map, const Problem& p,
+// Fetches for every unit of the CTA, or multiplies and hands each block of 64 rows to `write` (outbox, sum, row0, n0), and the
+// slice if the walk splits sums. A tile's columns are the walk's columns of the result; where these are half of them,
+// `half_step` rows of B apart from the same of another result.
+template <class Order, int kTileM, int kTileN, class Walk, class Write>
+__device__ __forceinline__ void multiply_tiles(const CUtensorMap* a_map, const CUtensorMap* b_map, int stages, const Walk& walk,
                                                Write write, int half_step = kTileN / 2) {
     char* shared = shared_memory<char>();
     const int group = __shfl_sync(kFullMask, threadIdx.x / kGroupThreads, 0), rank = cluster_rank();
-    const Walk<kTileM, kColumns> walk(p.m, p.n, p.k);
-    Ring<kTileM, kTileN> ring(shared_address(shared), kBarrierBytes + Outbox::kBytes, p.stages);
+    Ring<kTileM, kTileN> ring(shared_address(shared), kBarrierBytes + Outbox::kBytes, stages);
     if (threadIdx.x == 0) ring.init();
     cluster_sync();
-    int m0, n0;
     if (group == kMultipliers) {
         give_registers<kProducerRegisters>();
         if (threadIdx.x / kWarpThreads != kMultipliers * kGroupThreads / kWarpThreads || !elect_one()) return;
         prefetch_map(a_map);
         prefetch_map(b_map);
-        for (int tile = walk.first(); tile < walk.count(); tile += walk.step()) {
-            walk.place(tile, rank, m0, n0);
-            fetch_tile<Order>(ring, a_map, b_map, m0, n0, rank, half_step, walk.blocks);
-        }
+        for (int index = walk.first(); index < walk.count(); index += walk.step())
+            fetch_tile<Order>(ring, a_map, b_map, walk.unit(index, rank), rank, half_step);
         ring.drain();
     } else {
         take_registers<kMultiplierRegisters>();
         Outbox outbox(shared + kBarrierBytes, group);
-        for (int tile = walk.first(); tile < walk.count(); tile += walk.step()) {
-            walk.place(tile, rank, m0, n0);
+        for (int index = walk.first(); index < walk.count(); index += walk.step()) {
+            const Unit unit = walk.unit(index, rank);
             float sum[kTileM / 128][kTileN / 2];
-            multiply_tile<Order>(sum, ring, group, walk.blocks);
+            multiply_tile<Order>(sum, ring, group, unit.blocks);
 #pragma unroll
-            for (int i = 0; i < kTileM / 128; ++i) write(outbox, sum[i], m0 + (group * kTileM / 128 + i) * 64, n0);
+            for (int i = 0; i < kTileM / 128; ++i) {
+                const int row0 = unit.m0 + (group * kTileM / 128 + i) * 64;
+                if constexpr (Walk::kSplits)
+                    write(outbox, sum[i], row0, unit.n0, unit.slice);
+                else
+                    write(outbox, sum[i], row0, unit.n0);
+            }
         }
         outbox.close();
     }

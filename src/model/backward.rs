@@ -263,7 +263,8 @@ impl<T: Float> Model<T> {
         x: &Buffer<T>,
     ) -> Result<()> {
         let gemm = Gemm::tn(rows, columns, tokens).accumulating();
-        gemm::run(&self.device, &gemm, &self.grad(weight), dy, x)?;
+        let workspace = self.partials(self.plan.spans.partials.bytes / size_of::<f32>());
+        gemm::run_split(&self.device, &gemm, &self.grad(weight), dy, x, &workspace)?;
         let Some(range) = bias else { return Ok(()) };
         let partials = self.partials(bias::bwd_partials(tokens, rows));
         bias::bwd(&self.device, &self.grad(range), &partials, dy, tokens, rows)

@@ -17,6 +17,7 @@ use crate::{
     forest::TILE_TOKENS,
     ops::{
         bias,
+        gemm::{self, Gemm},
         head::{self, Head},
         head_sm90, layernorm, rmsnorm,
     },
@@ -94,7 +95,7 @@ pub(super) struct Spans {
     pub dx: Span,
     /// (heads, tokens)
     pub delta: Span,
-    /// Slices of the gradients of norm weights and biases.
+    /// Slices of the gradients of norm weights and biases; parts of a weight's gradient.
     pub partials: Span,
     /// (tables, positions, head_dim / 2) each
     pub cos: Span,
@@ -170,7 +171,7 @@ impl MemoryPlan {
         let mut spans = Spans::default();
         arena.place_saved(&mut spans, config, capacity.tokens);
         let saved = arena.end;
-        arena.place_scratch(&mut spans, config, capacity, positions);
+        arena.place_scratch(&mut spans, config, capacity, positions, 0);
         let scratch = arena.end - saved;
         arena.place_head(&mut spans, config, capacity, false);
         Ok(Self {
@@ -192,12 +193,16 @@ impl MemoryPlan {
         })
     }
 
-    /// The same plan on a device: where the head keeps exponentials, the memory for logits in f32 is saved.
+    /// The same plan on a device: where the head keeps exponentials, the memory for logits in f32 is saved; where sums of
+    /// weights' gradients are split, their parts have room.
     pub fn on(mut self, device: &Device, config: &ModelConfig) -> Self {
-        let head = head(config, self.capacity);
-        let width = if self.precision == DType::Bf16 { 2 } else { 4 };
-        self.exponentials = self.precision == DType::Bf16 && head::keeps_exponentials::<bf16>(device, &head);
-        let mut arena = Arena { width, end: self.saved + self.scratch, trains: self.trains };
+        let is_bf16 = self.precision == DType::Bf16;
+        let (width, trains) = (if is_bf16 { 2 } else { 4 }, self.trains);
+        self.exponentials = is_bf16 && head::keeps_exponentials::<bf16>(device, &head(config, self.capacity));
+        let parts = if is_bf16 { gradient_parts(device, config, self.capacity.tokens) } else { 0 };
+        let mut arena = Arena { width, end: self.saved, trains };
+        arena.place_scratch(&mut self.spans, config, self.capacity, self.positions, parts);
+        self.scratch = arena.end - self.saved;
         arena.place_head(&mut self.spans, config, self.capacity, self.exponentials);
         self.head = arena.end - self.saved - self.scratch;
         self.arena = arena.end;
@@ -302,6 +307,15 @@ fn partials(config: &ModelConfig, tokens: usize) -> usize {
     stream.max(heads).max(bias::bwd_partials(tokens, widest))
 }
 
+/// Elements that parts of the largest split gradient of a weight need.
+fn gradient_parts(device: &Device, config: &ModelConfig, tokens: usize) -> usize {
+    let ModelConfig { hidden, ffn, .. } = *config;
+    let weights =
+        [(config.qkv_width(), hidden), (hidden, config.q_width()), (config.gate_width(), hidden), (hidden, ffn)];
+    let parts = weights.map(|(rows, columns)| gemm::split_workspace::<bf16>(device, &Gemm::tn(rows, columns, tokens)));
+    parts.into_iter().max().unwrap_or_default()
+}
+
 /// Hands out the arena from its start.
 struct Arena {
     /// Bytes of an activation.
@@ -368,14 +382,22 @@ impl Arena {
         spans.hidden = self.wide(tokens * config.hidden);
     }
 
-    fn place_scratch(&mut self, spans: &mut Spans, config: &ModelConfig, capacity: Capacity, positions: usize) {
+    /// `parts` are elements for parts of gradients.
+    fn place_scratch(
+        &mut self,
+        spans: &mut Spans,
+        config: &ModelConfig,
+        capacity: Capacity,
+        positions: usize,
+        parts: usize,
+    ) {
         let Capacity { tokens, rows, .. } = capacity;
         spans.normed = self.wide(tokens * config.hidden);
         spans.inner = self.wide(tokens * config.ffn.max(config.q_width()));
         spans.wide = self.wide(self.backward(tokens * config.gate_width().max(config.qkv_width())));
         spans.dx = self.wide(self.backward(tokens.max(rows) * config.hidden));
         spans.delta = self.exact(self.backward(config.heads * tokens));
-        spans.partials = self.exact(self.backward(partials(config, tokens)));
+        spans.partials = self.exact(self.backward(partials(config, tokens).max(parts)));
         let table = config.ropes.len() * positions * config.head_dim / 2;
         spans.cos = self.exact(table);
         spans.sin = self.exact(table);

@@ -130,9 +130,57 @@ pub fn run<T: Float, O: Float>(
     }
     if device.is_hopper() && gemm_sm90::takes(gemm, d, &Extras::<T>::NONE) {
         let plan = Plan::choose(gemm, device.sm_count());
-        return gemm_sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE);
+        return gemm_sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, None);
     }
     launch(device, gemm, d, a, b)
+}
+
+/// Runs the product of a weight's gradient. On Hopper, sums of tiles that would leave most of the GPU idle are split along k
+/// as far as `workspace` (any length) holds the parts, which are added in order: the same bits for the same workspace.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_split<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    d: &Buffer<f32>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    if gemm.order == Order::Tn && uses_hopper(device) && gemm_sm90::takes(gemm, d, &Extras::<T>::NONE) {
+        let plan = Plan::choose_split(gemm, device.sm_count(), workspace.len());
+        return run_split_planned(device, &plan, gemm, d, a, b, workspace);
+    }
+    run(device, gemm, d, a, b)
+}
+
+/// Elements of the workspace with which [`run_split`] is fastest.
+pub fn split_workspace<T: Float>(device: &Device, gemm: &Gemm) -> usize {
+    match T::DTYPE == DType::Bf16 && uses_hopper(device) {
+        true => Plan::choose_split(gemm, device.sm_count(), usize::MAX).workspace(gemm),
+        false => 0,
+    }
+}
+
+/// Runs the product of a weight's gradient of bf16 on Hopper's own units by a given plan.
+///
+/// # Errors
+/// As [`run_planned`].
+pub fn run_split_planned<T: Float>(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    d: &Buffer<f32>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    ensure!(T::DTYPE == DType::Bf16, "{gemm:?}: {:?} operands on tensor cores", T::DTYPE);
+    if is_empty(gemm, d, a, b, &Extras::NONE)? {
+        return Ok(());
+    }
+    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, Some(workspace))
 }
 
 /// Whether products of bf16 run on Hopper's own units.
@@ -185,7 +233,7 @@ pub fn run_planned<T: Float, O: Float>(
     ensure!(O::DTYPE == DType::Bf16 || extras.is_none(), "{gemm:?}: f32 results take no bias or addend");
     let [bias, addend] = [extras.bias, extras.addend].map(|x| x.map(Buffer::cast::<bf16>));
     let extras = Extras { bias: bias.as_ref(), addend: addend.as_ref() };
-    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras)
+    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, None)
 }
 
 /// Checks all lengths; true if there is nothing to compute.

@@ -19,6 +19,11 @@ pub(super) const PANEL_BYTES: usize = PANEL_ROWS * 128;
 pub(super) const BARRIER_BYTES: usize = 1024;
 /// Barriers, and two panels a group through which results leave.
 const FIXED_SMEM_BYTES: usize = BARRIER_BYTES + 4 * PANEL_BYTES;
+/// Parts of a sum at most.
+const SPLITS: usize = 16;
+/// Threads of a CTA that adds parts, and columns of a row that each adds.
+const ADD_THREADS: usize = 256;
+const ADD_COLUMNS: usize = 4;
 /// Shared memory of a CTA that has an SM to itself.
 pub(super) const MAX_SMEM_BYTES: usize = 232_448;
 pub(super) const MAX_STAGES: usize = 8;
@@ -66,6 +71,19 @@ impl Tile {
         let fetch = (rows + columns / CLUSTER_CTAS) * BLOCK_K * size_of::<bf16>() * 132 / 6150;
         blocks * multiply.max(fetch) + 2000 * rows * columns / (128 * 256)
     }
+
+    /// Clocks of one tile of f32 sums: what an H200 took for a block of k in weights' gradients while all of it was busy, at
+    /// 1900 MHz that its power did not allow it (`benches/results/h200.md`; 256 x 128 was never chosen there), then an
+    /// epilogue of four bytes an element.
+    fn wide_clocks(self, blocks: usize) -> usize {
+        let block = match self {
+            Self::M128N256 | Self::M256N128 => 1400,
+            Self::M128N192 => 1050,
+            Self::M128N128 => 785,
+        };
+        let [rows, columns] = self.sides();
+        blocks * block + 4000 * rows * columns / (128 * 256)
+    }
 }
 
 /// How a product is launched.
@@ -76,6 +94,10 @@ pub struct Plan {
     pub stages: usize,
     /// Pairs of CTAs in the grid.
     pub clusters: usize,
+    /// Pairs of tiles that one cluster sums alone; all of them if nothing is split.
+    pub whole: usize,
+    /// Parts along k of the sums of all other tiles.
+    pub splits: usize,
 }
 
 impl Plan {
@@ -93,8 +115,55 @@ impl Plan {
 
     /// The plan for a given tile, with as many slots as fit.
     pub fn with_tile(gemm: &Gemm, tile: Tile, sm_count: usize) -> Self {
-        let clusters = (sm_count / CLUSTER_CTAS).clamp(1, pairs(gemm, tile).max(1));
-        Self { tile, stages: tile.max_stages(), clusters }
+        let pairs = pairs(gemm, tile);
+        let clusters = (sm_count / CLUSTER_CTAS).clamp(1, pairs.max(1));
+        Self { tile, stages: tile.max_stages(), clusters, whole: pairs, splits: 1 }
+    }
+
+    /// The plan with the fewest clocks for an f32 gradient of a weight, of whose sums some may be split along k if the parts
+    /// fit `workspace` elements: the tiles that are left when whole waves are done, which would leave most of the GPU idle
+    /// for as long as a tile takes.
+    pub fn choose_split(gemm: &Gemm, sm_count: usize, workspace: usize) -> Self {
+        let clusters = (sm_count / CLUSTER_CTAS).max(1);
+        let split = |tile| {
+            let plain = Self::with_tile(gemm, tile, sm_count);
+            let whole = plain.whole / clusters * clusters;
+            let two_waves = (2 * clusters).checked_div(plain.whole - whole).unwrap_or(1);
+            let most = gemm.k.div_ceil(BLOCK_K).min(SPLITS).min(two_waves);
+            let splits = (2..=most).map(move |splits| Self { clusters, whole, splits, ..plain });
+            std::iter::once(plain).chain(splits)
+        };
+        let plans = Tile::ALL.into_iter().flat_map(split).filter(|plan| plan.workspace(gemm) <= workspace);
+        let best = plans.min_by_key(|plan| plan.wide_clocks(gemm, clusters));
+        // The model is no better than this, and what is not split was measured.
+        let plain = Self::choose(gemm, sm_count);
+        let gains = |plan: &Self| 20 * plan.wide_clocks(gemm, clusters) < 19 * plain.wide_clocks(gemm, clusters);
+        best.filter(gains).unwrap_or(plain)
+    }
+
+    /// Elements of the workspace in which parts of sums wait to be added.
+    pub fn workspace(&self, gemm: &Gemm) -> usize {
+        let [rows, columns] = self.tile.sides();
+        if self.splits == 1 { 0 } else { self.slices(gemm) * CLUSTER_CTAS * rows * columns }
+    }
+
+    /// Pairs of tiles in the workspace.
+    fn slices(&self, gemm: &Gemm) -> usize {
+        (pairs(gemm, self.tile) - self.whole) * self.splits
+    }
+
+    /// Clocks of the whole product: whole waves of tiles, then the parts, then the kernel that adds these: 4000 clocks to start
+    /// it, and every part read and D read and written at 2000 bytes a clock. A model, not a measurement.
+    fn wide_clocks(&self, gemm: &Gemm, clusters: usize) -> usize {
+        let blocks = gemm.k.div_ceil(BLOCK_K);
+        let whole = self.whole.div_ceil(clusters) * self.tile.wide_clocks(blocks);
+        if self.splits == 1 {
+            return whole;
+        }
+        let [rows, columns] = self.tile.sides();
+        let parts = self.slices(gemm).div_ceil(clusters) * self.tile.wide_clocks(blocks.div_ceil(self.splits));
+        let sums = (self.slices(gemm) / self.splits) * CLUSTER_CTAS * rows * columns * size_of::<f32>();
+        whole + parts + 4000 + (self.splits + 2) * sums / 2000
     }
 }
 
@@ -106,6 +175,24 @@ impl Plan {
 
     pub(super) fn launch(&self) -> Launch {
         Launch::linear(self.clusters * CLUSTER_CTAS, THREADS).with_smem(self.smem_bytes())
+    }
+}
+
+impl Plan {
+    /// Refuses splits that the kernels cannot make.
+    fn check_split(&self, gemm: &Gemm, result: DType, workspace: Option<&Buffer<f32>>) -> Result<()> {
+        let pairs = pairs(gemm, self.tile);
+        if self.splits == 1 {
+            ensure!(self.whole == pairs, "{self:?}: {pairs} pairs of tiles and no split");
+            return Ok(());
+        }
+        ensure!(gemm.order == Order::Tn && result == DType::F32, "{gemm:?}: only f32 gradients of weights are split");
+        let blocks = gemm.k.div_ceil(BLOCK_K);
+        let fits = self.whole < pairs && (2..=blocks).contains(&self.splits);
+        ensure!(fits, "{self:?}: of {pairs} pairs of tiles and {blocks} blocks of k");
+        let (needs, has) = (self.workspace(gemm), workspace.map_or(0, Buffer::len));
+        ensure!(needs <= has, "{self:?}: a workspace of {needs} elements, found {has}");
+        Ok(())
     }
 }
 
@@ -128,10 +215,11 @@ pub fn takes<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, extras: &Extras<T>)
     T::DTYPE == DType::Bf16 && aligned && held && (O::DTYPE == DType::F32 || !adds || paired)
 }
 
-/// Runs a product whose lengths were checked, as planned.
+/// Runs a product whose lengths were checked, as planned; `workspace` is for plans that split sums.
 ///
 /// # Errors
-/// The plan does not fit shared memory, D cannot be written in bulk, or the launch fails.
+/// The plan does not fit shared memory or the workspace, D cannot be written in bulk, or the launch fails.
+#[expect(clippy::too_many_arguments, reason = "a product and where its parts go")]
 pub(super) fn run<O: Float>(
     device: &Device,
     plan: &Plan,
@@ -140,18 +228,25 @@ pub(super) fn run<O: Float>(
     a: &Buffer<bf16>,
     b: &Buffer<bf16>,
     extras: &Extras<bf16>,
+    workspace: Option<&Buffer<f32>>,
 ) -> Result<()> {
     let stages = plan.tile.max_stages();
     ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
     ensure!(takes(gemm, d, extras), "{gemm:?}: D cannot be written in bulk");
+    plan.check_split(gemm, O::DTYPE, workspace)?;
     let [a_map, b_map] = operand_maps(device, plan.tile, gemm, a, b)?;
     let d_map = panel_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
     let at = plan.launch();
     let sizes = Sizes { m: gemm.m as i32, n: gemm.n as i32, k: gemm.k as i32, stages: plan.stages as i32 };
     match O::DTYPE {
         DType::F32 => {
+            let maps = [&d_map, &a_map, &b_map];
+            let d = d.cast::<f32>();
             // SAFETY: `gemm::run` checked the lengths; the maps carry them.
-            unsafe { launch_wide(device, at, plan.tile, gemm, [&d_map, &a_map, &b_map], sizes) }
+            match gemm.order {
+                Order::Tn => unsafe { launch_split(device, plan, gemm, &d, maps, sizes, workspace.unwrap_or(&d)) },
+                _ => unsafe { launch_wide(device, at, plan.tile, gemm, maps, sizes) },
+            }
         }
         DType::Bf16 => {
             let d = d.cast::<bf16>();
@@ -215,6 +310,7 @@ unsafe fn launch_wide(
     use Order::{Nn, Nt, Tn};
     use Tile::{M128N128, M128N192, M128N256, M256N128};
     let launcher = match (gemm.order, tile) {
+        (Tn, _) => bail!("{gemm:?}: has kernels of its own"),
         (Nt, M128N256) => kernel::gemm_nt_128x256_wide_bf16,
         (Nt, M256N128) => kernel::gemm_nt_256x128_wide_bf16,
         (Nt, M128N192) => kernel::gemm_nt_128x192_wide_bf16,
@@ -223,13 +319,46 @@ unsafe fn launch_wide(
         (Nn, M256N128) => kernel::gemm_nn_256x128_wide_bf16,
         (Nn, M128N192) => kernel::gemm_nn_128x192_wide_bf16,
         (Nn, M128N128) => kernel::gemm_nn_128x128_wide_bf16,
-        (Tn, M128N256) => kernel::gemm_tn_128x256_wide_bf16,
-        (Tn, M256N128) => kernel::gemm_tn_256x128_wide_bf16,
-        (Tn, M128N192) => kernel::gemm_tn_128x192_wide_bf16,
-        (Tn, M128N128) => kernel::gemm_tn_128x128_wide_bf16,
     };
     // SAFETY: handed on; the caller keeps the contract.
     unsafe { launcher(device, at, d, a, b, i32::from(gemm.accumulate), m, n, k, stages) }
+}
+
+/// The gradient of a weight, of whose sums some may be split.
+///
+/// # Safety
+/// The maps describe D, A and B of this product; the workspace is as long as the plan says.
+unsafe fn launch_split(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    d: &Buffer<f32>,
+    [d_map, a_map, b_map]: [&TensorMap; 3],
+    Sizes { m, n, k, stages }: Sizes,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let launcher = match plan.tile {
+        Tile::M128N256 => kernel::gemm_tn_128x256_wide_bf16,
+        Tile::M256N128 => kernel::gemm_tn_256x128_wide_bf16,
+        Tile::M128N192 => kernel::gemm_tn_128x192_wide_bf16,
+        Tile::M128N128 => kernel::gemm_tn_128x128_wide_bf16,
+    };
+    let ([rows, columns], add) = (plan.tile.sides(), i32::from(gemm.accumulate));
+    let [whole, splits] = [plan.whole, plan.splits].map(|x| x as i32);
+    let slices_map = match plan.splits {
+        1 => *d_map,
+        _ => panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)?,
+    };
+    // SAFETY: handed on; the caller keeps the contract.
+    unsafe { launcher(device, plan.launch(), d_map, &slices_map, a_map, b_map, add, m, n, k, stages, whole, splits)? };
+    if plan.splits == 1 {
+        return Ok(());
+    }
+    let floats = plan.workspace(gemm) / plan.splits;
+    let at = Launch::linear(floats / (ADD_THREADS * ADD_COLUMNS), ADD_THREADS);
+    let [ldd, tile_m, tile_n] = [gemm.ldd, rows, columns].map(|x| x as i32);
+    // SAFETY: as above; one thread for every four elements of the tiles that are split.
+    unsafe { kernel::gemm_add_slices(device, at, d, workspace, add, m, n, ldd, tile_m, tile_n, whole, splits) }
 }
 
 /// # Safety

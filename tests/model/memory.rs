@@ -3,6 +3,10 @@ use warpo::{
     device::{DType, Device, Float, HostOptions},
     forest::{Forest, Tree},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
+    ops::{
+        gemm::{self, Gemm},
+        rmsnorm,
+    },
 };
 
 use crate::support;
@@ -74,6 +78,26 @@ fn a_plan_on_a_device_saves_what_its_head_does_not_store() {
     assert_eq!(plan(DType::Bf16).on(&device(), &config).arena, plan(DType::Bf16).arena);
     let why = Model::<bf16>::new(&device(), &config, plan(DType::Bf16).on(&hopper, &config)).err().unwrap();
     assert!(why.to_string().contains("for another device"), "{why}");
+}
+
+/// Parts of weights' gradients have the place of slices of the norms' gradients.
+#[test]
+fn a_plan_on_a_device_has_room_for_parts_of_gradients() {
+    let config = ModelConfig::parse(
+        r#"{"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 384,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": true}"#,
+    )
+    .unwrap();
+    let capacity = Capacity { tokens: 4096, rows: 1000, head_chunk_rows: 500 };
+    let hopper = support::fast_hopper(1);
+    let plain = MemoryPlan::new(&config, DType::Bf16, capacity).unwrap();
+    let norms = rmsnorm::bwd_partials(4096, 256);
+    let weights = [(3 * 256, 256), (256, 256), (2 * 384, 256), (256, 384)];
+    let parts = weights.map(|(m, n)| gemm::split_workspace::<bf16>(&hopper, &Gemm::tn(m, n, 4096)));
+    let most = parts.into_iter().max().unwrap();
+    assert!(most > norms, "{most} elements of parts, {norms} of slices");
+    assert_eq!(plain.clone().on(&hopper, &config).scratch, plain.scratch + 4 * (most - norms));
+    assert_eq!(plain.clone().on(&device(), &config).scratch, plain.scratch);
 }
 
 #[test]

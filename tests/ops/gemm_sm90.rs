@@ -51,6 +51,90 @@ fn every_tile_in_every_order() {
     });
 }
 
+fn split(gemm: &Gemm, tile: Tile, whole: usize, splits: usize) -> Plan {
+    Plan { clusters: 2, whole, splits, ..Plan::with_tile(gemm, tile, 4) }
+}
+
+#[test]
+fn sums_of_gradients_are_split_along_k() {
+    for_each_hopper(|device, on| {
+        for (i, tile) in Tile::ALL.into_iter().enumerate() {
+            // Three pairs of tiles by two, ragged on all sides; parts of different lengths; none, some and all but one split.
+            let [rows, columns] = tile.sides();
+            let (m, n) = (4 * rows + 70, columns + 34);
+            for (whole, splits, k) in
+                [(0, 2, 130), (2, 5, 64 * 7 - 8), (5, 3, 64 * 3)].into_iter().skip(i % 2).step_by(2)
+            {
+                let gemm = Gemm::tn(m, n, k);
+                let gemm = if whole == 2 { gemm } else { gemm.accumulating() };
+                let case = Case::<bf16, f32>::new(padded::<f32>(gemm));
+                let plan = split(&case.gemm, tile, whole, splits);
+                // NaN wherever nothing was written.
+                let workspace = device.upload(&vec![f32::NAN; plan.workspace(&case.gemm)]).unwrap();
+                let d =
+                    case.by(device, |d, a, b| gemm::run_split_planned(device, &plan, &case.gemm, d, a, b, &workspace));
+                let d = d.unwrap_or_else(|why| panic!("{:?} {plan:?} on {on}: {why:#}", case.gemm));
+                case.compare(&widen(&d), &format!("{on} {plan:?}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn every_fault_of_a_split_is_caught() {
+    let gemm = Gemm::tn(264, 136, 5 * 64);
+    let case = Case::<bf16, f32>::new(gemm);
+    let plan = Plan { stages: 2, ..split(&gemm, Tile::M128N128, 1, 2) };
+    let run = |device: &Device| {
+        let workspace = device.upload(&vec![f32::NAN; plan.workspace(&gemm)]).unwrap();
+        case.by(device, |d, a, b| gemm::run_split_planned(device, &plan, &gemm, d, a, b, &workspace))
+    };
+    let want = run(&strict_hoppers()[0].0).unwrap();
+    support::every_fault_is_caught(&Fault::ALL, |device| Ok(run(device)? == want));
+}
+
+#[test]
+fn only_what_leaves_multiprocessors_idle_is_split() {
+    let by = |m, n, workspace| {
+        let plan = Plan::choose_split(&Gemm::tn(m, n, 16384), 132, workspace);
+        (plan.tile, plan.whole, plan.splits)
+    };
+    // 80 pairs of tiles by 66 clusters: the second wave is 14 of them, each in four parts.
+    assert_eq!(by(2560, 2048, usize::MAX), (Tile::M128N256, 66, 4));
+    // 12 pairs: no whole wave.
+    assert_eq!(by(768, 768, usize::MAX), (Tile::M128N192, 0, 5));
+    // Nothing is split that fills its waves, nor what does not fit.
+    for (m, n) in [(2048, 2048), (2048, 8192), (16384, 2048), (6144, 4096), (2304, 768)] {
+        let gemm = Gemm::tn(m, n, 16384);
+        assert_eq!(Plan::choose_split(&gemm, 132, usize::MAX), Plan::choose(&gemm, 132));
+    }
+    let gemm = Gemm::tn(768, 768, 16384);
+    assert_eq!(Plan::choose_split(&gemm, 132, 0), Plan::choose(&gemm, 132));
+    let needs = gemm::split_workspace::<bf16>(&fast_hopper(1), &gemm);
+    assert!(Plan::choose_split(&gemm, fast_hopper(1).sm_count(), needs).workspace(&gemm) <= needs);
+}
+
+#[test]
+fn splits_that_cannot_be_made_are_refused() {
+    let device = fast_hopper(1);
+    let gemm = Gemm::tn(304, 136, 320);
+    let case = Case::<bf16, f32>::new(gemm);
+    let workspace = device.zeros(8 * 256 * 128).unwrap();
+    let refused = |plan: Plan| {
+        case.by(&device, |d, a, b| gemm::run_split_planned(&device, &plan, &gemm, d, a, b, &workspace))
+            .unwrap_err()
+            .to_string()
+    };
+    let plan = |whole, splits| split(&gemm, Tile::M128N128, whole, splits);
+    assert!(refused(plan(4, 2)).ends_with("of 4 pairs of tiles and 5 blocks of k"));
+    assert!(refused(plan(0, 6)).ends_with("of 4 pairs of tiles and 5 blocks of k"));
+    assert!(refused(plan(2, 1)).ends_with("4 pairs of tiles and no split"));
+    assert!(refused(plan(1, 3)).ends_with("a workspace of 294912 elements, found 262144"));
+    let narrow = Case::<bf16, bf16>::new(gemm);
+    let why = narrow.by(&device, |d, a, b| gemm::run_planned(&device, &plan(2, 2), &gemm, d, a, b, &Extras::NONE));
+    assert!(why.unwrap_err().to_string().ends_with("only f32 gradients of weights are split"));
+}
+
 #[test]
 fn rings_of_every_depth() {
     for_each_hopper(|device, on| {
@@ -124,6 +208,30 @@ fn both_paths_give_the_same_sums() {
         };
         assert!(by(&fast_hopper(2)) == by(&fast_device(2)), "{gemm:?}");
     }
+}
+
+#[test]
+fn a_split_gradient_is_the_same_sum() {
+    // Whole numbers up to 7: 49 * 2049 is exact in f32, in any order.
+    let (m, n, k) = (520, 136, 2048);
+    let numbers = |seed: usize, len: usize| -> Vec<bf16> {
+        (0..len).map(|i| bf16::from_f32(((i * 31 + i / 7 + seed * 5) % 15) as f32 - 7.0)).collect()
+    };
+    let [a, b] = [numbers(1, k * m), numbers(2, k * n)];
+    let gemm = Gemm::tn(m, n, k).accumulating();
+    let by = |device: &Device, workspace: usize| {
+        let d = device.upload(&vec![3f32; m * n]).unwrap();
+        let [a, b] = [&a, &b].map(|x| device.upload(x).unwrap());
+        gemm::run_split(device, &gemm, &d, &a, &b, &device.zeros(workspace).unwrap()).unwrap();
+        device.download(&d).unwrap()
+    };
+    let hopper = fast_hopper(2);
+    let needs = gemm::split_workspace::<bf16>(&hopper, &gemm);
+    assert!(needs > 0, "the third pair of tiles is split");
+    let whole = by(&hopper, 0);
+    assert!(by(&hopper, needs) == whole);
+    assert!(by(&fast_device(2), needs) == whole);
+    assert_eq!(gemm::split_workspace::<bf16>(&fast_device(2), &gemm), 0);
 }
 
 #[test]
