@@ -302,10 +302,10 @@ fn adamw_step<T: Float>(size: &Size) -> Case {
         let master = filled::<f32>(device, elements, 1.0)?;
         let params = if size_of::<T>() == 2 { device.alloc::<T>(elements)? } else { master.cast() };
         let (m, v, grads) = (device.zeros(elements)?, device.zeros(elements)?, filled(device, elements, 1.0)?);
-        let stats = device.upload(&[1.0f32, 1.0, 1.0])?;
+        let (stats, progress) = (device.upload(&[1.0f32, 1.0, 1.0])?, device.upload(&adamw::progress(9, 0.9, 0.95))?);
         Ok(Box::new(move |device| {
-            let hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10 };
-            adamw::step(device, &params, &master, &m, &v, &grads, &stats, hyper, elements / 2, elements)
+            let hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+            adamw::step(device, &params, &master, &m, &v, &grads, &stats, &progress, hyper, elements / 2, elements)
         }))
     })
 }

@@ -248,13 +248,21 @@ fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
     };
     let (mut step_ms, mut queued_ms) = (Vec::new(), Vec::new());
     let ms_since = |start: Instant, end: Instant| (end - start).as_secs_f64() * 1e3;
+    let mut end = Instant::now();
     for i in 0..UNTIMED + steps {
-        device.synchronize()?;
-        let start = Instant::now();
+        let mut start = end;
+        // A training step is launched while the one before runs, and takes from the end of that one to its own.
+        if case.task != Task::Dpo {
+            device.synchronize()?;
+            start = Instant::now();
+        }
         let queued = step()?;
-        device.synchronize()?;
+        if case.task != Task::Dpo {
+            device.synchronize()?;
+        }
+        end = Instant::now();
         if i >= UNTIMED {
-            step_ms.push(ms_since(start, Instant::now()));
+            step_ms.push(ms_since(start, end));
             queued_ms.extend(queued.map(|at| ms_since(start, at)));
         }
     }
@@ -264,13 +272,20 @@ fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
 fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
     let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
-    let mut trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
-    Ok(Box::new(move || trainer.step(&case.trees, &case.packs, &reference, LEARNING_RATE, false).map(|_| None)))
+    let trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
+    let mut unread = None;
+    Ok(Box::new(move || {
+        let queued = trainer.queue(&case.trees, &case.packs, &reference, LEARNING_RATE, false)?;
+        if let Some(before) = unread.replace(queued) {
+            trainer.finish(before)?;
+        }
+        Ok(None)
+    }))
 }
 
 /// Both responses, by the mean over their tokens.
 fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
-    let mut optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
+    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
     let rows: usize = case.packs.iter().map(|pack| pack.forest.rows()).sum();
     let device = device.clone();
     Ok(Box::new(move || {

@@ -171,6 +171,31 @@ pub struct MemoryUse {
     pub total: usize,
 }
 
+/// The elements of a buffer as they were at one point of the device's stream of work, on their way to the host.
+pub struct Readback<T>(Copied<T>);
+
+enum Copied<T> {
+    Host(Vec<T>),
+    Cuda(cuda::CudaReadback, usize),
+}
+
+impl<T: Element> Readback<T> {
+    /// Waits for the copy; what was launched after it may still run.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn wait(self) -> Result<Vec<T>> {
+        match self.0 {
+            Copied::Host(data) => Ok(data),
+            Copied::Cuda(readback, len) => {
+                let mut data = vec![T::zeroed(); len];
+                readback.wait(bytemuck::cast_slice_mut(&mut data))?;
+                Ok(data)
+            }
+        }
+    }
+}
+
 /// A point in the device's stream of work.
 pub enum Event {
     Host(std::time::Instant),
@@ -260,6 +285,15 @@ impl Device {
         match &*self.0 {
             Backend::Host(host) => host.describe(),
             Backend::Cuda(cuda) => cuda.describe(),
+        }
+    }
+
+    /// True if launches return before they are done, so that the host can prepare the next step while the device is at work
+    /// on one. The host device runs them at once, and only plays along if asked to.
+    pub fn runs_ahead(&self) -> bool {
+        match &*self.0 {
+            Backend::Host(host) => host.options().ahead,
+            Backend::Cuda(_) => true,
         }
     }
 
@@ -360,6 +394,17 @@ impl Device {
             Backend::Cuda(cuda) => cuda.copy_out(bytes, source.address())?,
         }
         Ok(data)
+    }
+
+    /// Starts a copy back of what earlier launches leave in a buffer, without waiting for them.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn read<T: Element>(&self, source: &Buffer<T>) -> Result<Readback<T>> {
+        Ok(Readback(match &*self.0 {
+            Backend::Host(_) => Copied::Host(self.download(source)?),
+            Backend::Cuda(cuda) => Copied::Cuda(cuda.read(source.address(), source.bytes())?, source.len()),
+        }))
     }
 
     /// Copies between two buffers of the device.

@@ -1,9 +1,14 @@
 //! What a step says about itself, under TRL's names where TRL has one.
 
+use anyhow::Result;
+
 use super::{Groups, Head, Loss, Shape, step::scale};
-use crate::ops::{
-    loss_batch,
-    loss_rows::{SLOPES, SUMS, VALUES},
+use crate::{
+    device::Readback,
+    ops::{
+        loss_batch,
+        loss_rows::{SLOPES, SUMS, VALUES},
+    },
 };
 
 /// Columns of the sums.
@@ -12,12 +17,40 @@ const RHO: usize = 1;
 const ROWS: usize = 2;
 const DIVERGENCE: usize = 3;
 
-/// A step's sums, slopes and losses, downloaded.
+/// A step's sums, slopes and losses on their way from the device.
+pub struct Reading {
+    pub referenced: bool,
+    pub groups: Groups,
+    pub sums: Readback<f64>,
+    pub slopes: Readback<f64>,
+    pub losses: Vec<Readback<f64>>,
+    pub state: Readback<f64>,
+}
+
+impl Reading {
+    /// Waits for them; `loss` is the step's.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub fn wait(self, loss: &Loss) -> Result<Measured<'_>> {
+        Ok(Measured {
+            loss,
+            referenced: self.referenced,
+            groups: self.groups,
+            sums: self.sums.wait()?,
+            slopes: self.slopes.wait()?,
+            losses: self.losses.into_iter().map(Readback::wait).collect::<Result<_>>()?,
+            state: self.state.wait()?,
+        })
+    }
+}
+
+/// A step's sums, slopes and losses.
 pub struct Measured<'a> {
     pub loss: &'a Loss,
     /// Whether log-ratios are to a reference; without one they are log-probabilities.
     pub referenced: bool,
-    pub groups: &'a Groups,
+    pub groups: Groups,
     /// (sequences, [`SUMS`])
     pub sums: Vec<f64>,
     /// (slots, [`SLOPES`])
@@ -89,14 +122,14 @@ impl Measured<'_> {
         let mut total = 0.0;
         for ((term, part), losses) in parts.iter().zip(&self.losses) {
             let sum: f64 = losses.iter().sum();
-            total += scale(part.weight, part.mean, self.groups) * sum;
+            total += scale(part.weight, part.mean, &self.groups) * sum;
             let name = match part.head {
                 Head::Likelihood { .. } if self.loss.terms()[*term].definition.shape == Shape::Pair => {
                     "nll_loss".to_owned()
                 }
                 _ => format!("{}_loss", self.loss.terms()[*term].definition.name),
             };
-            own.add(&name, scale(1.0, part.mean, self.groups) * sum);
+            own.add(&name, scale(1.0, part.mean, &self.groups) * sum);
         }
         sums.add("loss", total);
         if parts.len() > 1 {

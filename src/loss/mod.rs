@@ -28,7 +28,7 @@ use crate::{
 };
 pub use definition::{Definition, Family, Head, Masks, Mean, Parameters, Part, Reshape, Shape, Special};
 pub use groups::{Groups, columns};
-pub use metrics::{Measured, MetricSums};
+pub use metrics::{Measured, MetricSums, Reading};
 pub use step::{Outputs, Step};
 
 /// Every loss, by family.

@@ -4,7 +4,7 @@ use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Mean, Measured};
+use super::{Groups, Head, Loss, Mean, Measured, Reading};
 use crate::{
     device::{Buffer, Device},
     ops::{
@@ -161,21 +161,29 @@ impl<'a> Step<'a> {
         loss_rows::by_weights(self.device, outputs, &self.groups.slopes, rows, sequence_rows, slots, penalties)
     }
 
-    /// What the step's metrics are made of, downloaded.
+    /// Starts to read what the step's metrics are made of.
     ///
     /// # Errors
     /// The driver refuses.
-    pub fn measured(&self) -> Result<Measured<'_>> {
-        let download = |buffer| self.device.download(buffer);
-        Ok(Measured {
-            loss: self.loss,
+    pub fn read(self) -> Result<Reading> {
+        let device = self.device;
+        Ok(Reading {
             referenced: self.referenced.get(),
-            groups: &self.host,
-            sums: download(&self.groups.sums)?,
-            slopes: download(&self.groups.slopes)?,
-            losses: self.parts.iter().map(|part| download(&part.losses)).collect::<Result<_>>()?,
-            state: download(self.state)?,
+            groups: self.host,
+            sums: device.read(&self.groups.sums)?,
+            slopes: device.read(&self.groups.slopes)?,
+            losses: self.parts.iter().map(|part| device.read(&part.losses)).collect::<Result<_>>()?,
+            state: device.read(self.state)?,
         })
+    }
+
+    /// The same, and waits for it.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub fn measured(self) -> Result<Measured<'a>> {
+        let loss = self.loss;
+        self.read()?.wait(loss)
     }
 
     fn weighted(&self, micro: usize, rows: &Rows) -> Rows {

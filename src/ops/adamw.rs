@@ -3,7 +3,12 @@
 use anyhow::{Result, ensure};
 
 use super::{element_launch, expect_len};
-use crate::device::{Buffer, Device, Float, kernels::adamw as kernel};
+use crate::device::{Buffer, Device, Float, Launch, kernels::adamw as kernel};
+
+/// Entries of what is kept from update to update: see [`progress`].
+pub const PROGRESS: usize = 5;
+/// Which of them counts the updates.
+pub const UPDATES: usize = 2;
 
 /// What one step of AdamW needs to know besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,20 +18,25 @@ pub struct Hyper {
     pub beta2: f64,
     pub eps: f64,
     pub weight_decay: f64,
-    /// Number of this update, counted from 1: the exponent of the bias corrections.
-    pub step: u64,
+}
+
+/// What the device keeps after so many updates: beta1^t and beta2^t, multiplied up as the device does it so that a resumed run
+/// has the same bits, t, and room for the step size and the correction of the next.
+pub fn progress(updates: u64, beta1: f64, beta2: f64) -> [f64; PROGRESS] {
+    let power = |beta: f64| (0..updates).fold(1.0, |power, _| power * beta);
+    [power(beta1), power(beta2), updates as f64, 0.0, 0.0]
 }
 
 /// One AdamW step with PyTorch's semantics; the first `decay_elements` elements get weight decay.
 ///
 /// `master` holds the weights in f32 and `params` becomes their rounded copy; for `T = f32` both may be one buffer.
 /// `stats` comes from [`super::grad_norm::run`]: the gradients are scaled by its clip factor, and if it says that they
-/// are not finite, nothing is written.
+/// are not finite, nothing is written. `progress` counts the updates that are.
 ///
-/// Shapes: `params`, `master`, `m`, `v`, `grads` (elements); `stats` (3).
+/// Shapes: `params`, `master`, `m`, `v`, `grads` (elements); `stats` (3); `progress` (5).
 ///
 /// # Errors
-/// A buffer does not have its shape, `step` is 0, or the launch fails.
+/// A buffer does not have its shape, or a launch fails.
 #[allow(clippy::too_many_arguments)]
 pub fn step<T: Float>(
     device: &Device,
@@ -36,6 +46,7 @@ pub fn step<T: Float>(
     v: &Buffer<f32>,
     grads: &Buffer<f32>,
     stats: &Buffer<f32>,
+    progress: &Buffer<f64>,
     hyper: Hyper,
     decay_elements: usize,
     elements: usize,
@@ -46,12 +57,11 @@ pub fn step<T: Float>(
     }
     expect_len("adamw stats", stats, &[3])?;
     ensure!(decay_elements <= elements, "adamw: decay of {decay_elements} of {elements} elements");
-    ensure!(hyper.step >= 1, "adamw: steps count from 1, found {}", hyper.step);
-    let Hyper { lr, beta1, beta2, eps, weight_decay, step } = hyper;
-    let step_size = lr / (1.0 - beta1.powf(step as f64));
-    let correction = 1.0 / (1.0 - beta2.powf(step as f64)).sqrt();
+    expect_len("adamw progress", progress, &[PROGRESS])?;
+    let Hyper { lr, beta1, beta2, eps, weight_decay } = hyper;
     // SAFETY: all lengths were checked above.
     unsafe {
+        kernel::adamw_advance(device, Launch::linear(1, 32), progress, stats, lr, beta1, beta2)?;
         kernel::adamw_step(
             device,
             element_launch(elements),
@@ -61,8 +71,7 @@ pub fn step<T: Float>(
             v,
             grads,
             stats,
-            step_size as f32,
-            correction as f32,
+            progress,
             beta1 as f32,
             (1.0 - beta1) as f32,
             beta2 as f32,

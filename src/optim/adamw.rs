@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::clip::GradNorm;
 use crate::{
-    device::{Buffer, DType, Device, Float},
+    device::{Buffer, DType, Device, Float, Readback},
     model::Layout,
     ops::adamw::{self, Hyper},
 };
@@ -29,13 +29,27 @@ pub struct Update {
     pub applied: bool,
 }
 
+/// An update on its way.
+pub struct Queued(Readback<f32>);
+
+impl Queued {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn wait(self) -> Result<Update> {
+        let stats = self.0.wait()?;
+        Ok(Update { grad_norm: stats[0], applied: stats[2] != 0.0 })
+    }
+}
+
 /// Optimizer state. `master` is the parameter arena itself when that is f32.
 pub struct AdamW<T> {
     pub master: Buffer<f32>,
     pub m: Buffer<f32>,
     pub v: Buffer<f32>,
-    /// Updates applied so far: what the bias correction counts.
-    pub applied: u64,
+    /// See [`adamw::progress`].
+    progress: Buffer<f64>,
     params: Buffer<T>,
     norm: GradNorm,
     settings: Settings,
@@ -65,7 +79,7 @@ impl<T: Float> AdamW<T> {
             master,
             m: device.zeros(elements)?,
             v: device.zeros(elements)?,
-            applied: 0,
+            progress: device.upload(&adamw::progress(0, settings.beta1, settings.beta2))?,
             params: params.clone(),
             norm: GradNorm::new(device, elements, settings.max_grad_norm as f32)?,
             settings,
@@ -73,20 +87,52 @@ impl<T: Float> AdamW<T> {
         })
     }
 
-    /// Clips and applies `grads`; skips the update on the device if their norm is not finite.
+    /// Clips and applies `grads`; skips the update on the device if their norm is not finite. Waits for nothing.
     ///
     /// # Errors
     /// A launch fails.
-    pub fn step(&mut self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<Update> {
+    pub fn queue(&self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<Queued> {
+        Ok(Queued(device.read(self.launch(device, grads, learning_rate)?)?))
+    }
+
+    /// As [`queue`](Self::queue), where nobody asks what the update did.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue).
+    pub fn apply(&self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<()> {
+        self.launch(device, grads, learning_rate).map(drop)
+    }
+
+    fn launch(&self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<&Buffer<f32>> {
         let stats = self.norm.run(device, grads)?;
         let Settings { beta1, beta2, eps, weight_decay, .. } = self.settings;
-        let step = self.applied + 1;
-        let hyper = Hyper { lr: learning_rate, beta1, beta2, eps, weight_decay, step };
-        let (params, master, elements) = (&self.params, &self.master, grads.len());
-        adamw::step(device, params, master, &self.m, &self.v, grads, stats, hyper, self.decay_elements, elements)?;
-        let stats = device.download(stats)?;
-        let applied = stats[2] != 0.0;
-        self.applied += u64::from(applied);
-        Ok(Update { grad_norm: stats[0], applied })
+        let hyper = Hyper { lr: learning_rate, beta1, beta2, eps, weight_decay };
+        let Self { params, master, m, v, progress, .. } = self;
+        adamw::step(device, params, master, m, v, grads, stats, progress, hyper, self.decay_elements, grads.len())?;
+        Ok(stats)
+    }
+
+    /// As [`queue`](Self::queue), and waits for the update.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue).
+    pub fn step(&self, device: &Device, grads: &Buffer<f32>, learning_rate: f64) -> Result<Update> {
+        self.queue(device, grads, learning_rate)?.wait()
+    }
+
+    /// Updates applied so far: what the bias correction counts.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn updates(&self, device: &Device) -> Result<u64> {
+        Ok(device.download(&self.progress)?[adamw::UPDATES] as u64)
+    }
+
+    /// Goes on as after so many updates; `m`, `v` and `master` are the caller's.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn resume(&self, device: &Device, updates: u64) -> Result<()> {
+        device.copy_in(&self.progress, &adamw::progress(updates, self.settings.beta1, self.settings.beta2))
     }
 }

@@ -4,5 +4,5 @@ pub mod adamw;
 pub mod clip;
 pub mod schedule;
 
-pub use adamw::{AdamW, Settings, Update};
+pub use adamw::{AdamW, Queued, Settings, Update};
 pub use schedule::LearningRate;

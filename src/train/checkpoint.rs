@@ -113,9 +113,9 @@ pub fn save<T: Float>(
 ///
 /// # Errors
 /// A file is missing, damaged or belongs to another model.
-pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &mut AdamW<T>, state: &State) -> Result<()> {
+pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &AdamW<T>, state: &State) -> Result<()> {
     model.load(folder).context(SKIP_DAMAGED)?;
-    optimizer.applied = state.updates;
+    optimizer.resume(model.device(), state.updates)?;
     load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)
 }
 

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use crate::{config::Config, device::Choice};
 
-pub use run::run;
+pub use run::{run, run_with};
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]

@@ -18,12 +18,15 @@ use super::{
     prepare::{self, Inputs, Start},
     reference::{self, Pass, Reference},
     settings,
-    step::{Done, Trainer},
+    step::{Done, Queued, Trainer},
     token_mask::TokenMasks,
 };
 use crate::{
     config::{Config, Init, Precision},
-    data::{Report, loader::Loader},
+    data::{
+        Report,
+        loader::{Loader, Position},
+    },
     device::{Device, Float, HostOptions},
     model::{MemoryPlan, Model},
     optim::{AdamW, LearningRate, Settings},
@@ -39,9 +42,17 @@ const SKIPS_ALLOWED: u64 = 5;
 /// # Errors
 /// Anything that ends the run before its last step, in one line.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Outcome> {
+    let host = HostOptions { threads: options.config.train.threads, ..HostOptions::default() };
+    run_with(options, host, stop)
+}
+
+/// As [`run`], with a host device of the caller's choice where the run takes one.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Result<Outcome> {
     let config = &options.config;
     let start = prepare::start(options)?;
-    let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
     let device = Device::open(options.device, host)?;
     let inputs = Inputs::read(config)?;
     let plan = inputs.plan(config, &device)?;
@@ -80,13 +91,27 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     Ok(())
 }
 
+/// A step that was launched, and where the run stands after it.
+struct Launched {
+    queued: Queued,
+    lr: f64,
+    data: Position,
+    epoch: f64,
+}
+
 struct Run<'a, T> {
     options: &'a Options,
     inputs: Inputs,
     trainer: Trainer<T>,
     loader: Loader,
     rate: LearningRate,
+    /// After the last step that was read.
     state: State,
+    /// Steps launched, of which the last may be unread.
+    launched: u64,
+    unread: Option<Launched>,
+    /// When the device began with the step that is read next.
+    since: Instant,
     /// Records of `metrics.jsonl` up to this step stay; `None` if none does.
     resumed: Option<u64>,
 }
@@ -101,7 +126,7 @@ impl<'a, T: Float> Run<'a, T> {
             (_, Init::Random) => model.randomize(config.train.seed)?,
             (_, Init::Pretrained) => model.load(&config.model.path)?,
         }
-        let mut optimizer = AdamW::new(device, model.params(), model.layout(), optimizer_settings(config))?;
+        let optimizer = AdamW::new(device, model.params(), model.layout(), optimizer_settings(config))?;
         let mut loader = batches::loader(&inputs.train, config)?;
         let mut state = State::new(total_steps, config.train.seed, settings::hash(config)?);
         if let Start::From(folder, saved) = &start {
@@ -110,7 +135,7 @@ impl<'a, T: Float> Run<'a, T> {
                 "{}: saved by a run with other settings or other data",
                 folder.display()
             );
-            checkpoint::load(folder, &model, &mut optimizer, saved)?;
+            checkpoint::load(folder, &model, &optimizer, saved)?;
             loader.seek(saved.data)?;
             state = saved.clone();
         }
@@ -132,11 +157,12 @@ impl<'a, T: Float> Run<'a, T> {
         }
         let settings = optimizer_settings(config);
         trainer.masks = TokenMasks::new(device, &trainer.loss, &inputs.model, config.train.seed, settings)?;
-        if let (Start::From(folder, _), Some(masks)) = (&start, &mut trainer.masks) {
+        if let (Start::From(folder, _), Some(masks)) = (&start, &trainer.masks) {
             masks.load(device, folder)?;
         }
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
-        Ok(Self { options, inputs, trainer, loader, rate, state, resumed })
+        let (launched, since) = (state.step, Instant::now());
+        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, since, resumed })
     }
 
     fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
@@ -154,17 +180,25 @@ impl<'a, T: Float> Run<'a, T> {
         } else {
             self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
         }
-        while self.state.step < self.state.total_steps {
-            self.step(&train_reference, &mut metrics, &mut terminal)?;
-            let step = self.state.step;
+        while self.launched < self.state.total_steps {
+            self.launch(&train_reference, &mut metrics, &mut terminal)?;
+            let step = self.launched;
             let last = step == self.state.total_steps;
-            if last || is_due(step, self.config().train.eval_every) {
+            let stopping = !last && stop.load(Ordering::SeqCst);
+            let evaluates = last || is_due(step, self.config().train.eval_every);
+            let saves = last || stopping || is_due(step, self.config().train.save_every);
+            // The first step's gradients are looked at before the next one overwrites them.
+            let goes_on = self.trainer.model.device().runs_ahead() && step > 1;
+            if goes_on && !evaluates && !saves {
+                continue;
+            }
+            self.read(&mut metrics, &mut terminal)?;
+            if evaluates {
                 self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
             }
-            let stopping = !last && stop.load(Ordering::SeqCst);
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state.skipped_in_a_row == 0;
-            if last || stopping || (healthy && is_due(step, self.config().train.save_every)) {
+            if saves && (healthy || last || stopping) {
                 let saved = self.save(&metrics, healthy)?;
                 terminal.say(&format!("saved {}", saved.display()));
             }
@@ -243,17 +277,30 @@ impl<'a, T: Float> Run<'a, T> {
         batches::plan_all(&eval.trees, self.config().batch.tokens)
     }
 
-    fn step(&mut self, reference: &Reference, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
-        let started = Instant::now();
+    /// Launches the next step, and reads the one before while the device is at work on it.
+    fn launch(&mut self, reference: &Reference, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
+        if self.unread.is_none() {
+            self.since = Instant::now();
+        }
         let trees = &self.inputs.train.trees;
         let step = self.loader.next_step();
         let packs = step.iter().map(|members| batches::build(trees, members)).collect::<Result<Vec<_>>>()?;
-        let lr = self.rate.at(self.state.step);
-        let first = self.state.step == 0;
-        let done = self.trainer.step(trees, &packs, reference, lr, first)?;
-        let seconds = started.elapsed().as_secs_f64();
-        self.advance(&done);
-        self.state.loss_state = self.trainer.model.device().download(&self.trainer.loss_state)?;
+        let (lr, first) = (self.rate.at(self.launched), self.launched == 0);
+        let queued = self.trainer.queue(trees, &packs, reference, lr, first)?;
+        self.read(metrics, terminal)?;
+        self.launched += 1;
+        self.unread = Some(Launched { queued, lr, data: self.loader.position(), epoch: self.loader.epochs() });
+        Ok(())
+    }
+
+    /// Waits for the step that was not read yet, if there is one, and writes what it says. Its time is that from the end of the
+    /// one before.
+    fn read(&mut self, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
+        let Some(Launched { queued, lr, data, epoch }) = self.unread.take() else { return Ok(()) };
+        let done = self.trainer.finish(queued)?;
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        self.advance(&done, data, epoch);
         metrics.write(&self.record(&done, lr, seconds))?;
         terminal.step(self.state.step, &summary(&done, seconds));
         if !done.update.applied {
@@ -274,13 +321,13 @@ impl<'a, T: Float> Run<'a, T> {
         Ok(())
     }
 
-    fn advance(&mut self, done: &Done) {
+    fn advance(&mut self, done: &Done, data: Position, epoch: f64) {
         let state = &mut self.state;
         state.step += 1;
-        state.data = self.loader.position();
-        state.epoch = self.loader.epochs();
+        (state.data, state.epoch) = (data, epoch);
         state.num_tokens += done.tokens as u64;
-        state.updates = self.trainer.optimizer.applied;
+        state.loss_state = done.loss_state.clone();
+        state.updates += u64::from(done.update.applied);
         state.skipped_steps += u64::from(!done.update.applied);
         state.skipped_in_a_row = if done.update.applied { 0 } else { state.skipped_in_a_row + 1 };
     }

@@ -11,16 +11,16 @@ use super::{
     token_mask::{Masked, TokenMasks},
 };
 use crate::{
-    device::{Buffer, DType, Float},
+    device::{Buffer, DType, Float, Readback},
     forest::Tree,
-    loss::{Groups, Loss, Measured, MetricSums, Outputs, Step},
+    loss::{Groups, Loss, Measured, MetricSums, Outputs, Reading, Step},
     model::{Batch, Model},
     ops::{
         head_distributions::{Divergence, Slopes},
         loss_batch,
         loss_rows::Rows,
     },
-    optim::{AdamW, Update},
+    optim::{self, AdamW, Update},
 };
 
 /// How far a sequence's log-ratio may be from 0, in nats, while the policy is the reference: only the packing differs.
@@ -52,6 +52,17 @@ struct Forwarded {
     masked: Option<Masked>,
 }
 
+/// A step that was launched.
+pub struct Queued {
+    reading: Reading,
+    update: optim::Queued,
+    /// Of each micro-batch, where the loss has masks.
+    masks: Vec<[Readback<f32>; 2]>,
+    first: bool,
+    tokens: usize,
+    flops: f64,
+}
+
 /// What one step did.
 pub struct Done {
     pub metrics: MetricSums,
@@ -59,6 +70,8 @@ pub struct Done {
     pub tokens: usize,
     /// Floating-point operations the model's matrix products and attention need for these tokens, nothing recomputed.
     pub flops: f64,
+    /// What the loss carries on to the next step: see [`loss_batch::STATE`].
+    pub loss_state: Vec<f64>,
 }
 
 impl<T: Float> Trainer<T> {
@@ -77,18 +90,34 @@ impl<T: Float> Trainer<T> {
     /// # Errors
     /// A launch fails, or a check of the first step does not hold.
     pub fn step(
-        &mut self,
+        &self,
         trees: &[Tree],
         batches: &[MicroBatch],
         reference: &Reference,
         lr: f64,
         first: bool,
     ) -> Result<Done> {
+        self.finish(self.queue(trees, batches, reference, lr, first)?)
+    }
+
+    /// Launches everything that a step does, and waits for nothing of it.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn queue(
+        &self,
+        trees: &[Tree],
+        batches: &[MicroBatch],
+        reference: &Reference,
+        lr: f64,
+        first: bool,
+    ) -> Result<Queued> {
         let groups = batches.iter().map(|batch| self.groups(trees, &batch.examples)).collect::<Result<Vec<_>>>()?;
         let step = Step::new(self.model.device(), &self.loss, &self.loss_state, &groups)?;
         self.model.zero_grads()?;
-        self.masks.iter().try_for_each(|masks| masks.zero_grads(self.model.device()))?;
-        let mut masked = Vec::new();
+        let device = self.model.device();
+        self.masks.iter().try_for_each(|masks| masks.zero_grads(device))?;
+        let mut masks = Vec::new();
         let coupled = self.loss.couples_the_step();
         if coupled && batches.len() > 1 {
             for (micro, batch) in batches.iter().enumerate() {
@@ -102,9 +131,28 @@ impl<T: Float> Trainer<T> {
                 step.run((!coupled).then_some(micro))?;
             }
             self.backward(&step, micro, &forwarded)?;
-            masked.extend(forwarded.masked.map(|masked| masked.weights));
+            if let Some(Masked { weights: [reward, divergence], .. }) = &forwarded.masked {
+                masks.push([device.read(reward)?, device.read(divergence)?]);
+            }
         }
-        let measured = step.measured()?;
+        let reading = step.read()?;
+        self.masks.iter().try_for_each(|masks| masks.update(device, lr))?;
+        let update = self.optimizer.queue(device, self.model.grads(), lr)?;
+        let tokens = batches.iter().map(|batch| batch.forest.len()).sum();
+        // A second forward pass where the step is seen first, and the reference's where it runs beside the policy.
+        let passes = 3.0 + [coupled && batches.len() > 1, self.reference.is_some()].map(f64::from).iter().sum::<f64>();
+        let flops = passes * batches.iter().map(|batch| flops(self.model.config(), &batch.forest)).sum::<f64>();
+        Ok(Queued { reading, update, masks, first, tokens, flops })
+    }
+
+    /// Waits for a step, and no longer if others were launched after it; a run's first step must be alone, for its checks look
+    /// at its gradients.
+    ///
+    /// # Errors
+    /// A launch failed, or a check of the first step does not hold.
+    pub fn finish(&self, queued: Queued) -> Result<Done> {
+        let Queued { reading, update, masks, first, tokens, flops } = queued;
+        let measured = reading.wait(&self.loss)?;
         if first {
             self.check_first_ratios(&measured)?;
             if self.loss.moves_at_the_reference() {
@@ -112,14 +160,8 @@ impl<T: Float> Trainer<T> {
             }
         }
         let mut metrics = measured.metrics();
-        self.sparsity(&masked, &mut metrics)?;
-        self.masks.iter_mut().try_for_each(|masks| masks.update(self.model.device(), lr))?;
-        let update = self.optimizer.step(self.model.device(), self.model.grads(), lr)?;
-        let tokens = batches.iter().map(|batch| batch.forest.len()).sum();
-        // A second forward pass where the step is seen first, and the reference's where it runs beside the policy.
-        let passes = 3.0 + [coupled && batches.len() > 1, self.reference.is_some()].map(f64::from).iter().sum::<f64>();
-        let flops = passes * batches.iter().map(|batch| flops(self.model.config(), &batch.forest)).sum::<f64>();
-        Ok(Done { metrics, update, tokens, flops })
+        sparsity(masks, &mut metrics)?;
+        Ok(Done { metrics, update: update.wait()?, tokens, flops, loss_state: measured.state })
     }
 
     /// The same metrics over planned packs of `trees` without a gradient, as one step over all of them. One pack's index
@@ -217,22 +259,6 @@ impl<T: Float> Trainer<T> {
         Ok(())
     }
 
-    /// Share of the step's rows that masks leave out.
-    fn sparsity(&self, masked: &[[Buffer<f32>; 2]], metrics: &mut MetricSums) -> Result<()> {
-        for (side, name) in ["mask/reward_sparsity", "mask/divergence_sparsity"].into_iter().enumerate() {
-            let (mut zeros, mut rows) = (0, 0);
-            for weights in masked {
-                let values = self.model.device().download(&weights[side])?;
-                zeros += values.iter().filter(|&&value| value == 0.0).count();
-                rows += values.len();
-            }
-            if rows > 0 {
-                metrics.add(name, zeros as f64 / rows as f64);
-            }
-        }
-        Ok(())
-    }
-
     /// At the first step the policy is the reference, and every log-ratio is 0 but for rounding.
     fn check_first_ratios(&self, measured: &Measured) -> Result<()> {
         if !self.loss.needs_reference() || self.loss.acceleration().is_some() {
@@ -261,6 +287,21 @@ impl<T: Float> Trainer<T> {
         }
         Ok(())
     }
+}
+
+/// Share of the step's rows that masks leave out.
+fn sparsity(masks: Vec<[Readback<f32>; 2]>, metrics: &mut MetricSums) -> Result<()> {
+    let mut counts = [("mask/reward_sparsity", 0, 0), ("mask/divergence_sparsity", 0, 0)];
+    for sides in masks {
+        for ((_, zeros, rows), side) in counts.iter_mut().zip(sides) {
+            let values = side.wait()?;
+            *zeros += values.iter().filter(|&&value| value == 0.0).count();
+            *rows += values.len();
+        }
+    }
+    let any = counts.into_iter().filter(|&(_, _, rows)| rows > 0);
+    any.for_each(|(name, zeros, rows)| metrics.add(name, zeros as f64 / rows as f64));
+    Ok(())
 }
 
 /// The noise of a sequence's rows is independent: its sum grows with the root of their number. Eight times that is allowed.

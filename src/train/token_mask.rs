@@ -230,9 +230,9 @@ impl TokenMasks {
     ///
     /// # Errors
     /// A launch fails.
-    pub fn update(&mut self, device: &Device, lr: f64) -> Result<()> {
+    pub fn update(&self, device: &Device, lr: f64) -> Result<()> {
         if !self.params.is_empty() {
-            self.optimizer.step(device, &self.grads, lr)?;
+            self.optimizer.apply(device, &self.grads, lr)?;
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl TokenMasks {
                 }
             }
         }
-        let updates = self.optimizer.applied.to_le_bytes();
+        let updates = self.optimizer.updates(device)?.to_le_bytes();
         let mut views = vec![("optimizer.updates".to_owned(), TensorView::new(Dtype::U64, vec![1], &updates)?)];
         for (name, shape, bytes) in &owned {
             views.push((name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes)?));
@@ -270,7 +270,7 @@ impl TokenMasks {
     ///
     /// # Errors
     /// The file is missing, damaged or belongs to another model.
-    pub fn load(&mut self, device: &Device, folder: &Path) -> Result<()> {
+    pub fn load(&self, device: &Device, folder: &Path) -> Result<()> {
         if self.params.is_empty() {
             return Ok(());
         }
@@ -292,8 +292,7 @@ impl TokenMasks {
             device.copy_in(arena, &values)?;
         }
         let updates = file.tensor("optimizer.updates").with_context(damaged)?;
-        self.optimizer.applied = u64::from_le_bytes(updates.data().try_into().with_context(damaged)?);
-        Ok(())
+        self.optimizer.resume(device, u64::from_le_bytes(updates.data().try_into().with_context(damaged)?))
     }
 }
 

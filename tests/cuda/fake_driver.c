@@ -50,7 +50,8 @@ int cuStreamSynchronize(void *stream) { return mode("bad_kernel") && launches ? 
 int cuEventCreate(void **event, unsigned flags) { *event = malloc(1); return 0; }
 int cuEventDestroy_v2(void *event) { free(event); return 0; }
 int cuEventRecord(void *event, void *stream) { return 0; }
-int cuEventSynchronize(void *event) { return 0; }
+int cuEventSynchronize(void *event) { return mode("bad_kernel") && launches ? 700 : 0; }
+int cuEventQuery(void *event) { return 0; }
 int cuEventElapsedTime_v2(float *ms, void *start, void *end) { *ms = 1.5f; return 0; }
 
 static int allocate(Address *address, size_t bytes) {
@@ -77,7 +78,11 @@ int cuMemPoolGetAttribute(void *pool, int which, void *value) {
     *(unsigned long long *)value = which == 5 ? 3ull << 20 : 1ull << 20;
     return 0;
 }
-int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) { *address = malloc(bytes); return 0; }
+int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
+    printf("page-locked %zu\n", bytes);
+    *address = malloc(bytes);
+    return 0;
+}
 int cuMemFreeHost(void *address) { free(address); return 0; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {

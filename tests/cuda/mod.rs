@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use warpo::device::{Choice, CudaOptions, Device, HostOptions, Launch, TensorShape, cuda::EMBEDDED, kernels};
+use warpo::device::{Choice, CudaOptions, Device, HostOptions, Launch, Readback, TensorShape, cuda::EMBEDDED, kernels};
 
 /// Carried in the binary, so that the tests need no source tree.
 const FAKE_DRIVER: &str = include_str!("fake_driver.c");
@@ -130,7 +130,16 @@ fn memory() {
     assert_eq!(device.download(&copy).unwrap(), vec![0; 1000]);
     device.copy(&copy.slice(10..20), &buffer.slice(500..510)).unwrap();
     assert_eq!(device.download(&copy.slice(9..12)).unwrap(), [0, 500, 501]);
+    // A copy back is of its place in the stream, whatever is written before anybody waits.
+    let early = device.read(&buffer.slice(3..6)).unwrap();
+    device.copy_in(&buffer, &[7; 1000]).unwrap();
+    let late = device.read(&buffer.slice(3..6)).unwrap();
+    assert_eq!([early.wait().unwrap(), late.wait().unwrap()], [vec![3, 4, 5], vec![7, 7, 7]]);
+    for _ in 0..9 {
+        assert_eq!(device.read(&buffer).unwrap().wait().unwrap(), [7; 1000]);
+    }
     let nothing = device.alloc::<f32>(0).unwrap();
+    assert!(device.read(&nothing).unwrap().wait().unwrap().is_empty());
     assert!(device.download(&nothing).unwrap().is_empty());
     assert_eq!((device.memory().allocated, device.memory().free), (8000, (5 << 30) + (2 << 20)));
     drop((buffer, nothing));
@@ -154,6 +163,8 @@ fn memory_is_copied_counted_and_freed() {
     let why = "too much: cuda: out of memory: 2147483648 bytes on top of 4000 held; 5370806272 free of 8589934592: \
                CUDA_ERROR_OUT_OF_MEMORY: the driver's words";
     assert!(text.contains(why), "{text}");
+    // Two copies on their way at a time at most, and two of the ring through which copies go to the device.
+    assert_eq!(text.matches("page-locked 65536\n").count(), 4, "{text}");
     let before_end = text.split("end\n").next().unwrap();
     assert_eq!(before_end.matches("free\n").count(), 3, "{text}");
 }
@@ -167,6 +178,9 @@ fn launch(options: CudaOptions) {
     let launched = unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &stats, &partials, 0.5, -2) };
     if let Err(why) = launched {
         println!("launched: {why:#}");
+    }
+    if let Err(why) = device.read(&stats).and_then(Readback::wait) {
+        println!("read: {why:#}");
     }
     if let Err(why) = device.download(&stats) {
         println!("downloaded: {why:#}");
@@ -222,6 +236,7 @@ fn a_failed_launch_names_kernel_shape_and_grid() {
         ("launch", "bad_image", "", "the driver, for CUDA 13.0, does not load it: CUDA_ERROR_INVALID_IMAGE"),
         ("checked launch", "bad_kernel", "launched: grad_norm_finish (kernels/grad_norm.cu:", launch),
         ("checked launch", "bad_kernel", "", illegal),
+        ("launch", "bad_kernel", "read: cuda: one of the last 1 launches failed; the latest was", illegal),
         ("launch", "bad_kernel", "downloaded: cuda: one of the last 1 launches failed; the latest was", illegal),
     ];
     for (scenario, mode, start, end) in cases {

@@ -106,7 +106,7 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
         max_grad_norm: of("max_grad_norm"),
     };
     let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
-    let mut trainer = Trainer::new(model, optimizer, loss).unwrap();
+    let trainer = Trainer::new(model, optimizer, loss).unwrap();
     let packs = batches::pack(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget).unwrap();
     let mut worst = 0.0f64;
     for (step, (&want_loss, &want_norm)) in steps.losses.iter().zip(&steps.grad_norms).enumerate() {

@@ -288,7 +288,7 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
     let Loaded { model, batch, .. } = &loaded;
     let Optim { beta1, beta2, eps, weight_decay, max_grad_norm } = golden.optim;
     let settings = Settings { beta1, beta2, eps, weight_decay, max_grad_norm };
-    let mut optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
+    let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
     let reference = device.upload(&device.download(&loaded.rows()).unwrap()).unwrap();
     let loss_of = |what: &str, want: f64| {
         let logps = loaded.rows();

@@ -14,7 +14,7 @@ use crate::{
 /// (elements, decayed elements): one element, ragged with the boundary inside a chunk, exact, all and none decayed.
 const SHAPES: &[(usize, usize)] = &[(1, 1), (13, 5), (64, 64), (1024, 16), (1029, 1003), (40, 0)];
 const STEPS: u64 = 5;
-const HYPER: Hyper = Hyper { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1 };
+const HYPER: Hyper = Hyper { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
 
 #[test]
 fn step_f32() {
@@ -44,27 +44,21 @@ struct State {
     master: Buffer<f32>,
     m: Buffer<f32>,
     v: Buffer<f32>,
+    progress: Buffer<f64>,
 }
 
 impl State {
     fn new(device: &Device, elements: usize) -> Self {
         let master = device.upload(&normal(1, elements)).unwrap();
-        Self { master, m: device.zeros(elements).unwrap(), v: device.zeros(elements).unwrap() }
+        let progress = device.upload(&adamw::progress(0, HYPER.beta1, HYPER.beta2)).unwrap();
+        Self { master, m: device.zeros(elements).unwrap(), v: device.zeros(elements).unwrap(), progress }
     }
 
-    fn step<T: Float>(
-        &self,
-        device: &Device,
-        params: &Buffer<T>,
-        grads: &[f32],
-        stats: [f32; 3],
-        hyper: Hyper,
-        decay: usize,
-    ) {
+    fn step<T: Float>(&self, device: &Device, params: &Buffer<T>, grads: &[f32], stats: [f32; 3], decay: usize) {
         let grads = device.upload(grads).unwrap();
         let stats = device.upload(&stats).unwrap();
-        let Self { master, m, v } = self;
-        adamw::step(device, params, master, m, v, &grads, &stats, hyper, decay, grads.len()).unwrap();
+        let Self { master, m, v, progress } = self;
+        adamw::step(device, params, master, m, v, &grads, &stats, progress, HYPER, decay, grads.len()).unwrap();
     }
 
     fn download(&self, device: &Device) -> [Vec<f32>; 3] {
@@ -77,12 +71,11 @@ fn follow<T: Float>(device: &Device, on: &str, params: &Buffer<T>, state: &State
     let mut w = widen(&normal(1, elements));
     let (mut m, mut v) = (vec![0.0; elements], vec![0.0; elements]);
     for step in 1..=STEPS {
-        let hyper = Hyper { step, ..HYPER };
         // Gradients from tiny to large, as a model has them.
         let grads: Vec<f32> =
             normal(10 + step, elements).iter().enumerate().map(|(i, g)| g * 10f32.powi(i as i32 % 7 - 5)).collect();
-        state.step(device, params, &grads, [3.0, 0.5, 1.0], hyper, decay);
-        oracles::adamw::step(&mut w, &mut m, &mut v, &widen(&grads), 0.5, hyper, decay);
+        state.step(device, params, &grads, [3.0, 0.5, 1.0], decay);
+        oracles::adamw::step(&mut w, &mut m, &mut v, &widen(&grads), 0.5, (HYPER, step), decay);
     }
     let what = format!("adamw {} {elements}, {decay} decayed on {on}", type_name::<T>());
     let [got_w, got_m, got_v] = state.download(device).map(|data| widen(&data));
@@ -105,14 +98,35 @@ fn gradients_that_are_not_finite_change_nothing() {
         let state = State::new(device, elements);
         let params = device.upload(&cast::<bf16>(&normal(3, elements))).unwrap();
         let grads = normal(4, elements);
-        state.step(device, &params, &grads, [1.0, 1.0, 1.0], HYPER, 7);
+        state.step(device, &params, &grads, [1.0, 1.0, 1.0], 7);
         let (before, params_before) = (state.download(device), device.download(&params).unwrap());
         let bad = vec![f32::NAN; elements];
-        state.step(device, &params, &bad, [f32::NAN, f32::NAN, 0.0], Hyper { step: 2, ..HYPER }, 7);
+        state.step(device, &params, &bad, [f32::NAN, f32::NAN, 0.0], 7);
         for (after, before) in state.download(device).iter().zip(&before) {
             assert_same_bits(&format!("state on {on}"), after, before);
         }
         assert_same_bits(&format!("params on {on}"), &device.download(&params).unwrap(), &params_before);
+        assert_eq!(device.download(&state.progress).unwrap()[adamw::UPDATES], 1.0, "on {on}");
+    });
+}
+
+/// A run that resumes after any number of updates has what one has that was never stopped, bit for bit.
+#[test]
+fn progress_is_what_the_device_counts() {
+    for_each_device(|device, on| {
+        let state = State::new(device, 3);
+        for updates in 1..=40 {
+            state.step(device, &state.master.clone(), &[0.5; 3], [1.0, 1.0, 1.0], 0);
+            let got = device.download(&state.progress).unwrap();
+            let want = adamw::progress(updates, HYPER.beta1, HYPER.beta2);
+            assert_same_bits(&format!("after {updates} on {on}"), &got[..3], &want[..3]);
+            // Of update t, in f64: the power is off by t roundings, and its distance from 1 is at least 1e-3 of it.
+            let t = updates as i32;
+            let exact = [HYPER.lr / (1.0 - HYPER.beta1.powi(t)), 1.0 / (1.0 - HYPER.beta2.powi(t)).sqrt()];
+            for (got, want) in got[3..].iter().zip(exact) {
+                assert!((got / want - 1.0).abs() < f64::from(t + 4) * 1e3 * f64::EPSILON, "on {on}: {got}, {want}");
+            }
+        }
     });
 }
 
@@ -121,10 +135,12 @@ fn refusals_name_the_value() {
     let device = crate::support::fast_device(1);
     let buffer = device.zeros::<f32>(4).unwrap();
     let stats = device.zeros::<f32>(3).unwrap();
-    let step = |hyper, decay| {
-        let error = adamw::step(&device, &buffer, &buffer, &buffer, &buffer, &buffer, &stats, hyper, decay, 4);
-        error.unwrap_err().to_string()
+    let progress = device.zeros::<f64>(4).unwrap();
+    let step = |decay| {
+        let buffers = [&buffer; 4];
+        let [master, m, v, grads] = buffers;
+        adamw::step(&device, &buffer, master, m, v, grads, &stats, &progress, HYPER, decay, 4).unwrap_err().to_string()
     };
-    assert_eq!(step(Hyper { step: 0, ..HYPER }, 4), "adamw: steps count from 1, found 0");
-    assert_eq!(step(HYPER, 5), "adamw: decay of 5 of 4 elements");
+    assert_eq!(step(5), "adamw: decay of 5 of 4 elements");
+    assert_eq!(step(4), "adamw progress: expected [5] = 5 elements, found 4");
 }

@@ -1,3 +1,4 @@
+mod ahead;
 mod bits;
 mod files;
 pub mod fixture;

@@ -53,7 +53,7 @@ fn losses<T: Float>(device: &Device, precision: DType, data: &Dataset) -> Vec<f6
     let reference = Reference::compute(&model, trees, BUDGET).unwrap();
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 1.0)]).unwrap();
-    let mut trainer = Trainer::new(model, optimizer, loss).unwrap();
+    let trainer = Trainer::new(model, optimizer, loss).unwrap();
     let step = |step: usize| {
         let examples: Vec<usize> = (step * PAIRS..(step + 1) * PAIRS).collect();
         let packs = batches::pack(trees, &examples, BUDGET).unwrap();

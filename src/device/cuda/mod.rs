@@ -12,7 +12,7 @@ mod staging;
 use std::{
     ffi::c_void,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -29,7 +29,7 @@ use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
-use staging::Staging;
+use staging::{Slot, Staging};
 
 /// How a GPU is driven.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +72,29 @@ pub struct CudaMemory {
     inner: Arc<Inner>,
     address: u64,
     bytes: usize,
+}
+
+/// Bytes on their way from the GPU, as they were at one point of the stream.
+pub struct CudaReadback {
+    inner: Arc<Inner>,
+    slot: Option<Slot>,
+}
+
+impl CudaReadback {
+    /// Waits for the copy, not for what was queued after it.
+    pub fn wait(self, target: &mut [u8]) -> Result<()> {
+        let Some(slot) = &self.slot else { return Ok(()) };
+        let waited = self.inner.bind().and_then(|()| slot.wait(target.len()).map_err(explain));
+        target.copy_from_slice(waited.with_context(|| self.inner.suspects())?);
+        Ok(())
+    }
+}
+
+impl Drop for CudaReadback {
+    fn drop(&mut self) {
+        let slot = self.slot.take();
+        slot.into_iter().for_each(|slot| self.inner.staging().give_back(slot));
+    }
 }
 
 impl CudaMemory {
@@ -221,10 +244,19 @@ impl CudaDevice {
 
     /// Takes the bytes and queues the copy; does not wait for what is queued before it.
     pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
-        let mut staging = self.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut staging = self.inner.staging();
         // SAFETY: `Device` checked the length against the buffer, whose release is ordered behind the copy.
         let queued = self.inner.bind().and_then(|()| unsafe { staging.copy(&self.inner.stream, target, source) });
         queued.context("cuda")
+    }
+
+    /// Queues a copy of `bytes` at `source`.
+    pub fn read(&self, source: u64, bytes: usize) -> Result<CudaReadback> {
+        let inner = &self.inner;
+        // SAFETY: `Device` took address and length from a buffer, whose release is ordered behind the copy.
+        let queued = |()| unsafe { inner.staging().read(&inner.stream, source, bytes) };
+        let slot = if bytes == 0 { None } else { Some(inner.bind().and_then(queued).context("cuda")?) };
+        Ok(CudaReadback { inner: inner.clone(), slot })
     }
 
     pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
@@ -298,17 +330,9 @@ impl CudaDevice {
             // SAFETY: the stream is this device's own.
             unsafe { result::stream::synchronize(self.inner.stream.cu_stream()) }.map_err(explain)
         });
-        let Unchecked { launches, last } =
-            std::mem::take(&mut *self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner));
-        done.with_context(|| match last {
-            Some(kernel) => {
-                format!(
-                    "cuda: one of the last {launches} launches failed; the latest was {} ({})",
-                    kernel.name, kernel.place
-                )
-            }
-            None => "cuda: waiting for the device".into(),
-        })
+        let why = self.inner.suspects();
+        *self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner) = Unchecked::default();
+        done.context(why)
     }
 
     pub fn record(&self) -> Result<CudaEvent> {
@@ -363,6 +387,21 @@ impl CudaDevice {
 }
 
 impl Inner {
+    fn staging(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may have failed when a wait does.
+    fn suspects(&self) -> String {
+        let Unchecked { launches, last } = &*self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        match last {
+            Some(Kernel { name, place, .. }) => {
+                format!("cuda: one of the last {launches} launches failed; the latest was {name} ({place})")
+            }
+            None => "cuda: waiting for the device".into(),
+        }
+    }
+
     /// Makes the GPU's context current on this thread.
     fn bind(&self) -> Result<()> {
         self.gpu.context.bind_to_thread().map_err(explain)

@@ -94,6 +94,8 @@ pub struct HostOptions {
     pub gemm: GemmBackend,
     /// Plays a GPU of compute capability 9.0: ops take the kernels that need one.
     pub hopper: bool,
+    /// Plays a device whose launches return before they are done: a run queues the next step before it reads one's metrics.
+    pub ahead: bool,
     /// Runs the instrumented build and checks every access.
     pub strict: bool,
     pub schedule: Schedule,
@@ -110,6 +112,7 @@ impl Default for HostOptions {
             threads: 0,
             gemm: GemmBackend::Native,
             hopper: false,
+            ahead: false,
             strict: false,
             schedule: Schedule::InOrder,
             completion: Completion::Early,
