@@ -1,4 +1,5 @@
-// Stands in for libcuda in tests: memory is the process's own, launches are printed instead of run.
+// Stands in for libcuda in tests: memory is the process's own. Launches are printed instead of run, unless the test gives a
+// function that runs them: then nothing queued is done before somebody waits for it, and not more than he waits for.
 // FAKE_CUDA picks what goes wrong: no_device, zero, old, bad_launch, bad_kernel, bad_image.
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,73 @@ static int mode(const char *name) {
 static int launches;
 static void *current;
 
+// ---- what is queued, on the one stream there is
+
+typedef struct {
+    int pending;
+} Event;
+
+typedef struct Work {
+    enum { kCopy, kFill, kRelease, kRecord, kLaunch } kind;
+    void *to;
+    const void *from;
+    size_t bytes;
+    int value;
+    Event *event;
+    void *launch;
+    struct Work *next;
+} Work;
+
+static Work *first, **end = &first;
+static void *(*capture)(const char *kernel, const unsigned *config, void **params);
+static void (*run)(void *launch);
+// Most work that was queued behind what somebody waited for.
+static int most_behind;
+
+// Takes a launch's arguments, and runs it later.
+void fake_cuda_runner(void *(*take)(const char *, const unsigned *, void **), void (*go)(void *)) {
+    capture = take;
+    run = go;
+}
+int fake_cuda_most_behind(void) { return most_behind; }
+
+static void do_work(const Work *work) {
+    switch (work->kind) {
+        case kCopy: memcpy(work->to, work->from, work->bytes); break;
+        case kFill: memset(work->to, work->value, work->bytes); break;
+        case kRelease: memset(work->to, 0xff, work->bytes); free((char *)work->to - 256); break;
+        case kRecord: --work->event->pending; break;
+        case kLaunch: run(work->launch); break;
+    }
+}
+
+static int queue(Work work) {
+    if (!run) {
+        do_work(&work);
+        return 0;
+    }
+    *end = malloc(sizeof work);
+    **end = work;
+    end = &(*end)->next;
+    *end = NULL;
+    return 0;
+}
+
+static void wait_for(const Event *event) {
+    while (first && (!event || event->pending)) {
+        Work *work = first;
+        first = work->next;
+        if (!first) end = &first;
+        do_work(work);
+        free(work);
+    }
+    int behind = 0;
+    for (Work *work = first; work; work = work->next) behind += work->kind == kLaunch;
+    if (behind > most_behind) most_behind = behind;
+}
+
+// ---- the driver
+
 int cuInit(unsigned flags) {
     setvbuf(stdout, NULL, _IONBF, 0);
     return mode("no_device") ? 100 : 0;
@@ -28,7 +96,7 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     if (!capability) capability = "9.0";
     switch (which) {
         case 13: *value = 1000000; break;                // clock rate in kHz
-        case 16: *value = 132; break;                    // multiprocessors
+        case 16: *value = getenv("FAKE_CUDA_SMS") ? atoi(getenv("FAKE_CUDA_SMS")) : 132; break;
         case 75: *value = atoi(capability); break;       // major
         case 76: *value = atoi(strchr(capability, '.') + 1); break;
         case 97: *value = 232448; break;                 // shared memory a CTA may opt in to
@@ -46,23 +114,36 @@ int cuGetErrorString(int error, const char **text) { *text = "the driver's words
 
 int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return 0; }
 int cuStreamDestroy_v2(void *stream) { free(stream); return 0; }
-int cuStreamSynchronize(void *stream) { return mode("bad_kernel") && launches ? 700 : 0; }
-int cuEventCreate(void **event, unsigned flags) { *event = malloc(1); return 0; }
-int cuEventDestroy_v2(void *event) { free(event); return 0; }
-int cuEventRecord(void *event, void *stream) { return 0; }
-int cuEventSynchronize(void *event) { return mode("bad_kernel") && launches ? 700 : 0; }
-int cuEventQuery(void *event) { return 0; }
+int cuStreamSynchronize(void *stream) {
+    wait_for(NULL);
+    return mode("bad_kernel") && launches ? 700 : 0;
+}
+int cuEventCreate(void **event, unsigned flags) { *event = calloc(1, sizeof(Event)); return 0; }
+int cuEventDestroy_v2(void *event) { wait_for(event); free(event); return 0; }
+int cuEventRecord(void *event, void *stream) {
+    ++((Event *)event)->pending;
+    return queue((Work){.kind = kRecord, .event = event});
+}
+int cuEventSynchronize(void *event) {
+    wait_for(event);
+    return mode("bad_kernel") && launches ? 700 : 0;
+}
+int cuEventQuery(void *event) { return ((Event *)event)->pending ? 600 : 0; }
 int cuEventElapsedTime_v2(float *ms, void *start, void *end) { *ms = 1.5f; return 0; }
 
+// The size stands before what is handed out. New memory, like released memory, is full of NaN.
 static int allocate(Address *address, size_t bytes) {
     if (bytes > 1u << 30) return 2;
-    *address = (Address)malloc(bytes);
+    char *memory = aligned_alloc(256, 256 + (bytes + 255) / 256 * 256);
+    *(size_t *)memory = bytes;
+    memset(memory + 256, 0xff, bytes);
+    *address = (Address)(memory + 256);
     return 0;
 }
 static int release(Address address) {
-    printf("free\n");
-    free((void *)address);
-    return 0;
+    if (!run) printf("free\n");
+    char *memory = (char *)address;
+    return queue((Work){.kind = kRelease, .to = memory, .bytes = *(size_t *)(memory - 256)});
 }
 int cuMemAlloc_v2(Address *address, size_t bytes) { return allocate(address, bytes); }
 int cuMemFree_v2(Address address) { return release(address); }
@@ -86,20 +167,16 @@ int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
 int cuMemFreeHost(void *address) { free(address); return 0; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
-    memcpy((void *)to, from, bytes);
-    return 0;
+    return queue((Work){.kind = kCopy, .to = (void *)to, .from = from, .bytes = bytes});
 }
 int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
-    memcpy(to, (void *)from, bytes);
-    return 0;
+    return queue((Work){.kind = kCopy, .to = to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
-    memcpy((void *)to, (void *)from, bytes);
-    return 0;
+    return queue((Work){.kind = kCopy, .to = (void *)to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
-    memset((void *)to, value, bytes);
-    return 0;
+    return queue((Work){.kind = kFill, .to = (void *)to, .bytes = bytes, .value = value});
 }
 
 // Machine code begins like any ELF file, PTX with a comment; both must be where the program says.
@@ -111,7 +188,7 @@ int cuModuleLoadData(void **module, const char *image) {
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) { *function = strdup(name); return 0; }
 int cuFuncSetAttribute(void *function, int which, int value) {
-    printf("attribute %d of %s = %d\n", which, (char *)function, value);
+    if (!run) printf("attribute %d of %s = %d\n", which, (char *)function, value);
     return 0;
 }
 
@@ -124,6 +201,20 @@ typedef struct {
 int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const unsigned long long *dims,
                            const unsigned long long *pitches, const unsigned *tile, const unsigned *steps,
                            int interleave, int swizzle, int promotion, int fill) {
+    if (run) {
+        // As the host device keeps a map: see src/device/tensor_map.rs.
+        unsigned long long *words = map, element = type == 9 ? 2 : 4;
+        memset(words, 0, 128);
+        words[0] = 0x74656e736f726d61;
+        words[1] = (Address)address;
+        words[2] = element | rank << 8 | (unsigned)(swizzle == 3) << 16;
+        for (unsigned i = 0; i < rank; ++i) {
+            words[3 + i] = dims[i];
+            words[7 + i] = tile[i];
+            words[11 + i] = i == 0 ? element : pitches[i - 1];
+        }
+        return 0;
+    }
     printf("map type %d dims %llu,%llu pitch %llu tile %u,%u steps %u,%u interleave %d swizzle %d promotion %d fill %d\n",
            type, dims[0], dims[1], pitches[0], tile[0], tile[1], steps[0], steps[1], interleave, swizzle, promotion, fill);
     memset(map, 7, 128);
@@ -134,6 +225,7 @@ int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, co
 int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
     if (mode("bad_launch")) return 1;
     ++launches;
+    if (run) return queue((Work){.kind = kLaunch, .launch = capture(function, config->grid, params)});
     printf("launch %s grid %u,%u,%u block %u,%u,%u smem %u attributes %u\n", (char *)function, config->grid[0],
            config->grid[1], config->grid[2], config->block[0], config->block[1], config->block[2], config->smem_bytes,
            config->attribute_count);

@@ -1,5 +1,7 @@
 //! The GPU device against a stand-in for the driver: refusals, arguments, errors. What only a GPU can show is not here.
 
+mod late;
+
 use std::{
     env, fs,
     path::Path,
@@ -61,6 +63,7 @@ fn in_child() {
         "tensor_map" => tensor_map(),
         "checked launch" => launch(CudaOptions { check_launches: true, ..CudaOptions::default() }),
         "big launch" => big_launch(),
+        "train late" => late::train(),
         other => panic!("scenario {other}"),
     }
 }

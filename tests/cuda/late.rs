@@ -1,0 +1,125 @@
+//! Training through the driver's interface, where the stand-in runs every launch, but nothing before somebody waits for it: what
+//! is freed, copied or read too early, or staged in memory that is used again too soon, changes the bits or the driver's memory,
+//! which is full of NaN before and after use.
+
+use std::{
+    env,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+use warpo::{
+    device::{Arg, Choice, Device, GemmBackend, HostOptions, Kernel, Launch, TensorMap, cuda::EMBEDDED, kernels},
+    train::{Options, Outcome, run_with},
+};
+
+use super::child;
+use crate::train::fixture::Fixture;
+
+unsafe extern "C" {
+    fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+const RTLD_NOW: c_int = 2;
+
+/// A launch with its arguments as they were when it was queued.
+struct Queued {
+    kernel: &'static Kernel,
+    launch: Launch,
+    args: Vec<Arg>,
+}
+
+/// Whose threads run the launches.
+fn runner() -> &'static Device {
+    static RUNNER: OnceLock<Device> = OnceLock::new();
+    RUNNER.get_or_init(|| Device::host(HostOptions { threads: 2, ..HostOptions::default() }).unwrap())
+}
+
+/// Takes as many bytes of every parameter as it has.
+extern "C" fn capture(name: *const c_char, config: *const u32, params: *const *const u8) -> *mut c_void {
+    // SAFETY: the stand-in hands on a string that ends, seven numbers and a pointer for each parameter.
+    let (name, config) = unsafe { (CStr::from_ptr(name), std::slice::from_raw_parts(config, 7)) };
+    let named = |kernel: &&&Kernel| kernel.name.as_bytes() == name.to_bytes();
+    let kernel: &'static Kernel = kernels::ALL.iter().find(named).expect("only kernels of the build are launched");
+    let args = kernel.types.iter().enumerate().map(|(i, ty)| {
+        // SAFETY: as above; the type says how many bytes there are.
+        unsafe {
+            let at = *params.add(i);
+            match *ty {
+                "CUtensorMap" => Arg::Map(at.cast::<TensorMap>().read_unaligned()),
+                "int" | "unsigned" | "float" => Arg::Word(u64::from(at.cast::<u32>().read_unaligned())),
+                "unsigned char" => Arg::Word(u64::from(at.read())),
+                _ => Arg::Word(at.cast::<u64>().read_unaligned()),
+            }
+        }
+    });
+    let three = |from: usize| [config[from], config[from + 1], config[from + 2]];
+    let launch = Launch { grid: three(0), block: three(3), smem_bytes: config[6] };
+    Box::into_raw(Box::new(Queued { kernel, launch, args: args.collect() })).cast()
+}
+
+extern "C" fn run(queued: *mut c_void) {
+    // SAFETY: `capture` made it, and it is run once.
+    let mut queued = unsafe { Box::from_raw(queued.cast::<Queued>()) };
+    // SAFETY: ops checked the arguments before the launch was queued.
+    unsafe { runner().launch(queued.kernel, queued.launch, &mut queued.args) }.expect("the kernel keeps the rules");
+}
+
+/// A function of the stand-in, which the program loaded under this name.
+fn symbol(name: &str) -> *mut c_void {
+    let [library, name] = ["libcuda.so", name].map(|text| CString::new(text).unwrap());
+    // SAFETY: both strings end.
+    let found = unsafe { dlsym(dlopen(library.as_ptr(), RTLD_NOW), name.as_ptr()) };
+    assert!(!found.is_null(), "{name:?} is in the stand-in");
+    found
+}
+
+/// In the child: the same run on the host device with emulated kernels and through the stand-in.
+pub fn train() {
+    let hopper = env::var("FAKE_CUDA_CAPABILITY").unwrap() == "9.0";
+    // SAFETY: these are the types in fake_driver.c.
+    let (give_runner, most_behind) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner")),
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(symbol("fake_cuda_most_behind")),
+        )
+    };
+    give_runner(capture as *const c_void, run as *const c_void);
+    let fixture = Fixture::new();
+    // Heads that attention on Hopper's units takes.
+    let path = fixture.path("model/config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["head_dim"] = 64.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let host = HostOptions { threads: 2, gemm: GemmBackend::Kernel, hopper, ..HostOptions::default() };
+    for precision in ["f32", "bf16"] {
+        let by = |device, out: String| {
+            let precision = format!("train.precision=\"{precision}\"");
+            let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", precision.as_str()];
+            let options = Options { config: fixture.config(&set), device, out: fixture.path(&out), resume: false };
+            assert_eq!(run_with(&options, host, &false.into()).unwrap(), Outcome::Finished);
+        };
+        by(Choice::Host, format!("host-{precision}"));
+        by(Choice::Cuda(0), format!("cuda-{precision}"));
+        fixture.assert_same_run(&format!("host-{precision}"), &format!("cuda-{precision}"));
+        println!("same run in {precision}");
+    }
+    println!("behind a wait: {}", most_behind());
+}
+
+#[test]
+fn a_run_whose_launches_come_late_is_the_same() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    for capability in ["8.0", "9.0"] {
+        // As many multiprocessors as the host device has: tiles depend on them.
+        let variables = [("FAKE_CUDA_CAPABILITY", capability), ("FAKE_CUDA_SMS", "4")];
+        let Some(text) = child("train late", &[], &variables) else { return };
+        assert!(text.contains("same run in f32") && text.contains("same run in bf16"), "{capability}: {text}");
+        // A step of two layers is some eighty launches, and the one before is read while they wait.
+        let behind = text.lines().find_map(|line| line.strip_prefix("behind a wait: ")).unwrap();
+        assert!(behind.parse::<usize>().unwrap() > 60, "{capability}: {behind} launches behind a wait");
+    }
+}
