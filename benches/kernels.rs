@@ -98,7 +98,9 @@ fn on_gpu(device: &Device, choice: Choice, filter: &str) -> Result<Vec<Value>> {
         let plain = portable.map(|device| Times::of(device, || (prepared.run)(device), || device.fill_zero(&flush)));
         let (own, plain) = (times[0].median(), plain.transpose()?.map(|times| times.median()));
         let vendor = times.get(1).map(Times::median);
-        ratios.extend(vendor.map(|vendor| vendor / own));
+        if !shape.ends_with(cases::NOT_SPLIT) {
+            ratios.extend(vendor.map(|vendor| vendor / own));
+        }
         let (by_memory, by_compute) = (bytes / bandwidth, flops / device.peak_flops(dtype));
         let share = by_memory.max(by_compute) * 1e3 / own;
         let rate = match by_compute > by_memory {

@@ -4,7 +4,8 @@ use warpo::{
     device::{Buffer, DType, Device, Float},
     forest::Forest,
     ops::{
-        attention::{self, Dims},
+        attention::{self, Dims, Pass},
+        attention_sm90::{Plan, Tile},
         gemm::{self, Gemm},
         head::{self, Head, Rows, Scratch},
     },
@@ -21,7 +22,12 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
         product::<T>("gemm_nt", "", Gemm::nt(tokens, 2 * size.ffn, hidden)),
         product::<T>("gemm_nt", "", Gemm::nt(tokens, hidden, size.ffn)),
         product::<T>("gemm_nn", "", Gemm::nn(tokens, hidden, 2 * size.ffn)),
-        weight_product::<T>("gemm_tn", "", Gemm::tn(2 * size.ffn, hidden, tokens).accumulating()),
+        weight_product::<T>(
+            "gemm_tn",
+            "",
+            gemm::split_workspace::<T>,
+            Gemm::tn(2 * size.ffn, hidden, tokens).accumulating(),
+        ),
         attention_fwd::<T>(size),
         attention_bwd::<T>(size),
         head_fwd::<T>(size),
@@ -44,8 +50,8 @@ pub fn product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
     })
 }
 
-/// Added to an f32 gradient.
-pub fn weight_product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
+/// Added to an f32 gradient, with as much room for parts of sums as `workspace` says.
+pub fn weight_product<T: Float>(name: &str, of: &str, workspace: fn(&Device, &Gemm) -> usize, gemm: Gemm) -> Case {
     let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
     let moved = bytes::<T>(a + b) + 2.0 * bytes::<f32>(d);
     Case::of_product::<T>(name, format!("{}, added{of}", shape(&gemm)), gemm.flops(), moved, move |device| {
@@ -53,7 +59,7 @@ pub fn weight_product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
         let is_bf16 = T::DTYPE == DType::Bf16;
         let wide = Some(d.clone());
         let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide, a: a.cast(), b: b.cast() });
-        let workspace = device.alloc(gemm::split_workspace::<T>(device, &gemm))?;
+        let workspace = device.alloc(workspace(device, &gemm))?;
         Ok(Prepared { run: Box::new(move |device| gemm::run_split(device, &gemm, &d, &a, &b, &workspace)), product })
     })
 }
@@ -79,27 +85,45 @@ fn mask(device: &Device, forest: &Forest) -> Result<attention::Mask> {
 
 /// Two products of two FLOPs for each visible pair, head and column.
 pub fn attention_fwd<T: Float>(size: &Size) -> Case {
+    attention_fwd_by::<T>(size, None)
+}
+
+/// The same with a tile of a given size and so many slots, where there are Hopper's units.
+pub fn attention_fwd_by<T: Float>(size: &Size, plan: Option<(Tile, usize)>) -> Case {
     let (dims, forest) = (dims(size), size.forest());
     let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
     let flops = 4.0 * size.visible() * out_width as f64;
     let moved = bytes::<T>(dims.tokens * (width + out_width)) + bytes::<f32>(dims.tokens * dims.heads);
-    Case::new::<T>("attention_fwd", attention_shape(size), flops, moved, move |device| {
+    let by = plan.map_or(String::new(), |(tile, stages)| format!(", {tile:?}, {stages} slots"));
+    Case::new::<T>("attention_fwd", attention_shape(size) + &by, flops, moved, move |device| {
         let forest = forest?;
         let mask = mask(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let qkv = filled(device, dims.tokens * width, 1.0)?;
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        Ok(Box::new(move |device| attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)))
+        Ok(Box::new(move |device| match plan.filter(|_| device.is_hopper()) {
+            None => attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims),
+            Some((tile, stages)) => {
+                let plan = Plan { stages, ..Plan::with_tile(Pass::Fwd, &dims, tile) };
+                attention::fwd_planned(device, &plan, &out.cast(), &lse, &qkv.cast(), &mask, scale, &dims)
+            }
+        }))
     })
 }
 
 /// Five products, as is customary to count, whatever the kernels compute twice.
 pub fn attention_bwd<T: Float>(size: &Size) -> Case {
+    attention_bwd_by::<T>(size, None)
+}
+
+/// The same with a tile of a given size and so many slots for the gradients of queries, where there are Hopper's units.
+pub fn attention_bwd_by<T: Float>(size: &Size, plan: Option<(Tile, usize)>) -> Case {
     let (dims, forest) = (dims(size), size.forest());
     let (width, out_width) = (size.qkv(), size.heads * size.head_dim);
     let flops = 10.0 * size.visible() * out_width as f64;
     let moved = bytes::<T>(dims.tokens * (2 * width + 2 * out_width)) + bytes::<f32>(dims.tokens * dims.heads);
-    Case::new::<T>("attention_bwd", attention_shape(size), flops, moved, move |device| {
+    let by = plan.map_or(String::new(), |(tile, stages)| format!(", queries by {tile:?}, {stages} slots"));
+    Case::new::<T>("attention_bwd", attention_shape(size) + &by, flops, moved, move |device| {
         let forest = forest?;
         let mask = mask(device, &forest)?;
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
@@ -107,8 +131,16 @@ pub fn attention_bwd<T: Float>(size: &Size) -> Case {
         let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
         attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)?;
-        Ok(Box::new(move |device| {
-            attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, scale, &dims)
+        Ok(Box::new(move |device| match plan.filter(|_| device.is_hopper()) {
+            None => attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, scale, &dims),
+            Some((tile, stages)) => {
+                let by_key = Plan::choose(Pass::Dkdv, &dims, mask.mean_keys, device.sm_count());
+                let plans = [by_key, Plan { stages, ..Plan::with_tile(Pass::Dq, &dims, tile) }];
+                let [dqkv, dout, out, qkv] = [&dqkv, &dout, &out, &qkv].map(Buffer::cast);
+                attention::bwd_planned(
+                    device, &plans, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, scale, &dims,
+                )
+            }
         }))
     })
 }

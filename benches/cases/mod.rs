@@ -61,6 +61,9 @@ pub const SMALL_SIZE: Size = Size {
     parameters: 5000,
 };
 
+/// How the shape of a product ends that is there only to show what splitting its sums brings.
+pub const NOT_SPLIT: &str = ", not split";
+
 pub type Run = Box<dyn Fn(&Device) -> Result<()>>;
 type Prepare = Box<dyn FnOnce(&Device) -> Result<Prepared>>;
 
@@ -129,6 +132,7 @@ pub fn all(size: &Size, share: usize) -> Vec<Case> {
     }
     cases.extend(models::products(share));
     cases.extend(models::documents(share));
+    cases.extend(models::tiles(share));
     cases
 }
 

@@ -2,14 +2,20 @@
 //! figures of FlashAttention-3 have it (16384 tokens, heads of 64 and 128 in a width of 2048).
 
 use half::bf16;
-use warpo::ops::gemm::Gemm;
+use warpo::ops::{
+    attention_sm90::Tile,
+    gemm::{self, Gemm},
+    gemm_sm90::Plan,
+};
 
 use super::{
-    Case, GPU_SIZE, Size,
-    matrix::{attention_bwd, attention_fwd, product, weight_product},
+    Case, GPU_SIZE, NOT_SPLIT, Size,
+    matrix::{attention_bwd, attention_bwd_by, attention_fwd, attention_fwd_by, product, weight_product},
 };
 
 const TOKENS: usize = 16384;
+/// Of an H200 too.
+const H100_SMS: usize = 132;
 
 /// Name, hidden size, width of q, k and v, width of attention, width of the MLP's first product and of its second.
 const MODELS: &[(&str, usize, usize, usize, usize, usize)] = &[
@@ -28,11 +34,17 @@ pub fn products(share: usize) -> Vec<Case> {
         for (layer, outputs, inputs) in
             [("qkv", qkv, hidden), ("o", hidden, attended), ("up", up, hidden), ("down", hidden, ffn)]
         {
+            let splits = Plan::choose_split(&Gemm::tn(outputs, inputs, TOKENS), H100_SMS, usize::MAX).splits > 1;
             let (tokens, outputs, inputs) = (part(TOKENS), part(outputs), part(inputs));
             let of = format!(", {layer} of {name}");
             cases.push(product::<bf16>("gemm_nt", &of, Gemm::nt(tokens, outputs, inputs)));
             cases.push(product::<bf16>("gemm_nn", &of, Gemm::nn(tokens, inputs, outputs)));
-            cases.push(weight_product::<bf16>("gemm_tn", &of, Gemm::tn(outputs, inputs, tokens).accumulating()));
+            let gradient = Gemm::tn(outputs, inputs, tokens).accumulating();
+            cases.push(weight_product::<bf16>("gemm_tn", &of, gemm::split_workspace::<bf16>, gradient));
+            if splits {
+                // What splitting brings.
+                cases.push(weight_product::<bf16>("gemm_tn", &(of + NOT_SPLIT), |_, _| 0, gradient));
+            }
         }
     }
     cases
@@ -56,6 +68,31 @@ pub fn documents(share: usize) -> Vec<Case> {
             };
             cases.push(attention_fwd::<bf16>(&size));
             cases.push(attention_bwd::<bf16>(&size));
+        }
+    }
+    cases
+}
+
+/// Short sequences by every tile. Small tiles with three slots, or two for the gradients of queries, leave shared memory for a
+/// third CTA on an SM.
+pub fn tiles(share: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (trees, prompt, response) in [(32, 512, 0), (16, 512, 256), (8, 2048, 0)] {
+        let part = |size: usize| size.div_ceil(share);
+        let size = Size {
+            trees: part(trees),
+            prompt: part(prompt),
+            response: response / share,
+            heads: part(32),
+            kv_heads: part(32),
+            head_dim: 64,
+            ..GPU_SIZE
+        };
+        for (tile, stages) in [(Tile::Rows128, 5), (Tile::Rows64, 5), (Tile::Rows64, 4), (Tile::Rows64, 3)] {
+            cases.push(attention_fwd_by::<bf16>(&size, Some((tile, stages))));
+        }
+        for (tile, stages) in [(Tile::Rows128, 4), (Tile::Rows64, 4), (Tile::Rows64, 2)] {
+            cases.push(attention_bwd_by::<bf16>(&size, Some((tile, stages))));
         }
     }
     cases

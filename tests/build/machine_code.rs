@@ -78,6 +78,9 @@ const UNWANTED: [&str; 4] = ["LDL", "STL", "MEMBAR", "CCTL"];
 /// them a kernel may learn so which tile it has got.
 const UNWANTED_BETWEEN: &str = "R2UR";
 
+/// Entry points of files for Hopper that multiply nothing.
+const ADDS_ONLY: [&str; 1] = ["gemm_add_slices"];
+
 #[test]
 fn loops_that_multiply_hold_nothing_else() {
     let Some(program) = disassembler() else {
@@ -91,8 +94,11 @@ fn loops_that_multiply_hold_nothing_else() {
         assert_eq!(kernels.len(), registers(cubin).len(), "{}: entry points", cubin.module);
         for (name, code) in &kernels {
             let holds = |what: &str| code.lines.iter().any(|line| line.contains(what));
-            assert!(holds("HGMMA") && holds("UTMALDG"), "{name}: no wgmma, or no bulk tensor copy");
             assert!(!holds("LDL") && !holds("STL"), "{name}: local memory");
+            if ADDS_ONLY.contains(&name.as_str()) {
+                continue;
+            }
+            assert!(holds("HGMMA") && holds("UTMALDG"), "{name}: no wgmma, or no bulk tensor copy");
             let loops = code.loops_that_multiply();
             assert!(!loops.is_empty(), "{name}: no loop of products");
             for body in loops {
