@@ -81,6 +81,25 @@ fn sums_of_gradients_are_split_along_k() {
 }
 
 #[test]
+fn parts_run_through_rings_of_every_depth() {
+    for_each_hopper(|device, on| {
+        for stages in [1, 2, 4] {
+            // A whole sum and six parts of three more pairs of tiles for two clusters: rings run on from one to the next.
+            for blocks in [1, stages - 1, stages, stages + 1, 3 * stages + 1].into_iter().filter(|&blocks| blocks > 0) {
+                let gemm = Gemm::tn(264, 136, 64 * 2 * blocks - 24).accumulating();
+                let case = Case::<bf16, f32>::new(padded::<f32>(gemm));
+                let plan = Plan { stages, ..split(&case.gemm, Tile::M128N128, 1, 2) };
+                let workspace = device.upload(&vec![f32::NAN; plan.workspace(&case.gemm)]).unwrap();
+                let d = case
+                    .by(device, |d, a, b| gemm::run_split_planned(device, &plan, &case.gemm, d, a, b, &workspace))
+                    .unwrap_or_else(|why| panic!("{:?} {plan:?} on {on}: {why:#}", case.gemm));
+                case.compare(&widen(&d), &format!("{on} {plan:?}"));
+            }
+        }
+    });
+}
+
+#[test]
 fn every_fault_of_a_split_is_caught() {
     let gemm = Gemm::tn(264, 136, 5 * 64);
     let case = Case::<bf16, f32>::new(gemm);
