@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     cache::{Key, KeyBuilder},
-    device::Float,
+    device::{Float, Readback},
     files,
     forest::Tree,
     model::{Model, human},
@@ -111,6 +111,13 @@ pub struct Pass<'a, T> {
     pub warnings: Vec<String>,
 }
 
+/// A pack whose values are on their way.
+struct Launched {
+    set: usize,
+    batch: MicroBatch,
+    logps: Readback<f32>,
+}
+
 impl<'a, T: Float> Pass<'a, T> {
     /// Looks up the rows of both sets and plans packs of at most `budget` tokens for those that are missing. A cache that
     /// cannot be read costs a warning and never the run.
@@ -172,24 +179,39 @@ impl<'a, T: Float> Pass<'a, T> {
     /// # Errors
     /// A launch fails, or a log-probability is not finite.
     pub fn run(&mut self, mut go_on: impl FnMut(usize) -> bool) -> Result<Option<[Reference; 2]>> {
-        let mut done = 0;
-        for (set, pack) in std::mem::take(&mut self.packs) {
-            let batch = batches::build(self.sets[set], &pack)?;
-            let on_device = self.model.upload(&batch.forest)?;
-            self.model.forward(&on_device)?;
-            let logps = self.model.device().download(&self.model.logps(&on_device)?)?;
-            self.take(set, &batch, &logps)?;
-            if self.kept.elapsed() > KEEP_EVERY {
-                self.keep();
+        let ahead = self.model.device().runs_ahead();
+        let (mut done, mut unread) = (0, None);
+        let mut packs = std::mem::take(&mut self.packs).into_iter();
+        loop {
+            let launched = packs.next().map(|(set, pack)| self.launch(set, &pack)).transpose()?;
+            let last = launched.is_none();
+            // Where launches return at once, this pack is computed while the one before is read.
+            let ready = if ahead { std::mem::replace(&mut unread, launched) } else { launched };
+            if let Some(Launched { set, batch, logps }) = ready {
+                self.take(set, &batch, &logps.wait()?)?;
+                done += batch.examples.len();
+                if self.kept.elapsed() > KEEP_EVERY {
+                    self.keep();
+                }
+                if !go_on(done) {
+                    self.keep();
+                    return Ok(None);
+                }
             }
-            done += batch.examples.len();
-            if !go_on(done) {
-                self.keep();
-                return Ok(None);
+            if last {
+                break;
             }
         }
         self.keep();
         Ok(Some([0, 1].map(|set| Reference::assemble(self.sets[set], &self.keys[set], &self.values))))
+    }
+
+    fn launch(&self, set: usize, pack: &[usize]) -> Result<Launched> {
+        let batch = batches::build(self.sets[set], pack)?;
+        let on_device = self.model.upload(&batch.forest)?;
+        self.model.forward(&on_device)?;
+        let logps = self.model.device().read(&self.model.logps(&on_device)?)?;
+        Ok(Launched { set, batch, logps })
     }
 
     fn take(&mut self, set: usize, batch: &MicroBatch, logps: &[f32]) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -27,7 +30,7 @@ use crate::{
         Report,
         loader::{Loader, Position},
     },
-    device::{Device, Float, HostOptions},
+    device::{Device, Event, Float, HostOptions},
     model::{MemoryPlan, Model},
     optim::{AdamW, LearningRate, Settings},
 };
@@ -97,6 +100,8 @@ struct Launched {
     lr: f64,
     data: Position,
     epoch: f64,
+    /// On the device: the end of the step before, or of nothing if the device was idle, and the end of this one.
+    time: [Arc<Event>; 2],
 }
 
 struct Run<'a, T> {
@@ -110,8 +115,6 @@ struct Run<'a, T> {
     /// Steps launched, of which the last may be unread.
     launched: u64,
     unread: Option<Launched>,
-    /// When the device began with the step that is read next.
-    since: Instant,
     /// Records of `metrics.jsonl` up to this step stay; `None` if none does.
     resumed: Option<u64>,
 }
@@ -161,8 +164,8 @@ impl<'a, T: Float> Run<'a, T> {
             masks.load(device, folder)?;
         }
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
-        let (launched, since) = (state.step, Instant::now());
-        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, since, resumed })
+        let launched = state.step;
+        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, resumed })
     }
 
     fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
@@ -184,21 +187,21 @@ impl<'a, T: Float> Run<'a, T> {
             self.launch(&train_reference, &mut metrics, &mut terminal)?;
             let step = self.launched;
             let last = step == self.state.total_steps;
-            let stopping = !last && stop.load(Ordering::SeqCst);
             let evaluates = last || is_due(step, self.config().train.eval_every);
-            let saves = last || stopping || is_due(step, self.config().train.save_every);
+            let saves = last || is_due(step, self.config().train.save_every);
             // The first step's gradients are looked at before the next one overwrites them.
             let goes_on = self.trainer.model.device().runs_ahead() && step > 1;
-            if goes_on && !evaluates && !saves {
+            if goes_on && !evaluates && !saves && !stop.load(Ordering::SeqCst) {
                 continue;
             }
             self.read(&mut metrics, &mut terminal)?;
             if evaluates {
                 self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
             }
+            let stopping = !last && stop.load(Ordering::SeqCst);
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state.skipped_in_a_row == 0;
-            if saves && (healthy || last || stopping) {
+            if last || stopping || (healthy && saves) {
                 let saved = self.save(&metrics, healthy)?;
                 terminal.say(&format!("saved {}", saved.display()));
             }
@@ -279,27 +282,28 @@ impl<'a, T: Float> Run<'a, T> {
 
     /// Launches the next step, and reads the one before while the device is at work on it.
     fn launch(&mut self, reference: &Reference, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
-        if self.unread.is_none() {
-            self.since = Instant::now();
-        }
+        let device = self.trainer.model.device().clone();
+        let start = match &self.unread {
+            Some(Launched { time: [_, end], .. }) => end.clone(),
+            None => Arc::new(device.record()?),
+        };
         let trees = &self.inputs.train.trees;
         let step = self.loader.next_step();
         let packs = step.iter().map(|members| batches::build(trees, members)).collect::<Result<Vec<_>>>()?;
         let (lr, first) = (self.rate.at(self.launched), self.launched == 0);
         let queued = self.trainer.queue(trees, &packs, reference, lr, first)?;
+        let time = [start, Arc::new(device.record()?)];
         self.read(metrics, terminal)?;
         self.launched += 1;
-        self.unread = Some(Launched { queued, lr, data: self.loader.position(), epoch: self.loader.epochs() });
+        self.unread = Some(Launched { queued, lr, data: self.loader.position(), epoch: self.loader.epochs(), time });
         Ok(())
     }
 
-    /// Waits for the step that was not read yet, if there is one, and writes what it says. Its time is that from the end of the
-    /// one before.
+    /// Waits for the step that was not read yet, if there is one, and writes what it says.
     fn read(&mut self, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
-        let Some(Launched { queued, lr, data, epoch }) = self.unread.take() else { return Ok(()) };
+        let Some(Launched { queued, lr, data, epoch, time: [start, end] }) = self.unread.take() else { return Ok(()) };
         let done = self.trainer.finish(queued)?;
-        let seconds = self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
+        let seconds = self.trainer.model.device().elapsed_ms(&start, &end)? / 1e3;
         self.advance(&done, data, epoch);
         metrics.write(&self.record(&done, lr, seconds))?;
         terminal.step(self.state.step, &summary(&done, seconds));

@@ -60,11 +60,19 @@ struct Inner {
     unchecked: Mutex<Unchecked>,
 }
 
-/// Launches since the stream was last waited for: a failure shows at the next wait and is one of these.
+/// Launches that nobody has waited for: a failure shows at the next wait and is one of these.
 #[derive(Default)]
 struct Unchecked {
+    /// Since the device was opened, and how many of them are known to have ended well.
     launches: usize,
+    checked: usize,
     last: Option<&'static Kernel>,
+}
+
+impl Unchecked {
+    fn checked_until(&mut self, launches: usize) {
+        self.checked = self.checked.max(launches);
+    }
 }
 
 /// One allocation; freed, in the order of the stream, when dropped.
@@ -78,6 +86,8 @@ pub struct CudaMemory {
 pub struct CudaReadback {
     inner: Arc<Inner>,
     slot: Option<Slot>,
+    /// Launches before it.
+    launches: usize,
 }
 
 impl CudaReadback {
@@ -86,6 +96,7 @@ impl CudaReadback {
         let Some(slot) = &self.slot else { return Ok(()) };
         let waited = self.inner.bind().and_then(|()| slot.wait(target.len()).map_err(explain));
         target.copy_from_slice(waited.with_context(|| self.inner.suspects())?);
+        self.inner.unchecked().checked_until(self.launches);
         Ok(())
     }
 }
@@ -256,7 +267,7 @@ impl CudaDevice {
         // SAFETY: `Device` took address and length from a buffer, whose release is ordered behind the copy.
         let queued = |()| unsafe { inner.staging().read(&inner.stream, source, bytes) };
         let slot = if bytes == 0 { None } else { Some(inner.bind().and_then(queued).context("cuda")?) };
-        Ok(CudaReadback { inner: inner.clone(), slot })
+        Ok(CudaReadback { inner: inner.clone(), slot, launches: inner.unchecked().launches })
     }
 
     pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
@@ -331,7 +342,9 @@ impl CudaDevice {
             unsafe { result::stream::synchronize(self.inner.stream.cu_stream()) }.map_err(explain)
         });
         let why = self.inner.suspects();
-        *self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner) = Unchecked::default();
+        let mut unchecked = self.inner.unchecked();
+        let launches = unchecked.launches;
+        unchecked.checked_until(launches);
         done.context(why)
     }
 
@@ -370,7 +383,7 @@ impl CudaDevice {
         let launched = unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
         launched.result().map_err(|e| failed(explain(e)))?;
         {
-            let mut unchecked = self.inner.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unchecked = self.inner.unchecked();
             unchecked.launches += 1;
             unchecked.last = Some(kernel);
         }
@@ -391,14 +404,18 @@ impl Inner {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unchecked(&self) -> MutexGuard<'_, Unchecked> {
+        self.unchecked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What may have failed when a wait does.
     fn suspects(&self) -> String {
-        let Unchecked { launches, last } = &*self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
-        match last {
-            Some(Kernel { name, place, .. }) => {
-                format!("cuda: one of the last {launches} launches failed; the latest was {name} ({place})")
+        let Unchecked { launches, checked, last } = &*self.unchecked();
+        match (launches - checked, last) {
+            (count @ 1.., Some(Kernel { name, place, .. })) => {
+                format!("cuda: one of the last {count} launches failed; the latest was {name} ({place})")
             }
-            None => "cuda: waiting for the device".into(),
+            _ => "cuda: waiting for the device".into(),
         }
     }
 

@@ -18,7 +18,7 @@ use super::driver::explain;
 
 /// Slots of the two rings, and bytes of each: a step has many small tables, a micro-batch one large one.
 const SMALL: (usize, usize) = (128, 64 << 10);
-const LARGE: (usize, usize) = (4, 4 << 20);
+const LARGE: (usize, usize) = (16, 1 << 20);
 
 /// All of a device's page-locked memory.
 pub struct Staging {
