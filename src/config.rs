@@ -229,6 +229,9 @@ pub struct Train {
     pub precision: Precision,
     /// Worker threads of the host device; 0 takes all cores. The results do not depend on it.
     pub threads: usize,
+    /// Whether a GPU gets each micro-batch as a CUDA graph, where the loss needs neither a model beside nor the whole step.
+    /// The results do not depend on it.
+    pub cuda_graph: bool,
     /// Whether the starting weights' log-probabilities are computed even where the loss has no reference: rewards and
     /// `logps/chosen_fell` are measured against them.
     pub track_reference: bool,
@@ -322,6 +325,7 @@ impl Default for Train {
             log_every: 10,
             precision: Precision::Bf16,
             threads: 0,
+            cuda_graph: false,
             track_reference: true,
         }
     }

@@ -452,6 +452,18 @@ impl Device {
         }
     }
 
+    /// Runs what `work` launches as one graph, on devices that have graphs. In it only launches, fills and copies on the device
+    /// are allowed; the host device, which runs them as they come, refuses the rest too.
+    ///
+    /// # Errors
+    /// Those of `work`; something else than launches was asked for, or the driver refuses.
+    pub fn graphed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        match &*self.0 {
+            Backend::Host(host) => host.graphed(work),
+            Backend::Cuda(cuda) => cuda.graphed(work),
+        }
+    }
+
     /// Waits until everything launched has ended.
     ///
     /// # Errors

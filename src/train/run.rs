@@ -150,6 +150,7 @@ impl<'a, T: Float> Run<'a, T> {
         };
         let resumed = matches!(start, Start::From(..)).then_some(state.step);
         let mut trainer = Trainer::new(model, optimizer, inputs.loss.clone())?;
+        trainer.graphed = config.train.cuda_graph;
         if let Some(plan) = inputs.reference_plan(config, device)? {
             let beside = Model::<T>::new(device, &inputs.model, plan)?;
             match config.model.init {

@@ -9,11 +9,12 @@ use crate::config::Config;
 
 /// Pace of output and of the machine; and paths, whose content is checked instead (`reference.safetensors` knows the
 /// tokens of both files, a checkpoint its model's shape).
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "cache.dir",
     "data.eval",
     "data.train",
     "model.path",
+    "train.cuda_graph",
     "train.eval_every",
     "train.keep_checkpoints",
     "train.log_every",

@@ -41,11 +41,21 @@ pub struct Trainer<T> {
     pub reference: Option<Model<T>>,
     /// Weights of tokens from the reference's activations, where the loss has them.
     pub masks: Option<TokenMasks>,
+    /// Whether a micro-batch is launched as a graph, where its passes only launch: see [`Device::graphed`].
+    ///
+    /// [`Device::graphed`]: crate::device::Device::graphed
+    pub graphed: bool,
+}
+
+/// A micro-batch on the device, with room for the slopes of its rows.
+struct Loaded {
+    batch: Batch,
+    ref_logps: Option<Buffer<f32>>,
+    coefficients: Buffer<f32>,
 }
 
 /// What a micro-batch's forward pass leaves for its backward pass.
 struct Forwarded {
-    batch: Batch,
     rows: Rows,
     /// Both models' normalisers, where the reference ran beside the policy.
     divergence: Option<Divergence>,
@@ -81,7 +91,7 @@ impl<T: Float> Trainer<T> {
     /// The device is out of memory.
     pub fn new(model: Model<T>, optimizer: AdamW<T>, loss: Loss) -> Result<Self> {
         let loss_state = model.device().zeros(loss_batch::STATE)?;
-        Ok(Self { model, optimizer, loss, loss_state, reference: None, masks: None })
+        Ok(Self { model, optimizer, loss, loss_state, reference: None, masks: None, graphed: false })
     }
 
     /// Trains on the examples of one step, which stand in `trees`. On the first step of a run `first` asks for the checks
@@ -121,16 +131,23 @@ impl<T: Float> Trainer<T> {
         let coupled = self.loss.couples_the_step();
         if coupled && batches.len() > 1 {
             for (micro, batch) in batches.iter().enumerate() {
-                self.forward(&step, micro, batch, reference)?;
+                self.forward(&step, micro, &self.load(batch, reference)?)?;
             }
             step.run(None)?;
         }
+        // Other losses allocate on the way.
+        let graphed = self.graphed && !coupled && self.reference.is_none() && !self.loss.needs_collisions();
         for (micro, batch) in batches.iter().enumerate() {
-            let forwarded = self.forward(&step, micro, batch, reference)?;
-            if !coupled || batches.len() == 1 {
-                step.run((!coupled).then_some(micro))?;
-            }
-            self.backward(&step, micro, &forwarded)?;
+            let loaded = self.load(batch, reference)?;
+            let passes = || {
+                let forwarded = self.forward(&step, micro, &loaded)?;
+                if !coupled || batches.len() == 1 {
+                    step.run((!coupled).then_some(micro))?;
+                }
+                self.backward(&step, micro, &loaded, &forwarded)?;
+                Ok(forwarded)
+            };
+            let forwarded = if graphed { device.graphed(passes) } else { passes() }?;
             if let Some(Masked { weights: [reward, divergence], .. }) = &forwarded.masked {
                 masks.push([device.read(reward)?, device.read(divergence)?]);
             }
@@ -192,7 +209,7 @@ impl<T: Float> Trainer<T> {
                 let rows = Rows { ref_logps: Some(logps.clone()), logps: Some(logps), ..Rows::default() };
                 step.sum(micro, &rows, &self.model.upload(&batch.forest)?.sequence_rows)?;
             } else {
-                self.forward(&step, micro, &batch, reference)?;
+                self.forward(&step, micro, &self.load(&batch, reference)?)?;
             }
         }
         step.run(None)?;
@@ -203,24 +220,31 @@ impl<T: Float> Trainer<T> {
         self.loss.groups(examples.iter().map(|&example| &trees[example]))
     }
 
-    /// Log-probabilities of a micro-batch's rows, and their sums in the step.
-    fn forward(&self, step: &Step, micro: usize, batch: &MicroBatch, reference: &Reference) -> Result<Forwarded> {
-        let examples = &batch.examples;
+    /// Copies to the device what a micro-batch's passes read.
+    fn load(&self, batch: &MicroBatch, reference: &Reference) -> Result<Loaded> {
+        let device = self.model.device();
+        let beside = self.reference.is_some() || reference.is_empty();
+        let ref_logps = (!beside).then(|| device.upload(&reference.of(&batch.examples))).transpose()?;
         let batch = self.model.upload(&batch.forest)?;
-        self.model.forward(&batch)?;
+        Ok(Loaded { coefficients: device.alloc(batch.rows)?, batch, ref_logps })
+    }
+
+    /// Log-probabilities of a micro-batch's rows, and their sums in the step.
+    fn forward(&self, step: &Step, micro: usize, Loaded { batch, ref_logps, .. }: &Loaded) -> Result<Forwarded> {
+        self.model.forward(batch)?;
         let mut rows = Rows::default();
         let (mut divergence, mut masked) = (None, None);
         if let Some(beside) = &self.reference {
             match &self.masks {
                 Some(masks) => {
-                    let made = masks.forward(beside, &batch)?;
+                    let made = masks.forward(beside, batch)?;
                     let [weights, divergence_weights] = made.weights.clone();
                     (rows.weights, rows.divergence_weights) = (Some(weights), Some(divergence_weights));
                     masked = Some(made);
                 }
-                None => beside.forward(&batch)?,
+                None => beside.forward(batch)?,
             }
-            let both = self.model.divergence(beside, &batch)?;
+            let both = self.model.divergence(beside, batch)?;
             rows.logps = Some(both.logps.clone());
             rows.ref_logps = Some(both.ref_logps.clone());
             rows.divergences = Some(both.divergences.clone());
@@ -228,30 +252,28 @@ impl<T: Float> Trainer<T> {
         } else {
             if self.loss.needs_collisions() {
                 // Before the log-probabilities, whose logits the backward pass takes over.
-                rows.collisions = Some(self.model.collisions(&batch)?);
+                rows.collisions = Some(self.model.collisions(batch)?);
             }
-            rows.logps = Some(self.model.logps(&batch)?);
-            if !reference.is_empty() {
-                rows.ref_logps = Some(self.model.device().upload(&reference.of(examples))?);
-            }
+            rows.logps = Some(self.model.logps(batch)?);
+            rows.ref_logps = ref_logps.clone();
         }
         step.sum(micro, &rows, &batch.sequence_rows)?;
-        Ok(Forwarded { batch, rows, divergence, masked })
+        Ok(Forwarded { rows, divergence, masked })
     }
 
-    fn backward(&self, step: &Step, micro: usize, forwarded: &Forwarded) -> Result<()> {
-        let Forwarded { batch, rows, divergence, masked } = forwarded;
+    fn backward(&self, step: &Step, micro: usize, loaded: &Loaded, forwarded: &Forwarded) -> Result<()> {
+        let Loaded { batch, coefficients, .. } = loaded;
+        let Forwarded { rows, divergence, masked } = forwarded;
         let device = self.model.device();
-        let coefficients = device.alloc(batch.rows)?;
         let (Some(kept), Some(beside)) = (divergence, &self.reference) else {
-            let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: None };
+            let outputs = Outputs { coefficients, divergence_coefficients: None };
             step.spread(micro, outputs, rows, &batch.sequence_rows)?;
-            return self.model.backward(batch, &coefficients);
+            return self.model.backward(batch, coefficients);
         };
         let by_divergence = device.alloc(batch.rows)?;
-        let outputs = Outputs { coefficients: &coefficients, divergence_coefficients: Some(&by_divergence) };
+        let outputs = Outputs { coefficients, divergence_coefficients: Some(&by_divergence) };
         step.spread(micro, outputs, rows, &batch.sequence_rows)?;
-        let slopes = Slopes { logps: &coefficients, divergences: &by_divergence };
+        let slopes = Slopes { logps: coefficients, divergences: &by_divergence };
         self.model.backward_beside(beside, batch, kept, &slopes)?;
         if let (Some(masks), Some(masked)) = (&self.masks, masked) {
             masks.backward(step, micro, masked, rows, beside, batch)?;

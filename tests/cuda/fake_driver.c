@@ -32,7 +32,15 @@ typedef struct Work {
     struct Work *next;
 } Work;
 
+typedef struct {
+    Work *first, **end;
+    int count, invalid;
+} Graph;
+
 static Work *first, **end = &first;
+// What is captured, if anything is: what comes from or goes to the host, and memory, has no place in it.
+static Graph *capturing;
+static int graph_launches, graphs_made;
 static void *(*capture)(const char *kernel, const unsigned *config, void **params);
 static void (*run)(void *launch);
 // Most work that was queued behind what somebody waited for.
@@ -44,6 +52,8 @@ void fake_cuda_runner(void *(*take)(const char *, const unsigned *, void **), vo
     run = go;
 }
 int fake_cuda_most_behind(void) { return most_behind; }
+int fake_cuda_graph_launches(void) { return graph_launches; }
+int fake_cuda_graphs_made(void) { return graphs_made; }
 
 static void do_work(const Work *work) {
     switch (work->kind) {
@@ -60,6 +70,15 @@ static int queue(Work work) {
         do_work(&work);
         return 0;
     }
+    if (capturing) {
+        if (work.kind != kLaunch && work.kind != kFill) capturing->invalid = 1;
+        *capturing->end = malloc(sizeof work);
+        **capturing->end = work;
+        capturing->end = &(*capturing->end)->next;
+        *capturing->end = NULL;
+        ++capturing->count;
+        return 0;
+    }
     *end = malloc(sizeof work);
     **end = work;
     end = &(*end)->next;
@@ -68,6 +87,7 @@ static int queue(Work work) {
 }
 
 static void wait_for(const Event *event) {
+    if (capturing) capturing->invalid = 1;
     while (first && (!event || event->pending)) {
         Work *work = first;
         first = work->next;
@@ -78,6 +98,25 @@ static void wait_for(const Event *event) {
     int behind = 0;
     for (Work *work = first; work; work = work->next) behind += work->kind == kLaunch;
     if (behind > most_behind) most_behind = behind;
+}
+
+static void forget(Graph *graph) {
+    while (graph->first) {
+        Work *work = graph->first;
+        graph->first = work->next;
+        free(work);
+    }
+    free(graph);
+}
+
+static void replace(Graph *into, const Graph *from) {
+    into->first = NULL, into->end = &into->first, into->count = from->count;
+    for (const Work *work = from->first; work; work = work->next) {
+        *into->end = malloc(sizeof *work);
+        **into->end = *work;
+        into->end = &(*into->end)->next;
+        *into->end = NULL;
+    }
 }
 
 // ---- the driver
@@ -133,6 +172,7 @@ int cuEventElapsedTime_v2(float *ms, void *start, void *end) { *ms = 1.5f; retur
 
 // The size stands before what is handed out. New memory, like released memory, is full of NaN.
 static int allocate(Address *address, size_t bytes) {
+    if (capturing) capturing->invalid = 1;
     if (bytes > 1u << 30) return 2;
     char *memory = aligned_alloc(256, 256 + (bytes + 255) / 256 * 256);
     *(size_t *)memory = bytes;
@@ -220,6 +260,46 @@ int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, co
     memset(map, 7, 128);
     return rank == 2 && address ? 0 : 1;
 }
+
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    capturing = calloc(1, sizeof *capturing);
+    capturing->end = &capturing->first;
+    return 0;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    Graph *captured = capturing;
+    capturing = NULL;
+    *graph = captured;
+    return captured->invalid ? 901 : 0;
+}
+int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags) {
+    ++graphs_made;
+    *executable = calloc(1, sizeof(Graph));
+    replace(*executable, graph);
+    return 0;
+}
+// The same kinds of work in the same order, or nothing.
+int cuGraphExecUpdate_v2(void *executable, void *graph, void *info) {
+    Graph *old = executable, *new = graph;
+    if (old->count != new->count) return 910;
+    for (Work *a = old->first, *b = new->first; a; a = a->next, b = b->next)
+        if (a->kind != b->kind) return 910;
+    while (old->first) {
+        Work *work = old->first;
+        old->first = work->next;
+        free(work);
+    }
+    replace(old, new);
+    return 0;
+}
+// A launch's arguments belong to the stream's work: a graph that ran is updated before it runs again.
+int cuGraphLaunch(void *executable, void *stream) {
+    ++graph_launches;
+    for (Work *work = ((Graph *)executable)->first; work; work = work->next) queue(*work);
+    return 0;
+}
+int cuGraphDestroy(void *graph) { forget(graph); return 0; }
+int cuGraphExecDestroy(void *executable) { forget(executable); return 0; }
 
 #ifndef WITHOUT_LAUNCH
 int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {

@@ -79,12 +79,13 @@ fn symbol(name: &str) -> *mut c_void {
 pub fn train() {
     let hopper = env::var("FAKE_CUDA_CAPABILITY").unwrap() == "9.0";
     // SAFETY: these are the types in fake_driver.c.
-    let (give_runner, most_behind) = unsafe {
-        (
-            std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner")),
-            std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(symbol("fake_cuda_most_behind")),
-        )
+    let give_runner = unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner"))
     };
+    let [most_behind, graph_launches, graphs_made] = ["most_behind", "graph_launches", "graphs_made"].map(|name| {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(symbol(&format!("fake_cuda_{name}"))) }
+    });
     give_runner(capture as *const c_void, run as *const c_void);
     let fixture = Fixture::new();
     // Heads that attention on Hopper's units takes.
@@ -94,18 +95,24 @@ pub fn train() {
     std::fs::write(&path, config.to_string()).unwrap();
     let host = HostOptions { threads: 2, gemm: GemmBackend::Kernel, hopper, ..HostOptions::default() };
     for precision in ["f32", "bf16"] {
-        let by = |device, out: String| {
-            let precision = format!("train.precision=\"{precision}\"");
-            let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", precision.as_str()];
-            let options = Options { config: fixture.config(&set), device, out: fixture.path(&out), resume: false };
+        let by = |device, name: &str, graph: bool| {
+            let (precision, graph) = (format!("train.precision=\"{precision}\""), format!("train.cuda_graph={graph}"));
+            let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", &precision, &graph];
+            let options = Options { config: fixture.config(&set), device, out: fixture.path(name), resume: false };
             assert_eq!(run_with(&options, host, &false.into()).unwrap(), Outcome::Finished);
         };
-        by(Choice::Host, format!("host-{precision}"));
-        by(Choice::Cuda(0), format!("cuda-{precision}"));
-        fixture.assert_same_run(&format!("host-{precision}"), &format!("cuda-{precision}"));
+        let [straight, late, graph] = ["host", "late", "graph"].map(|name| format!("{name}-{precision}"));
+        by(Choice::Host, &straight, false);
+        let before = graph_launches();
+        by(Choice::Cuda(0), &late, false);
+        fixture.assert_same_run(&straight, &late);
+        assert_eq!(graph_launches(), before);
+        by(Choice::Cuda(0), &graph, true);
+        fixture.assert_same_run(&straight, &graph);
         println!("same run in {precision}");
     }
     println!("behind a wait: {}", most_behind());
+    println!("graphs: {} launched, {} made", graph_launches(), graphs_made());
 }
 
 #[test]
@@ -121,5 +128,10 @@ fn a_run_whose_launches_come_late_is_the_same() {
         // A step of two layers is some eighty launches, and the one before is read while they wait.
         let behind = text.lines().find_map(|line| line.strip_prefix("behind a wait: ")).unwrap();
         assert!(behind.parse::<usize>().unwrap() > 60, "{capability}: {behind} launches behind a wait");
+        // Every micro-batch of eight steps but the first, in both precisions; made anew only where the head has other chunks.
+        let graphs = text.lines().find_map(|line| line.strip_prefix("graphs: ")).unwrap();
+        println!("{capability}: {graphs}");
+        let numbers = graphs.split(' ').filter_map(|word| word.parse::<usize>().ok()).collect::<Vec<_>>();
+        assert!(numbers[0] >= 14 && (2..numbers[0] / 2).contains(&numbers[1]), "{capability}: {graphs}");
     }
 }

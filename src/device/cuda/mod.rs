@@ -4,6 +4,7 @@
 //! loaded kernels are shared by all devices of a process that name the same GPU.
 
 pub mod driver;
+mod graph;
 pub mod images;
 mod modules;
 mod peak;
@@ -27,6 +28,7 @@ use cudarc::driver::{
 use super::{Arg, DType, Kernel, Launch, MemoryUse, Swizzle, TensorMap, TensorShape};
 use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
+use graph::Graph;
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
 use staging::{Slot, Staging};
@@ -53,6 +55,7 @@ struct Inner {
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
     staging: Mutex<Staging>,
+    graph: Mutex<Graph>,
     options: CudaOptions,
     hopper: bool,
     allocated: AtomicUsize,
@@ -154,6 +157,7 @@ impl CudaDevice {
             gpu,
             stream,
             staging: Mutex::new(Staging::new()),
+            graph: Mutex::default(),
             options,
             hopper: !options.portable && for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
             allocated: AtomicUsize::new(0),
@@ -402,6 +406,10 @@ impl CudaDevice {
 impl Inner {
     fn staging(&self) -> MutexGuard<'_, Staging> {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unchecked(&self) -> MutexGuard<'_, Unchecked> {

@@ -12,7 +12,7 @@ use std::{
     ffi::c_void,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -145,6 +145,8 @@ pub struct HostDevice {
     peak_flops: OnceLock<f64>,
     /// Strict mode's book of buffers.
     registry: Option<Arc<strict::Registry>>,
+    /// While what is launched belongs to a graph.
+    graphed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -202,7 +204,14 @@ impl HostDevice {
             .context("host device: worker threads")?;
         let banks = options.banks.then(Arc::default);
         let registry = options.strict.then(|| Arc::new(strict::Registry::counting(banks)));
-        Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new(), registry })
+        Ok(Self {
+            options,
+            pool,
+            use_count: Arc::default(),
+            peak_flops: OnceLock::new(),
+            registry,
+            graphed: AtomicBool::new(false),
+        })
     }
 
     /// What every instruction that touched shared memory did so far, by kernel and place; nothing unless
@@ -236,7 +245,21 @@ impl HostDevice {
         *self.peak_flops.get_or_init(|| gemm::measure_peak(self))
     }
 
+    /// Runs `work` and refuses what a GPU's graph cannot hold.
+    pub fn graphed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.graphed.store(true, Ordering::Relaxed);
+        let done = work();
+        self.graphed.store(false, Ordering::Relaxed);
+        done
+    }
+
+    fn refuse_in_graph(&self, what: &str) -> Result<()> {
+        ensure!(!self.graphed.load(Ordering::Relaxed), "host device: {what} inside a graph: do it before or after");
+        Ok(())
+    }
+
     pub fn alloc(&self, bytes: usize) -> Result<HostMemory> {
+        self.refuse_in_graph("an allocation")?;
         let guard = if self.options.strict { strict::GUARD_BYTES } else { 0 };
         let layout = Layout::from_size_align(bytes.max(1) + 2 * guard, ALIGNMENT)?;
         // SAFETY: the size is not zero.
@@ -271,6 +294,7 @@ impl HostDevice {
     }
 
     pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+        self.refuse_in_graph("a copy to the device")?;
         self.mark_written(target, source.len());
         // SAFETY: `Device` checked the length against the buffer, which is alive during the call.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, source.len()) };
@@ -278,6 +302,7 @@ impl HostDevice {
     }
 
     pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+        self.refuse_in_graph("a copy from the device")?;
         // SAFETY: as in `copy_in`.
         unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_mut_ptr(), target.len()) };
         Ok(())
