@@ -114,11 +114,12 @@ kernel_tests() {
 
 readonly steps=8
 
+# train NAME DEVICE PRECISION [true: each micro-batch as a graph]
 train() {
     local name=$1 on=$2 precision=$3
     timeout 900 ./warpo train examples/quickstart.toml --device "$on" --out "$out/runs/$name" \
         --set "train.steps=$steps" --set train.eval_every=0 --set "train.precision=$precision" \
-        >"$out/train-$name.log" 2>&1
+        --set "train.cuda_graph=${4:-false}" >"$out/train-$name.log" 2>&1
 }
 
 # Values of a metric by step.
@@ -163,6 +164,19 @@ same_bits() {
     fi
 }
 
+same_bits_as_graphs() {
+    local name="same bits as graphs"
+    train graphs-bf16 "$device" bf16 true || { check FAIL "$name" "$(reason "$out/train-graphs-bf16.log")"; return; }
+    local first second
+    first=$(weights device-bf16 2>/dev/null)
+    second=$(weights graphs-bf16)
+    if [[ -n $first && $first == "$second" ]]; then
+        check PASS "$name" "$(wc -l <<<"$first") weight files equal after $steps steps"
+    else
+        check FAIL "$name" "weight files differ after $steps steps"
+    fi
+}
+
 # ---- speed
 
 bench() {
@@ -185,20 +199,22 @@ bench() {
     fi
 }
 
-# The small shape on the host device, every shape that fits on a GPU.
+# step_bench NAME FILE [ARGUMENTS]: the small shape on the host device, every shape that fits on a GPU.
 step_bench() {
-    local log=$out/steps.md
-    if ! timeout 1800 ./warpo-step-bench --device "$device" --steps "$step_count" --json "$out/steps.json" >"$log" 2>&1; then
-        check FAIL "step bench" "$(reason "$log")"
+    local name=$1 file=$2
+    shift 2
+    local log=$out/$file.md
+    if ! timeout 1800 ./warpo-step-bench --device "$device" --steps "$step_count" --json "$out/$file.json" "$@" >"$log" 2>&1; then
+        check FAIL "$name" "$(reason "$log")"
         return
     fi
     local rows best
-    rows=$(grep -c '"step_ms"' "$out/steps.json")
-    best=$(grep -o '"share_of_peak": *[0-9.e-]*' "$out/steps.json" | sed 's/.*: *//' | sort -g | tail -n 1)
+    rows=$(grep -c '"step_ms"' "$out/$file.json")
+    best=$(grep -o '"share_of_peak": *[0-9.e-]*' "$out/$file.json" | sed 's/.*: *//' | sort -g | tail -n 1)
     if ((rows == 0)) || awk -v best="$best" 'BEGIN { exit !(best > 1) }'; then
-        check FAIL "step bench" "$rows cases, best at $best of the peak: that cannot be"
+        check FAIL "$name" "$rows cases, best at $best of the peak: that cannot be"
     else
-        check PASS "step bench" "$rows cases; best at $(awk -v best="$best" 'BEGIN { printf "%.1f", 100 * best }') % of the peak"
+        check PASS "$name" "$rows cases; best at $(awk -v best="$best" 'BEGIN { printf "%.1f", 100 * best }') % of the peak"
     fi
 }
 
@@ -258,9 +274,13 @@ if part training; then
     side_by_side f32 1e-3
     side_by_side bf16 3e-2
     same_bits
+    same_bits_as_graphs
 fi
 part bench && bench
-part steps && step_bench
+if part steps; then
+    step_bench "step bench" steps
+    step_bench "step bench, graphs" steps-graph --task dpo --graph true
+fi
 if part baselines; then
     if [[ $device == host ]]; then
         baselines small "--pairs 2 --prompt 16 --response 16 --micro 1"

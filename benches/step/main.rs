@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! cargo bench --bench step -- [--device cuda|cuda:N|host] [--model NAME] [--task dpo|sft|score] [--layout shared|separate]
-//!     [--pairs N] [--prompt N] [--response N] [--tokens N] [--steps N] [--json FILE]
+//!     [--pairs N] [--prompt N] [--response N] [--tokens N] [--steps N] [--graph true|false] [--json FILE]
 //! ```
 //!
 //! A step is everything between two points at which the device has nothing left to do: index tables, forward and backward
-//! pass of every micro-batch, the loss, the update. `dpo` has its reference log-probabilities at hand, `sft` trains on both
-//! responses, `score` runs forward only. Names select by part. On the host device the table holds what the counts say about
+//! pass of every micro-batch, the loss, the update. `dpo` is launched as in training, while the step before runs, and takes
+//! from the end of that one to its own; `--graph true` makes each of its micro-batches a graph. It has its reference
+//! log-probabilities at hand, `sft` trains on both responses, `score` runs forward only. Names select by part. On the host device the table holds what the counts say about
 //! the real shapes, and every case runs at a small one.
 
 #[path = "../random.rs"]
@@ -77,6 +78,8 @@ struct Options {
     /// Tokens of a micro-batch.
     tokens: usize,
     steps: usize,
+    /// Whether a micro-batch of a `dpo` step is launched as a graph.
+    graph: bool,
     json: Option<String>,
 }
 
@@ -111,6 +114,7 @@ fn options() -> Result<Options> {
         lengths: Lengths { prompt: 512, response: 512 },
         tokens: 16384,
         steps: 10,
+        graph: false,
         json: None,
     };
     let mut args = env::args().skip(1);
@@ -132,6 +136,7 @@ fn options() -> Result<Options> {
             "--response" => options.lengths.response = number()?,
             "--tokens" => options.tokens = number()?,
             "--steps" => options.steps = number()?,
+            "--graph" => options.graph = value.parse().context("--graph: expected true or false")?,
             "--json" => options.json = Some(value),
             other => bail!("argument `{other}`: the head of benches/step/main.rs has the list"),
         }
@@ -157,7 +162,7 @@ fn run(options: &Options) -> Result<()> {
                 println!("| {model} | {} | {} | {why} | | | | | | |", task.name(), layout.name());
                 continue;
             }
-            results.push(report(&device, &case, options, &timed(&device, &case, options.steps)?));
+            results.push(report(&device, &case, options, &timed(&device, &case, options)?));
         }
     }
     if let Some(path) = &options.json {
@@ -229,11 +234,11 @@ struct Measured {
 /// Runs a step; of a task that queues one micro-batch after another says when the first was queued.
 type RunStep<'a> = Box<dyn FnMut() -> Result<Option<Instant>> + 'a>;
 
-fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
+fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
     let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
     shapes::fill(&model)?;
     let mut step: RunStep = match case.task {
-        Task::Dpo => dpo(device, case, model)?,
+        Task::Dpo => dpo(device, case, model, options.graph)?,
         Task::Sft => sft(device, case, model)?,
         Task::Score => Box::new(move || {
             let mut queued = None;
@@ -249,7 +254,7 @@ fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
     let (mut step_ms, mut queued_ms) = (Vec::new(), Vec::new());
     let ms_since = |start: Instant, end: Instant| (end - start).as_secs_f64() * 1e3;
     let mut end = Instant::now();
-    for i in 0..UNTIMED + steps {
+    for i in 0..UNTIMED + options.steps {
         let mut start = end;
         // A training step is launched while the one before runs, and takes from the end of that one to its own.
         if case.task != Task::Dpo {
@@ -269,10 +274,11 @@ fn timed(device: &Device, case: &Case, steps: usize) -> Result<Measured> {
     Ok(Measured { step_ms, queued_ms, peak: device.memory().peak })
 }
 
-fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
+fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
     let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
-    let trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
+    let mut trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
+    trainer.graphed = graph;
     let mut unread = None;
     Ok(Box::new(move || {
         let queued = trainer.queue(&case.trees, &case.packs, &reference, LEARNING_RATE, false)?;
@@ -336,7 +342,7 @@ fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) 
         "prompt": options.lengths.prompt, "response": options.lengths.response, "packed_tokens": tokens,
         "micro_batches": case.packs.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
         "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
-        "queued_ms": queued,
+        "queued_ms": queued, "graph": options.graph,
     })
 }
 

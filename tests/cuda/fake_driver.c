@@ -66,10 +66,6 @@ static void do_work(const Work *work) {
 }
 
 static int queue(Work work) {
-    if (!run) {
-        do_work(&work);
-        return 0;
-    }
     if (capturing) {
         if (work.kind != kLaunch && work.kind != kFill) capturing->invalid = 1;
         *capturing->end = malloc(sizeof work);
@@ -77,6 +73,10 @@ static int queue(Work work) {
         capturing->end = &(*capturing->end)->next;
         *capturing->end = NULL;
         ++capturing->count;
+        return 0;
+    }
+    if (!run) {
+        do_work(&work);
         return 0;
     }
     *end = malloc(sizeof work);

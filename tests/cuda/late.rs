@@ -75,6 +75,11 @@ fn symbol(name: &str) -> *mut c_void {
     found
 }
 
+fn counter(name: &str) -> extern "C" fn() -> c_int {
+    // SAFETY: the stand-in's counters have this type.
+    unsafe { std::mem::transmute(symbol(&format!("fake_cuda_{name}"))) }
+}
+
 /// In the child: the same run on the host device with emulated kernels and through the stand-in.
 pub fn train() {
     let hopper = env::var("FAKE_CUDA_CAPABILITY").unwrap() == "9.0";
@@ -82,10 +87,7 @@ pub fn train() {
     let give_runner = unsafe {
         std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner"))
     };
-    let [most_behind, graph_launches, graphs_made] = ["most_behind", "graph_launches", "graphs_made"].map(|name| {
-        // SAFETY: as above.
-        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(symbol(&format!("fake_cuda_{name}"))) }
-    });
+    let [most_behind, graph_launches, graphs_made] = ["most_behind", "graph_launches", "graphs_made"].map(counter);
     give_runner(capture as *const c_void, run as *const c_void);
     let fixture = Fixture::new();
     // Heads that attention on Hopper's units takes.
@@ -113,6 +115,52 @@ pub fn train() {
     }
     println!("behind a wait: {}", most_behind());
     println!("graphs: {} launched, {} made", graph_launches(), graphs_made());
+}
+
+/// In the child: what goes into a graph, and what does not.
+pub fn graphs() {
+    let device = Device::cuda(0).unwrap();
+    let made = counter("graphs_made");
+    let buffer = device.upload(&[7i32; 8]).unwrap();
+    let zero = |parts: &[(usize, usize)]| {
+        device.copy_in(&buffer, &[7; 8]).unwrap();
+        device.graphed(|| parts.iter().try_for_each(|&(from, to)| device.fill_zero(&buffer.slice(from..to)))).unwrap();
+        device.download(&buffer).unwrap()
+    };
+    // By itself; as a graph; other places in the same graph; and one more fill than it has.
+    let runs = [zero(&[(0, 2)]), zero(&[(0, 2)]), zero(&[(4, 8)]), zero(&[(0, 1), (7, 8)])];
+    assert_eq!(runs[0], [0, 0, 7, 7, 7, 7, 7, 7]);
+    assert_eq!(runs[1], runs[0]);
+    assert_eq!(runs[2], [7, 7, 7, 7, 0, 0, 0, 0]);
+    assert_eq!(runs[3], [0, 7, 7, 7, 7, 7, 7, 0]);
+    assert_eq!(made(), 2);
+    let why = device.graphed(|| device.zeros::<i32>(4).map(drop)).unwrap_err();
+    println!("allocates: {why:#}");
+    let why = device.graphed(|| -> anyhow::Result<()> { anyhow::bail!("the work's own error") }).unwrap_err();
+    println!("fails: {why:#}");
+    assert_eq!(zero(&[(2, 3)]), [7, 7, 0, 7, 7, 7, 7, 7]);
+}
+
+#[test]
+fn a_graph_follows_what_is_launched() {
+    if EMBEDDED.cubins.is_empty() {
+        return println!("skipped: built without nvcc");
+    }
+    let Some(text) = child("graphs", &[], &[]) else { return };
+    assert!(text.contains("allocates: graph: end of capture: "), "{text}");
+    assert!(text.contains("fails: the work's own error\n"), "{text}");
+}
+
+#[test]
+fn the_host_device_refuses_what_a_graph_cannot_hold() {
+    let device = Device::host(HostOptions::default()).unwrap();
+    let buffer = device.zeros::<f32>(4).unwrap();
+    let refused = |work: &dyn Fn() -> anyhow::Result<()>| device.graphed(work).unwrap_err().to_string();
+    assert!(refused(&|| device.zeros::<f32>(1).map(drop)).contains("an allocation inside a graph"));
+    assert!(refused(&|| device.copy_in(&buffer, &[1.0])).contains("a copy to the device inside a graph"));
+    assert!(refused(&|| device.download(&buffer).map(drop)).contains("a copy from the device inside a graph"));
+    device.graphed(|| device.fill_zero(&buffer)).unwrap();
+    device.copy_in(&buffer, &[1.0]).unwrap();
 }
 
 #[test]

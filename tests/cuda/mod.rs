@@ -64,6 +64,7 @@ fn in_child() {
         "checked launch" => launch(CudaOptions { check_launches: true, ..CudaOptions::default() }),
         "big launch" => big_launch(),
         "train late" => late::train(),
+        "graphs" => late::graphs(),
         other => panic!("scenario {other}"),
     }
 }

@@ -68,8 +68,14 @@ impl CudaDevice {
         let done = work();
         // SAFETY: as above; ended whatever became of the work.
         let captured = unsafe { result::stream::end_capture(stream) };
-        let done = done?;
-        let captured = captured.map_err(|e| explain(e).context("graph: end of capture"))?;
+        let (done, captured) = match (done, captured) {
+            (Ok(done), captured) => (done, captured.map_err(|e| explain(e).context("graph: end of capture"))?),
+            (Err(why), captured) => {
+                // SAFETY: nobody uses what was captured.
+                let _ = captured.and_then(|captured| unsafe { result::graph::destroy(captured) });
+                return Err(why);
+            }
+        };
         // SAFETY: both graphs are the driver's, and the captured one is not used any more.
         let launched = unsafe {
             let launched = graph.update(captured).and_then(|executable| result::graph::launch(executable, stream));
