@@ -453,7 +453,7 @@ impl Device {
     }
 
     /// Runs what `work` launches as one graph, on devices that have graphs. In it only launches, fills and copies on the device
-    /// are allowed; the host device, which runs them as they come, refuses the rest too.
+    /// are allowed, and no other graph; the host device, which runs them as they come, refuses the rest too.
     ///
     /// # Errors
     /// Those of `work`; something else than launches was asked for, or the driver refuses.

@@ -172,7 +172,7 @@ impl<'a, T: Float> Run<'a, T> {
     fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
         // Nothing was written until here: a run refused for its inputs leaves no folder behind.
         prepare::open_folder(&self.options.out, self.config())?;
-        let Some((train_reference, eval_reference)) = self.references(stop)? else {
+        let Some(references) = self.references(stop)? else {
             say("interrupted before the first step: there is nothing to save yet");
             return Ok(Outcome::Interrupted);
         };
@@ -182,10 +182,29 @@ impl<'a, T: Float> Run<'a, T> {
         if let Some(step) = self.resumed {
             terminal.say(&format!("resumed after step {step} of {}", self.state.total_steps));
         } else {
-            self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
+            self.evaluate(&held_out, &references.1, &mut metrics, &terminal)?;
         }
+        let stopped = self.steps(stop, &references, &held_out, &mut metrics, &mut terminal)?;
+        terminal.finish();
+        if stopped {
+            let State { step, total_steps, .. } = self.state;
+            say(&format!("interrupted after step {step} of {total_steps}: --resume goes on"));
+            return Ok(Outcome::Interrupted);
+        }
+        self.finish()
+    }
+
+    /// All steps, with their evaluations and checkpoints. True if `stop` came before the last.
+    fn steps(
+        &mut self,
+        stop: &AtomicBool,
+        (train_reference, eval_reference): &(Reference, Reference),
+        held_out: &[Vec<usize>],
+        metrics: &mut Metrics,
+        terminal: &mut Terminal,
+    ) -> Result<bool> {
         while self.launched < self.state.total_steps {
-            self.launch(&train_reference, &mut metrics, &mut terminal)?;
+            self.launch(train_reference, metrics, terminal)?;
             let step = self.launched;
             let last = step == self.state.total_steps;
             let evaluates = last || is_due(step, self.config().train.eval_every);
@@ -195,25 +214,22 @@ impl<'a, T: Float> Run<'a, T> {
             if goes_on && !evaluates && !saves && !stop.load(Ordering::SeqCst) {
                 continue;
             }
-            self.read(&mut metrics, &mut terminal)?;
+            self.read(metrics, terminal)?;
             if evaluates {
-                self.evaluate(&held_out, &eval_reference, &mut metrics, &terminal)?;
+                self.evaluate(held_out, eval_reference, metrics, terminal)?;
             }
             let stopping = !last && stop.load(Ordering::SeqCst);
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state.skipped_in_a_row == 0;
             if last || stopping || (healthy && saves) {
-                let saved = self.save(&metrics, healthy)?;
+                let saved = self.save(metrics, healthy)?;
                 terminal.say(&format!("saved {}", saved.display()));
             }
             if stopping {
-                terminal.finish();
-                say(&format!("interrupted after step {step} of {}: --resume goes on", self.state.total_steps));
-                return Ok(Outcome::Interrupted);
+                return Ok(true);
             }
         }
-        terminal.finish();
-        self.finish()
+        Ok(false)
     }
 
     fn config(&self) -> &Config {
