@@ -12,6 +12,7 @@
 // Roof: tensor cores.
 
 #include <product_pipeline.cuh>
+#include <slice_sum.cuh>
 
 // ---- device code
 
@@ -79,32 +80,6 @@ __device__ __forceinline__ void gemm_split(const CUtensorMap* d_map, const CUten
 }
 
 constexpr int kAddThreads = 256;
-constexpr int kAddColumns = 4;
-constexpr int kAddInFlight = 4;  // parts whose loads are on their way at once
-
-// total += kCount parts, `pitch` floats apart.
-template <int kCount>
-__device__ __forceinline__ void add_parts(float (&total)[kAddColumns], const float* from, long long pitch) {
-    Pack16 pack[kCount];
-#pragma unroll
-    for (int s = 0; s < kCount; ++s) pack[s] = load16(from + s * pitch);
-#pragma unroll
-    for (int s = 0; s < kCount; ++s)
-#pragma unroll
-        for (int i = 0; i < kAddColumns; ++i) total[i] += __uint_as_float(pack[s].word[i]);
-}
-
-// to = total, or to += total, of the first `count` columns.
-__device__ __forceinline__ void add_to(float* to, const float (&total)[kAddColumns], int accumulate, int count) {
-    if (count < kAddColumns) {
-        for (int i = 0; i < count; ++i) to[i] = accumulate ? to[i] + total[i] : total[i];
-        return;
-    }
-    Pack16 pack = accumulate ? load16(to) : Pack16{};
-#pragma unroll
-    for (int i = 0; i < kAddColumns; ++i) pack.word[i] = __float_as_uint(__uint_as_float(pack.word[i]) + total[i]);
-    store16(to, pack);
-}
 
 // ---- entry points
 
@@ -328,24 +303,28 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
     gemm_split<128, 128>(&d_map, &slices_map, &a_map, &b_map, accumulate, {m, n, k, stages}, whole, splits);
 }
 
-// D = the sums over parts, or D += them, for the tiles that SplitWalk splits. One thread per four columns of a row of a pair,
-// of which a CTA takes a part.
+// D = the sums over parts, or D += them, for the tiles that SplitWalk splits. One thread per chunk of a row of a pair, of which
+// a CTA takes a part.
 extern "C" __global__ void __launch_bounds__(kAddThreads) gemm_add_slices(
-    float* d,             // (m, n), written, or added to if accumulate; rows at multiples of 16 bytes
+    float* d,             // (m, n), written, or added to if accumulate
     const float* slices,  // (splits, rest, 2 * tile_m, tile_n)
     int accumulate, int m, int n, int ldd, int tile_m, int tile_n, int whole, int splits) {
-    const int pair_rows = kClusterCtas * tile_m, pair_ctas = pair_rows * tile_n / (kAddThreads * kAddColumns);
+    const int pair_rows = kClusterCtas * tile_m, pair_ctas = pair_rows * tile_n / (kAddThreads * kChunk);
     const int rows = (m + pair_rows - 1) / pair_rows, columns = (n + tile_n - 1) / tile_n, rest = rows * columns - whole;
-    const int within = (blockIdx.x % pair_ctas * kAddThreads + threadIdx.x) * kAddColumns;
+    const int within = (blockIdx.x % pair_ctas * kAddThreads + threadIdx.x) * kChunk;
     const Pair pair = pair_at(whole + blockIdx.x / pair_ctas, rows, columns);
     const int row = pair.row * pair_rows + within / tile_n, column = pair.column * tile_n + within % tile_n;
     if (row >= m || column >= n) return;
-    float* to = d + (long long)row * ldd + column;
-    const float* from = slices + ((long long)blockIdx.x * kAddThreads + threadIdx.x) * kAddColumns;
+    const float* from = slices + ((long long)blockIdx.x * kAddThreads + threadIdx.x) * kChunk;
     const long long pitch = (long long)rest * pair_rows * tile_n;
-    float total[kAddColumns] = {};
+    float sum[kChunk] = {}, before[kChunk] = {};
     int part = 0;
-    for (; part + kAddInFlight <= splits; part += kAddInFlight) add_parts<kAddInFlight>(total, from + part * pitch, pitch);
-    for (; part < splits; ++part) add_parts<1>(total, from + part * pitch, pitch);
-    add_to(to, total, accumulate, n - column);
+    for (; part + kSliceInFlight <= splits; part += kSliceInFlight)
+        add_rows<kSliceInFlight, true>(sum, from + part * pitch, pitch, kChunk);
+    for (; part < splits; ++part) add_rows<1, true>(sum, from + part * pitch, pitch, kChunk);
+    float* to = d + (long long)row * ldd + column;
+    if (accumulate) load_chunk(before, to, n - column);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) sum[i] += before[i];
+    store_chunk(to, sum, n - column);
 }

@@ -151,25 +151,13 @@ weights() {
     (cd "$out/runs/$1" && find . -name '*.safetensors' -exec sha256sum {} + | sort -k2)
 }
 
+# same_bits NAME PRECISION RUN [true: as graphs]: what side_by_side left, beside another run on the device.
 same_bits() {
-    local name="same bits twice"
-    train again-f32 "$device" f32 || { check FAIL "$name" "$(reason "$out/train-again-f32.log")"; return; }
+    local name=$1 precision=$2 run=$3
+    train "$run" "$device" "$precision" "${4:-false}" || { check FAIL "$name" "$(reason "$out/train-$run.log")"; return; }
     local first second
-    first=$(weights device-f32 2>/dev/null)
-    second=$(weights again-f32)
-    if [[ -n $first && $first == "$second" ]]; then
-        check PASS "$name" "$(wc -l <<<"$first") weight files equal after $steps steps"
-    else
-        check FAIL "$name" "weight files differ after $steps steps"
-    fi
-}
-
-same_bits_as_graphs() {
-    local name="same bits as graphs"
-    train graphs-bf16 "$device" bf16 true || { check FAIL "$name" "$(reason "$out/train-graphs-bf16.log")"; return; }
-    local first second
-    first=$(weights device-bf16 2>/dev/null)
-    second=$(weights graphs-bf16)
+    first=$(weights "device-$precision" 2>/dev/null)
+    second=$(weights "$run")
     if [[ -n $first && $first == "$second" ]]; then
         check PASS "$name" "$(wc -l <<<"$first") weight files equal after $steps steps"
     else
@@ -273,8 +261,8 @@ part sizes && tests_at_once real_sizes
 if part training; then
     side_by_side f32 1e-3
     side_by_side bf16 3e-2
-    same_bits
-    same_bits_as_graphs
+    same_bits "same bits twice" f32 again-f32
+    same_bits "same bits as graphs" bf16 graphs-bf16 true
 fi
 part bench && bench
 if part steps; then

@@ -254,15 +254,16 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
     let (mut step_ms, mut queued_ms) = (Vec::new(), Vec::new());
     let ms_since = |start: Instant, end: Instant| (end - start).as_secs_f64() * 1e3;
     let mut end = Instant::now();
+    let alone = case.task != Task::Dpo;
     for i in 0..UNTIMED + options.steps {
         let mut start = end;
         // A training step is launched while the one before runs, and takes from the end of that one to its own.
-        if case.task != Task::Dpo {
+        if alone {
             device.synchronize()?;
             start = Instant::now();
         }
         let queued = step()?;
-        if case.task != Task::Dpo {
+        if alone {
             device.synchronize()?;
         }
         end = Instant::now();

@@ -176,11 +176,7 @@ pub fn run_split_planned<T: Float>(
     b: &Buffer<T>,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    ensure!(T::DTYPE == DType::Bf16, "{gemm:?}: {:?} operands on tensor cores", T::DTYPE);
-    if is_empty(gemm, d, a, b, &Extras::NONE)? {
-        return Ok(());
-    }
-    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, Some(workspace))
+    planned(device, plan, gemm, d, a, b, &Extras::NONE, Some(workspace))
 }
 
 /// Whether products of bf16 run on Hopper's own units.
@@ -226,6 +222,20 @@ pub fn run_planned<T: Float, O: Float>(
     b: &Buffer<T>,
     extras: &Extras<O>,
 ) -> Result<()> {
+    planned(device, plan, gemm, d, a, b, extras, None)
+}
+
+#[expect(clippy::too_many_arguments, reason = "both kinds of plans")]
+fn planned<T: Float, O: Float>(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    d: &Buffer<O>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    extras: &Extras<O>,
+    workspace: Option<&Buffer<f32>>,
+) -> Result<()> {
     ensure!(T::DTYPE == DType::Bf16, "{gemm:?}: {:?} operands on tensor cores", T::DTYPE);
     if is_empty(gemm, d, a, b, extras)? {
         return Ok(());
@@ -233,7 +243,7 @@ pub fn run_planned<T: Float, O: Float>(
     ensure!(O::DTYPE == DType::Bf16 || extras.is_none(), "{gemm:?}: f32 results take no bias or addend");
     let [bias, addend] = [extras.bias, extras.addend].map(|x| x.map(Buffer::cast::<bf16>));
     let extras = Extras { bias: bias.as_ref(), addend: addend.as_ref() };
-    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, None)
+    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, workspace)
 }
 
 /// Checks all lengths; true if there is nothing to compute.

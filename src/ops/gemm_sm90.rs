@@ -4,7 +4,10 @@
 use anyhow::{Result, bail, ensure};
 use half::bf16;
 
-use super::gemm::{Extras, Gemm, Order};
+use super::{
+    CHUNK,
+    gemm::{Extras, Gemm, Order},
+};
 use crate::device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel};
 
 /// Two multiplying groups and one that fetches.
@@ -21,9 +24,8 @@ pub(super) const BARRIER_BYTES: usize = 1024;
 const FIXED_SMEM_BYTES: usize = BARRIER_BYTES + 4 * PANEL_BYTES;
 /// Parts of a sum at most.
 const SPLITS: usize = 16;
-/// Threads of a CTA that adds parts, and columns of a row that each adds.
+/// Threads of a CTA that adds parts.
 const ADD_THREADS: usize = 256;
-const ADD_COLUMNS: usize = 4;
 /// Shared memory of a CTA that has an SM to itself.
 pub(super) const MAX_SMEM_BYTES: usize = 232_448;
 pub(super) const MAX_STAGES: usize = 8;
@@ -165,9 +167,7 @@ impl Plan {
         let sums = (self.slices(gemm) / self.splits) * CLUSTER_CTAS * rows * columns * size_of::<f32>();
         whole + parts + 4000 + (self.splits + 2) * sums / 2000
     }
-}
 
-impl Plan {
     /// Dynamic shared memory of a CTA.
     pub fn smem_bytes(&self) -> usize {
         FIXED_SMEM_BYTES + self.stages * self.tile.slot_bytes()
@@ -176,9 +176,7 @@ impl Plan {
     pub(super) fn launch(&self) -> Launch {
         Launch::linear(self.clusters * CLUSTER_CTAS, THREADS).with_smem(self.smem_bytes())
     }
-}
 
-impl Plan {
     /// Refuses splits that the kernels cannot make.
     fn check_split(&self, gemm: &Gemm, result: DType, workspace: Option<&Buffer<f32>>) -> Result<()> {
         let pairs = pairs(gemm, self.tile);
@@ -355,9 +353,9 @@ unsafe fn launch_split(
         return Ok(());
     }
     let floats = plan.workspace(gemm) / plan.splits;
-    let at = Launch::linear(floats / (ADD_THREADS * ADD_COLUMNS), ADD_THREADS);
+    let at = Launch::linear(floats / (ADD_THREADS * CHUNK), ADD_THREADS);
     let [ldd, tile_m, tile_n] = [gemm.ldd, rows, columns].map(|x| x as i32);
-    // SAFETY: as above; one thread for every four elements of the tiles that are split.
+    // SAFETY: as above; one thread for every chunk of the tiles that are split.
     unsafe { kernel::gemm_add_slices(device, at, d, workspace, add, m, n, ldd, tile_m, tile_n, whole, splits) }
 }
 

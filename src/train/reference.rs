@@ -181,25 +181,20 @@ impl<'a, T: Float> Pass<'a, T> {
     pub fn run(&mut self, mut go_on: impl FnMut(usize) -> bool) -> Result<Option<[Reference; 2]>> {
         let ahead = self.model.device().runs_ahead();
         let (mut done, mut unread) = (0, None);
-        let mut packs = std::mem::take(&mut self.packs).into_iter();
-        loop {
-            let launched = packs.next().map(|(set, pack)| self.launch(set, &pack)).transpose()?;
-            let last = launched.is_none();
+        // One turn more than packs, for the last to be read.
+        for pack in std::mem::take(&mut self.packs).into_iter().map(Some).chain([None]) {
+            let launched = pack.map(|(set, pack)| self.launch(set, &pack)).transpose()?;
             // Where launches return at once, this pack is computed while the one before is read.
             let ready = if ahead { std::mem::replace(&mut unread, launched) } else { launched };
-            if let Some(Launched { set, batch, logps }) = ready {
-                self.take(set, &batch, &logps.wait()?)?;
-                done += batch.examples.len();
-                if self.kept.elapsed() > KEEP_EVERY {
-                    self.keep();
-                }
-                if !go_on(done) {
-                    self.keep();
-                    return Ok(None);
-                }
+            let Some(Launched { set, batch, logps }) = ready else { continue };
+            self.take(set, &batch, &logps.wait()?)?;
+            if self.kept.elapsed() > KEEP_EVERY {
+                self.keep();
             }
-            if last {
-                break;
+            done += batch.examples.len();
+            if !go_on(done) {
+                self.keep();
+                return Ok(None);
             }
         }
         self.keep();

@@ -47,11 +47,10 @@ pub struct Trainer<T> {
     pub graphed: bool,
 }
 
-/// A micro-batch on the device, with room for the slopes of its rows.
+/// A micro-batch on the device.
 struct Loaded {
     batch: Batch,
     ref_logps: Option<Buffer<f32>>,
-    coefficients: Buffer<f32>,
 }
 
 /// What a micro-batch's forward pass leaves for its backward pass.
@@ -139,12 +138,13 @@ impl<T: Float> Trainer<T> {
         let graphed = self.graphed && !coupled && self.reference.is_none() && !self.loss.needs_collisions();
         for (micro, batch) in batches.iter().enumerate() {
             let loaded = self.load(batch, reference)?;
+            let coefficients = device.alloc(loaded.batch.rows)?;
             let passes = || {
                 let forwarded = self.forward(&step, micro, &loaded)?;
                 if !coupled || batches.len() == 1 {
                     step.run((!coupled).then_some(micro))?;
                 }
-                self.backward(&step, micro, &loaded, &forwarded)?;
+                self.backward(&step, micro, &loaded.batch, &forwarded, &coefficients)?;
                 Ok(forwarded)
             };
             let forwarded = if graphed { device.graphed(passes) } else { passes() }?;
@@ -225,12 +225,11 @@ impl<T: Float> Trainer<T> {
         let device = self.model.device();
         let beside = self.reference.is_some() || reference.is_empty();
         let ref_logps = (!beside).then(|| device.upload(&reference.of(&batch.examples))).transpose()?;
-        let batch = self.model.upload(&batch.forest)?;
-        Ok(Loaded { coefficients: device.alloc(batch.rows)?, batch, ref_logps })
+        Ok(Loaded { batch: self.model.upload(&batch.forest)?, ref_logps })
     }
 
     /// Log-probabilities of a micro-batch's rows, and their sums in the step.
-    fn forward(&self, step: &Step, micro: usize, Loaded { batch, ref_logps, .. }: &Loaded) -> Result<Forwarded> {
+    fn forward(&self, step: &Step, micro: usize, Loaded { batch, ref_logps }: &Loaded) -> Result<Forwarded> {
         self.model.forward(batch)?;
         let mut rows = Rows::default();
         let (mut divergence, mut masked) = (None, None);
@@ -261,8 +260,15 @@ impl<T: Float> Trainer<T> {
         Ok(Forwarded { rows, divergence, masked })
     }
 
-    fn backward(&self, step: &Step, micro: usize, loaded: &Loaded, forwarded: &Forwarded) -> Result<()> {
-        let Loaded { batch, coefficients, .. } = loaded;
+    /// `coefficients` (rows) is room for the slopes of the rows.
+    fn backward(
+        &self,
+        step: &Step,
+        micro: usize,
+        batch: &Batch,
+        forwarded: &Forwarded,
+        coefficients: &Buffer<f32>,
+    ) -> Result<()> {
         let Forwarded { rows, divergence, masked } = forwarded;
         let device = self.model.device();
         let (Some(kept), Some(beside)) = (divergence, &self.reference) else {

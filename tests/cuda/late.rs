@@ -1,6 +1,6 @@
-//! Training through the driver's interface, where the stand-in runs every launch, but nothing before somebody waits for it: what
-//! is freed, copied or read too early, or staged in memory that is used again too soon, changes the bits or the driver's memory,
-//! which is full of NaN before and after use.
+//! Training through the driver's interface, where the stand-in runs every launch, but nothing before somebody waits for it:
+//! what is freed, copied or read too early, or staged in memory that is used again too soon, changes the bits, for memory is
+//! full of NaN before and after use.
 
 use std::{
     env,

@@ -129,8 +129,9 @@ fn only_what_leaves_multiprocessors_idle_is_split() {
     }
     let gemm = Gemm::tn(768, 768, 16384);
     assert_eq!(Plan::choose_split(&gemm, 132, 0), Plan::choose(&gemm, 132));
-    let needs = gemm::split_workspace::<bf16>(&fast_hopper(1), &gemm);
-    assert!(Plan::choose_split(&gemm, fast_hopper(1).sm_count(), needs).workspace(&gemm) <= needs);
+    let needs = Plan::choose_split(&gemm, 132, usize::MAX).workspace(&gemm);
+    let less = Plan::choose_split(&gemm, 132, needs - 1);
+    assert!(less.splits > 1 && less.workspace(&gemm) < needs, "{less:?}");
 }
 
 #[test]
