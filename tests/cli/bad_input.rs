@@ -155,7 +155,7 @@ fn refusal(case: &str, output: &Output) -> String {
     stderr
 }
 
-fn check_says(case: &str, line: &str, says: &[&str]) {
+pub(super) fn check_says(case: &str, line: &str, says: &[&str]) {
     let mut rest = line;
     for part in says {
         let at = rest.find(part).unwrap_or_else(|| panic!("{case}: `{part}` is not in its place: {line}"));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod data;
+mod hostile;
 mod losses;
 mod score;
 mod scratch;
