@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::data::OnError;
 use crate::data::records::Columns;
+use crate::data::source::MAX_ROW_BYTES;
 use crate::data::template::RESERVED;
 pub use files::{Files, Source};
 use source::Origins;
@@ -70,11 +71,16 @@ pub struct Data {
     pub long_prompt: LongPrompt,
     /// What is done with a response that is longer.
     pub long_response: LongResponse,
+    /// What is done with a plain document (`text`) of more than `max_response_tokens` or `batch.tokens`.
+    pub long_text: LongText,
     /// Jinja file with the chat template for conversational rows, instead of the model folder's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
     /// What a bad row does.
     pub on_error: OnError,
+    /// Longest row, in bytes of its line or values, unpacked, 1 KiB to 1 TiB: a longer one is a bad row and never kept in
+    /// memory.
+    pub max_row_bytes: usize,
     /// `[data.columns]`: the file's names of fields, as in `prompt = "question"`.
     #[serde(skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
@@ -109,6 +115,18 @@ pub enum LongResponse {
     Drop,
     /// The end is cut off, the EOS with it.
     KeepStart,
+}
+
+/// What is done with a plain document that is longer than a response may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongText {
+    /// As with any other response: `long_response` says.
+    #[default]
+    Error,
+    /// It is cut into blocks, each learnt by itself. A block begins with the last token of the one before, so that every
+    /// token but the document's first is predicted once.
+    Split,
 }
 
 /// `[loss]`: what is minimised, by name; several as `[[loss]]` are added up. `warpo losses` lists names, parameters with
@@ -277,8 +295,10 @@ impl Default for Data {
             max_response_tokens: 512,
             long_prompt: LongPrompt::Error,
             long_response: LongResponse::Error,
+            long_text: LongText::Error,
             template: None,
             on_error: OnError::Stop,
+            max_row_bytes: MAX_ROW_BYTES,
             template_kwargs: toml::Table::new(),
             columns: Columns::new(),
         }
@@ -381,6 +401,18 @@ impl Config {
         self.data.check_files(at)?;
         at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
         at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
+        let bytes = self.data.max_row_bytes;
+        ensure!(
+            (1 << 10..=1 << 40).contains(&bytes),
+            "{}: `data.max_row_bytes` = {bytes}: give 1024 to {} bytes",
+            at.of("data.max_row_bytes"),
+            1u64 << 40
+        );
+        ensure!(
+            self.data.long_text == LongText::Error || self.data.max_response_tokens.min(self.batch.tokens) > 1,
+            "{}: `data.long_text` = \"split\": a block has 2 tokens at least: raise data.max_response_tokens or batch.tokens",
+            at.of("data.long_text")
+        );
         if let Some(name) = RESERVED.into_iter().find(|&name| self.data.template_kwargs.contains_key(name)) {
             let key = format!("data.template_kwargs.{name}");
             bail!("{}: `{key}`: `{name}` comes from the rows: remove it", at.of(&key));

@@ -126,7 +126,8 @@ fn tokens(segment: &Segment, tokenizer: &Tokenizer, color: bool) -> String {
 
 /// Counts, lengths, whole-file packing and rows left out.
 fn file(name: &str, data: &Dataset, config: &Config) -> Result<String> {
-    let mut text = format!("{name}: {} rows, {} left out\n", data.trees.len(), data.skipped.len());
+    let mut text = format!("{name}: {} rows, {} left out\n", data.rows(), data.skipped.len());
+    data.report.documents().into_iter().for_each(|documents| text += &format!("  {documents}\n"));
     let segments = |scored: bool| {
         let of = move |segment: &&Segment| segment.scored == scored;
         data.trees.iter().flat_map(|tree| &tree.segments).filter(of).map(|segment| segment.tokens.len())

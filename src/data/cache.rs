@@ -21,7 +21,7 @@ use crate::{
 
 const KIND: &str = "tokens";
 /// Changes with the format below.
-const FORMAT: &str = "tokens 3";
+const FORMAT: &str = "tokens 4";
 const BLOCK_TREES: usize = 8192;
 /// The files of a model folder that say how text becomes tokens.
 const MODEL_FILES: [&str; 8] = [
@@ -35,18 +35,30 @@ const MODEL_FILES: [&str; 8] = [
     "generation_config.json",
 ];
 /// Another way to read a row is another key, without a number to remember.
-const CODE: [&str; 10] = [
+const CODE: &[&str] = &[
     include_str!("mod.rs"),
     include_str!("records.rs"),
     include_str!("records/columns.rs"),
     include_str!("records/extras.rs"),
     include_str!("source.rs"),
+    include_str!("source/json.rs"),
+    include_str!("source/pages.rs"),
+    include_str!("source/table.rs"),
+    include_str!("source/table/columns.rs"),
+    include_str!("source/text.rs"),
     include_str!("encode.rs"),
     include_str!("encode/chat.rs"),
+    include_str!("encode/documents.rs"),
+    include_str!("encode/early.rs"),
     include_str!("template.rs"),
     include_str!("tokenize.rs"),
+    include_str!("tokenize/added.rs"),
+    include_str!("tokenize/long.rs"),
     include_str!("../forest.rs"),
 ];
+
+/// Crates that make tokens of text; another version is another key.
+const CRATES: [&str; 4] = ["fancy-regex", "minijinja", "minijinja-contrib", "tokenizers"];
 
 /// Where trees are kept, and what every file's key begins with.
 #[derive(Clone, Debug)]
@@ -84,19 +96,21 @@ impl TokenCache {
         for code in CODE {
             key.part("code", code.as_bytes());
         }
+        key.part("crates", crates(include_str!("../../Cargo.lock")).as_bytes());
         key.part("options", options.as_bytes());
         Ok(Self { cache: Cache::new(folder), key })
     }
 
-    /// The trees of `file` from the cache, or those of `encode`, kept from then on. A cache that is damaged or cannot
-    /// be written costs a warning and never the run.
+    /// The trees of `file`, read as a file of `kind`, from the cache, or those of `encode`, kept from then on. A cache
+    /// that is damaged or cannot be written costs a warning and never the run.
     ///
     /// # Errors
     /// `file` cannot be read, or `encode` fails.
-    pub fn load(&self, file: &Path, encode: impl FnOnce() -> Result<Dataset>) -> Result<(Dataset, Origin)> {
+    pub fn load(&self, file: &Path, kind: &str, encode: impl FnOnce() -> Result<Dataset>) -> Result<(Dataset, Origin)> {
         let name = file.display().to_string();
         // A file that is not there is `encode`'s to refuse.
-        let Ok(key) = self.key.clone().file("file", file).map(|key| key.finish()) else {
+        let mut key = self.key.clone();
+        let Ok(key) = key.part("read as", kind.as_bytes()).file("file", file).map(|key| key.finish()) else {
             return encoded(encode, None);
         };
         let warning = match self.read(&key, &name) {
@@ -123,9 +137,10 @@ impl TokenCache {
         };
         let mut index = Reader(&bytes);
         let (trees, blocks) = (index.number()?, index.number()?);
-        data.report.prompts_cut = index.number()?;
-        data.report.responses_cut = index.number()?;
-        data.report.rows_dropped = index.number()?;
+        let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks: cut } = &mut data.report;
+        for count in [prompts_cut, responses_cut, rows_dropped, documents_cut, cut] {
+            *count = index.number()?;
+        }
         for _ in 0..index.number()? {
             data.skipped.push(index.text(name)?);
         }
@@ -146,8 +161,10 @@ impl TokenCache {
         let mut index = Writer::default();
         index.number(data.trees.len());
         index.number(blocks.len());
-        let Report { prompts_cut, responses_cut, rows_dropped } = data.report;
-        [prompts_cut, responses_cut, rows_dropped].into_iter().for_each(|count| index.number(count));
+        let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks: cut } = data.report;
+        [prompts_cut, responses_cut, rows_dropped, documents_cut, cut]
+            .into_iter()
+            .for_each(|count| index.number(count));
         index.number(data.skipped.len());
         data.skipped.iter().for_each(|why| index.text(why, name));
         for (block, trees) in blocks.enumerate() {
@@ -170,6 +187,19 @@ fn encoded(encode: impl FnOnce() -> Result<Dataset>, warning: Option<String>) ->
     let started = Instant::now();
     let data = encode()?;
     Ok((data, Origin::Encoded { time: started.elapsed(), warning }))
+}
+
+/// The versions of [`CRATES`] that a lock file has.
+fn crates(lock: &str) -> String {
+    let mut found = String::new();
+    let mut lines = lock.lines();
+    while let Some(line) = lines.next() {
+        let name = line.strip_prefix("name = \"").and_then(|line| line.strip_suffix('"'));
+        if let Some(name) = name.filter(|name| CRATES.contains(name)) {
+            found += &format!("{name} {}\n", lines.next().unwrap_or_default());
+        }
+    }
+    found
 }
 
 fn block_key(file: &Key, block: usize) -> Key {

@@ -4,6 +4,8 @@
 //! exactly what the whole text gives. A plain response ends with one EOS; a conversation ends as its template ends it.
 
 mod chat;
+mod documents;
+mod early;
 
 use std::ops::Range;
 
@@ -16,9 +18,11 @@ use super::{
     template::Templates,
     tokenize::{Tokenizer, common_prefix},
 };
+use early::TooLong;
+
 use crate::{
     cache::{Key, KeyBuilder},
-    config::{Config, LongPrompt, LongResponse},
+    config::{Config, LongPrompt, LongResponse, LongText},
     forest::{Role, Segment, Tree, Value as Kind},
 };
 
@@ -28,6 +32,7 @@ pub struct Options {
     pub limits: Limits,
     pub long_prompt: LongPrompt,
     pub long_response: LongResponse,
+    pub long_text: LongText,
     /// Variables for the chat template; those of a row win.
     pub template_kwargs: Map<String, Value>,
 }
@@ -35,7 +40,13 @@ pub struct Options {
 impl Options {
     /// Limits alone: what is too long is an error.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, long_prompt: LongPrompt::Error, long_response: LongResponse::Error, template_kwargs: Map::new() }
+        Self {
+            limits,
+            long_prompt: LongPrompt::Error,
+            long_response: LongResponse::Error,
+            long_text: LongText::Error,
+            template_kwargs: Map::new(),
+        }
     }
 }
 
@@ -56,6 +67,8 @@ pub enum Encoded {
         /// Responses that were longer than allowed and cut.
         responses_cut: usize,
     },
+    /// A document that was cut into blocks, none of whose tokens is lost.
+    Blocks(Vec<Tree>),
     /// Left out because a part is too long and the policy says so; the text says which.
     Dropped(String),
 }
@@ -92,22 +105,30 @@ impl Encoder {
         let Value::Object(template_kwargs) = serde_json::to_value(&data.template_kwargs)? else {
             bail!("`data.template_kwargs` is not a table");
         };
-        let (long_prompt, long_response) = (data.long_prompt, data.long_response);
+        let (long_prompt, long_response, long_text) = (data.long_prompt, data.long_response, data.long_text);
         let templates = Templates::load(&model.path, data.template.as_deref())?;
-        let options = Options { limits, long_prompt, long_response, template_kwargs };
+        let options = Options { limits, long_prompt, long_response, long_text, template_kwargs };
         Ok(Self::new(Tokenizer::load(&model.path, vocab)?, templates, options))
+    }
+
+    /// Longest parts of a row.
+    pub fn limits(&self) -> Limits {
+        self.options.limits
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The hash of everything but the record that determines a tree.
+    /// The hash of everything but the record that determines a tree. How large a micro-batch may be is no part of it,
+    /// unless blocks of documents follow it.
     pub fn key(&self) -> Key {
-        let mut key = KeyBuilder::new("encoder 1");
+        let mut options = self.options.clone();
+        options.limits.tree = if options.long_text == LongText::Split { self.block() } else { 0 };
+        let mut key = KeyBuilder::new("encoder 2");
         key.part("tokenizer", self.tokenizer.fingerprint());
         key.part("template", self.templates.as_ref().map(Templates::fingerprint).unwrap_or_default().as_bytes());
-        key.part("options", format!("{:?}", self.options).as_bytes());
+        key.part("options", format!("{options:?}").as_bytes());
         key.finish()
     }
 
@@ -116,6 +137,15 @@ impl Encoder {
     /// # Errors
     /// What is wrong with the row, without its place.
     pub fn encode(&self, at: &str, record: &Record) -> Result<Encoded> {
+        match self.encode_whole(at, record) {
+            Err(why) if why.downcast_ref::<TooLong>().is_some_and(|long| long.dropped) => {
+                Ok(Encoded::Dropped(format!("{why:#}")))
+            }
+            encoded => encoded,
+        }
+    }
+
+    fn encode_whole(&self, at: &str, record: &Record) -> Result<Encoded> {
         if let (Body::Pair { chosen, rejected }, Some(other)) = (&record.body, &record.extras.rejected_prompt) {
             return self.two_documents(at, record, [chosen, rejected], other);
         }
@@ -139,12 +169,18 @@ impl Encoder {
     fn plain(&self, record: &Record, parts: &[Part]) -> Result<Sketch> {
         let text = |text: &Text| if let Text::Plain(text) = text { text.clone() } else { String::new() };
         let prompt = record.prompt.as_ref().map(text);
+        prompt.as_deref().map_or(Ok(()), |prompt| self.check_prompt(prompt))?;
         let prompt_ids = prompt.as_ref().map(|prompt| self.tokenizer.encode(prompt)).transpose()?;
+        let splits = self.splits(record);
         let mut paths: Vec<String> = Vec::new();
         let mut branches: Vec<Branch> = Vec::new();
         for Part { name, parent, text: own } in parts {
             let before = parent.map_or(prompt.as_deref().unwrap_or_default(), |parent| &paths[parent]);
             let path = format!("{before}{}", text(own));
+            if !splits {
+                let shared = if record.is_document() { Some(0) } else { prompt_ids.as_ref().map(Vec::len) };
+                self.check_response(name, &path, shared)?;
+            }
             let ids = self.tokenizer.encode(&path)?;
             let above = parent.map_or(prompt_ids.as_deref(), |parent| Some(&branches[parent].ids[..]));
             let gained = ids.len() > above.map_or(0, |above| common_prefix(above, &ids));
@@ -178,6 +214,16 @@ impl Encoder {
         Ok(())
     }
 
+    /// Whether a record that is too long is cut into blocks.
+    fn splits(&self, record: &Record) -> bool {
+        self.options.long_text == LongText::Split && record.is_document()
+    }
+
+    /// Tokens of a block of a document.
+    fn block(&self) -> usize {
+        self.options.limits.response.min(self.options.limits.tree)
+    }
+
     fn tree(&self, at: &str, record: &Record, sketch: Sketch) -> Result<Encoded> {
         let Options { limits, long_prompt, long_response, .. } = &self.options;
         let (root_end, mut ends) = sketch.borders();
@@ -206,7 +252,7 @@ impl Encoder {
         let mut responses_cut = 0;
         for (branch, end) in sketch.branches.iter().zip(&mut ends) {
             let tokens = *end - root_end;
-            if tokens > limits.response {
+            if tokens > limits.response && !self.splits(record) {
                 let why = too_long(&format!("`{}`", branch.part), tokens, "data.max_response_tokens", limits.response);
                 match long_response {
                     LongResponse::Error => bail!(why),
@@ -226,9 +272,9 @@ impl Encoder {
         if let Some([prompt, rationale]) = &record.extras.rationale {
             self.add_rationale(&mut tree, prompt, rationale)?;
         }
-        let what = if tree.pairs.is_empty() { "the whole tree" } else { "the tree of prompt and both responses" };
-        let tokens = tree.tokens();
-        ensure!(tokens <= limits.tree, too_long(what, tokens, "batch.tokens", limits.tree));
+        if self.splits(record) && tree.tokens() > self.block() {
+            return documents::split(tree, self.block()).map(Encoded::Blocks);
+        }
         Ok(Encoded::Tree { tree, prompt_cut, responses_cut })
     }
 
@@ -241,9 +287,15 @@ impl Encoder {
         };
         for (prompt, response) in [own.as_str(), other].into_iter().zip(sides) {
             let Text::Plain(response) = response else { bail!("`rejected_prompt` needs plain responses beside it") };
-            let mut tokens = self.tokenizer.encode(&format!("{prompt}{response}"))?;
+            let (text, most) = (format!("{prompt}{response}"), limits.prompt + limits.response);
+            let least = self.tokenizer.at_least(&text);
+            ensure!(
+                least <= most,
+                "prompt and response have at least {least} tokens, the limits allow {most}: shorten them"
+            );
+            let mut tokens = self.tokenizer.encode(&text)?;
             self.tokenizer.end(&mut tokens);
-            let (found, most) = (tokens.len(), limits.prompt + limits.response);
+            let found = tokens.len();
             ensure!(found <= most, "prompt and response have {found} tokens, the limits allow {most}: shorten them");
             tree.segments.push(Segment { tokens, scored: true, ..Segment::default() });
         }
@@ -252,8 +304,6 @@ impl Encoder {
             "both sides have the same token ids: remove the row"
         );
         fill_values(&mut tree, record, &[0, 1]);
-        let tokens = tree.tokens();
-        ensure!(tokens <= limits.tree, "both sides have {tokens} tokens, `batch.tokens` = {}: raise it", limits.tree);
         Ok(Encoded::Tree { tree, prompt_cut: false, responses_cut: 0 })
     }
 

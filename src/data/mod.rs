@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about models beyond their tokenizer. A bad row is named by file, line and reason.
 
+mod budget;
 pub mod cache;
 pub mod encode;
 pub mod loader;
@@ -21,8 +22,11 @@ use crate::forest::Tree;
 use encode::{Encoded, Encoder};
 use records::{Columns, Form, Record};
 
-/// Rows whose text is in memory at the same time.
+/// Rows whose text is in memory at the same time, and the bytes of it, one row more.
 const BLOCK_ROWS: usize = 4096;
+const BLOCK_BYTES: usize = 64 << 20;
+/// Bytes of rows behind the first bad one that are read to count how many are.
+const COUNTED_BYTES: usize = 1 << 30;
 
 /// What a bad row does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +46,7 @@ pub struct Limits {
     pub prompt: usize,
     /// Each response, the EOS counted in.
     pub response: usize,
-    /// Prompt and both responses: the budget of a micro-batch.
+    /// Prompt and both responses: the budget of a micro-batch. Encoding leaves longer trees to [`Dataset::fit`].
     pub tree: usize,
 }
 
@@ -63,40 +67,57 @@ pub struct Report {
     pub prompts_cut: usize,
     pub responses_cut: usize,
     pub rows_dropped: usize,
+    /// Documents that were cut, and the blocks they gave.
+    pub documents_cut: usize,
+    pub blocks: usize,
+}
+
+impl Report {
+    /// The documents that were cut, in words, if some were.
+    pub fn documents(&self) -> Option<String> {
+        let Self { documents_cut, blocks, .. } = self;
+        (*documents_cut > 0).then(|| format!("long documents: {documents_cut} cut into {blocks} blocks"))
+    }
 }
 
 impl Dataset {
-    /// Reads and encodes a whole file, blocks of rows in parallel.
+    /// Reads and encodes a whole file, blocks of rows in parallel, and refuses trees beyond the encoder's budget.
     ///
     /// # Errors
     /// An unreadable file, a file without a good row and, with `OnError::Stop`, the first bad row.
     pub fn load(file: &Path, columns: &Columns, encoder: &Encoder, on_error: OnError) -> Result<Self> {
-        Self::load_counting(file, columns, encoder, on_error, |_| {})
+        let opened = source::open(file, source::MAX_ROW_BYTES)?;
+        let name = opened.name.clone();
+        let mut data = Self::load_counting(opened, columns, encoder, on_error, |_| {})?;
+        data.fit(&name, encoder.limits().tree, on_error)?;
+        ensure!(!data.is_empty(), "{}", no_row(&name, 0, None));
+        Ok(data)
     }
 
-    /// The same; `progress` hears how many rows are done.
+    /// The rows of a file whose trees may have any size; `progress` hears how many rows are done. A file without any row
+    /// gives none.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_counting(
-        file: &Path,
+        opened: source::Opened,
         columns: &Columns,
         encoder: &Encoder,
         on_error: OnError,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
-        let name = file.display().to_string();
-        let mut rows = source::open(file)?;
+        let source::Opened { name, mut rows, .. } = opened;
         let mut data = Self::default();
         let mut form: Option<(Form, String)> = None;
-        let (mut count, mut bad, mut first) = (0, 0, None);
+        let (mut count, mut bad, mut first, mut behind_bad) = (0, 0, None, 0usize);
         loop {
             // The text of one block is in memory at a time.
-            let block = rows.by_ref().take(BLOCK_ROWS).collect::<Result<Vec<source::Row>>>()?;
+            let block = next_block(&mut rows)?;
             if block.is_empty() {
                 break;
             }
             count += block.len();
+            behind_bad += if first.is_some() { block.iter().map(source::Row::bytes).sum() } else { 0 };
             let encode = |row: source::Row| {
                 let at = format!("{name}{}", row.place);
                 let record = row.fields().and_then(|fields| Record::from_row(fields, columns));
@@ -118,20 +139,26 @@ impl Dataset {
                 }
             }
             progress(count);
+            if behind_bad > COUNTED_BYTES {
+                break;
+            }
         }
         match first {
-            Some(error) if bad > 1 => {
-                bail!("{error} ({bad} of {count} rows are bad; data.on_error = \"skip\" leaves them out)")
-            }
-            Some(error) => return Err(error),
+            Some(error) => bail!("{error} {}", how_to_skip(bad, count)),
             None => {}
         }
-        ensure!(
-            !data.trees.is_empty(),
-            "{name}: no usable row among {count}; give at least one {{\"prompt\", \"chosen\", \"rejected\"}}{}",
-            data.skipped.first().map(|first| format!("; the first was left out: {first}")).unwrap_or_default()
-        );
+        ensure!(count == 0 || !data.trees.is_empty(), "{}", no_row(&name, count, data.skipped.first()));
         Ok(data)
+    }
+
+    /// Whether there was no row at all, good or bad.
+    pub fn is_empty(&self) -> bool {
+        self.trees.is_empty() && self.skipped.is_empty() && self.report.rows_dropped == 0
+    }
+
+    /// Rows that the trees came from: several blocks may be one document.
+    pub fn rows(&self) -> usize {
+        (self.trees.len() + self.report.documents_cut).saturating_sub(self.report.blocks)
     }
 
     /// Adds the rows of another file, which an epoch takes `weight` times.
@@ -145,6 +172,8 @@ impl Dataset {
         self.report.prompts_cut += other.report.prompts_cut;
         self.report.responses_cut += other.report.responses_cut;
         self.report.rows_dropped += other.report.rows_dropped;
+        self.report.documents_cut += other.report.documents_cut;
+        self.report.blocks += other.report.blocks;
     }
 
     /// Tokens that an epoch takes at most.
@@ -160,9 +189,39 @@ impl Dataset {
                 self.report.prompts_cut += usize::from(prompt_cut);
                 self.report.responses_cut += responses_cut;
             }
+            Encoded::Blocks(mut blocks) => {
+                self.report.documents_cut += 1;
+                self.report.blocks += blocks.len();
+                self.trees.append(&mut blocks);
+            }
             Encoded::Dropped(_) => self.report.rows_dropped += 1,
         }
     }
+}
+
+/// The rows that are encoded together.
+fn next_block(rows: &mut source::Rows) -> Result<Vec<source::Row>> {
+    let (mut block, mut bytes) = (Vec::new(), 0);
+    while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
+        let Some(row) = rows.next().transpose()? else { break };
+        bytes += row.bytes();
+        block.push(row);
+    }
+    Ok(block)
+}
+
+/// What stands behind the first bad row.
+fn how_to_skip(bad: usize, count: usize) -> String {
+    match bad {
+        1 => "(data.on_error = \"skip\" leaves the row out)".into(),
+        _ => format!("({bad} of {count} rows are bad; data.on_error = \"skip\" leaves them out)"),
+    }
+}
+
+/// What is said of a set none of whose `count` rows is left.
+pub fn no_row(name: &str, count: usize, left_out: Option<&String>) -> String {
+    let why = left_out.map(|first| format!("; the first was left out: {first}")).unwrap_or_default();
+    format!("{name}: no usable row among {count}; give at least one {{\"prompt\", \"chosen\", \"rejected\"}}{why}")
 }
 
 /// A data set is of one form, or a loss would learn from some of it only.

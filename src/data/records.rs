@@ -6,7 +6,10 @@ mod columns;
 mod extras;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+
+use super::source::json::{self, Fault};
 
 pub use columns::{Column, Columns};
 pub use extras::Extras;
@@ -122,15 +125,29 @@ pub fn row(line: &[u8]) -> Result<Map<String, Value>> {
         let at = error.valid_up_to();
         anyhow!("byte {} of the line (0x{:02x}) is not UTF-8: save the file as UTF-8", at + 1, line[at])
     })?;
-    let value: Value = serde_json::from_str(text).map_err(|error| {
-        // The line number within the row is always 1.
-        let message = error.to_string().replace(" at line 1 column ", " at column ");
-        anyhow!("broken JSON: {message}: write one JSON object a line")
-    })?;
+    let value = json::parse(text).map_err(|fault| broken(text, &fault))?;
     match value {
         Value::Object(fields) => Ok(fields),
         value => {
             bail!("the row is {}, not an object: write {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}", kind(&value))
+        }
+    }
+}
+
+fn broken(text: &str, fault: &Fault) -> anyhow::Error {
+    let column = |at: usize| text.get(..at).map_or(at, |before| before.chars().count()) + 1;
+    match fault {
+        Fault::Deep(at) => anyhow!("the row is nested more than 128 deep at column {}: write it flatter", column(*at)),
+        Fault::Surrogate(at) => anyhow!(
+            "column {} holds `{}`, half of a surrogate pair and no character: write both halves or remove it",
+            column(*at),
+            text.get(*at..*at + 6).unwrap_or_default()
+        ),
+        Fault::Syntax(at) => {
+            // The line number within the row is always 1.
+            let said = serde_json::from_str::<IgnoredAny>(text).err().map(|error| error.to_string());
+            let said = said.unwrap_or_else(|| format!("expected another character at column {}", column(*at)));
+            anyhow!("broken JSON: {}: write one JSON object a line", said.replace(" at line 1 column ", " at column "))
         }
     }
 }
@@ -155,6 +172,7 @@ impl Record {
         let rejected_prompt = row.rejected_prompt(&prompt, &body)?;
         let extras = Extras { values, rationale, rejected_prompt };
         let record = Self { prompt, body, tools, template_kwargs, extras };
+        record.check_odd()?;
         let chat = record.texts().any(|text| matches!(text, Text::Chat(_)));
         ensure!(
             chat || record.tools.is_empty() && record.template_kwargs.is_empty(),
@@ -173,6 +191,24 @@ impl Record {
             Body::Completion { .. } => Form::Completion,
             Body::Tree { .. } => Form::Tree,
         }
+    }
+
+    /// Refuses what JSON has no form for within messages, tools and variables of the template.
+    fn check_odd(&self) -> Result<()> {
+        let messages = self.texts().flat_map(|text| if let Text::Chat(messages) = text { &messages[..] } else { &[] });
+        let named = messages.map(|value| ("a message", value)).chain(self.tools.iter().map(|tool| ("`tools`", tool)));
+        let kwargs = self.template_kwargs.values().map(|value| ("`chat_template_kwargs`", value));
+        for (name, value) in named.chain(kwargs) {
+            if let Some((path, odd)) = json::find_odd(value) {
+                bail!("{name} holds {odd} (at `{}`): give a value that JSON has", path.trim_start_matches('.'));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is a plain text of which every token is learnt.
+    pub fn is_document(&self) -> bool {
+        self.prompt.is_none() && matches!(self.body, Body::Completion { completion: Text::Plain(_) })
     }
 
     fn texts(&self) -> impl Iterator<Item = &Text> {
@@ -581,7 +617,8 @@ fn items(name: &str, value: Value) -> Result<Vec<Value>> {
 }
 
 fn number(name: &str, value: &Value) -> Result<f64> {
-    let number = value.as_f64().filter(|number| number.is_finite());
+    // An integer beyond 64 bits is a number all the same.
+    let number = value.as_f64().or_else(|| json::odd(value)?.parse().ok()).filter(|number| number.is_finite());
     number.with_context(|| format!("`{name}` is {}: give a finite number", kind(value)))
 }
 
@@ -614,6 +651,9 @@ fn start(text: &Text) -> String {
 }
 
 fn kind(value: &Value) -> String {
+    if let Some(odd) = json::odd(value) {
+        return odd.to_owned();
+    }
     match value {
         Value::Null => "null".into(),
         Value::Bool(value) => value.to_string(),

@@ -1,33 +1,39 @@
 //! Rows of a data file with their places: JSONL, a JSON array or Parquet, the first two also as gzip or zstd.
 //!
-//! What a file is shows in its first bytes. Rows come one at a time, so a file need not fit in memory. Knows nothing
-//! about what a row says.
+//! What a file is shows in its first bytes. Rows come one at a time, so a file need not fit in memory, and none is kept
+//! beyond `data.max_row_bytes`. Knows nothing about what a row says.
+
+pub mod json;
+mod pages;
+mod table;
+mod text;
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read, Seek},
-    panic::{AssertUnwindSafe, catch_unwind},
+    fs::{self, File},
+    io::{BufReader, Cursor, Read},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
-use parquet::{
-    file::reader::SerializedFileReader,
-    record::{Field, Row as ParquetRow, reader::RowIter},
-};
 use serde_json::{Map, Value};
 
 use super::records;
+use text::{Elements, Lines, Text, named};
 
 const KNOWN: &str = "JSONL (.jsonl), JSON arrays (.json), both also as .gz or .zst, and Parquet (.parquet)";
 const BUFFER_BYTES: usize = 1 << 18;
+/// Bytes of a row at most, where nothing else is said.
+pub const MAX_ROW_BYTES: usize = 16 << 20;
 
 /// A row that is not parsed, or has come as fields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Raw {
     Json(Vec<u8>),
     Fields(Map<String, Value>),
+    /// It was not kept; the text says why.
+    Bad(String),
 }
 
 /// A row and where it is.
@@ -47,254 +53,164 @@ impl Row {
         match self.raw {
             Raw::Json(bytes) => records::row(&bytes),
             Raw::Fields(fields) => Ok(fields),
+            Raw::Bad(why) => Err(anyhow!(why)),
         }
+    }
+
+    /// About how much memory the row takes.
+    pub fn bytes(&self) -> usize {
+        match &self.raw {
+            Raw::Json(bytes) => bytes.len(),
+            Raw::Fields(fields) => fields.values().map(weight).sum(),
+            Raw::Bad(why) => why.len(),
+        }
+    }
+}
+
+fn weight(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    match value {
+        Value::String(text) => own + text.len(),
+        Value::Array(items) => own + items.iter().map(weight).sum::<usize>(),
+        Value::Object(fields) => own + fields.iter().map(|(key, value)| own + key.len() + weight(value)).sum::<usize>(),
+        _ => own,
     }
 }
 
 /// The rows of a file, in order.
 pub type Rows = Box<dyn Iterator<Item = Result<Row>>>;
 
-/// Opens a data file. Reading goes on no further than an error.
+/// A data file of a known kind, none of whose rows is read.
+pub struct Opened {
+    /// The file's path as errors show it.
+    pub name: String,
+    /// Whether its bytes can be read more than once: a pipe's cannot.
+    pub regular: bool,
+    /// What it is read as, whatever its bytes: `lines`, `array` or `table`.
+    pub kind: &'static str,
+    /// Reading goes on no further than an error.
+    pub rows: Rows,
+}
+
+/// Opens a data file of which no row may have more than `max_row_bytes`; one that does comes as [`Raw::Bad`].
 ///
 /// # Errors
 /// The file cannot be read or is of no known kind.
-pub fn open(path: &Path) -> Result<Rows> {
+pub fn open(path: &Path, max_row_bytes: usize) -> Result<Opened> {
     let name = path.display().to_string();
-    let rows = open_any(path).with_context(|| format!("data file `{name}`"))?;
+    let of_file = format!("data file `{name}`");
+    let (regular, kind, rows) = open_any(path, max_row_bytes).with_context(|| of_file.clone())?;
     let mut failed = false;
-    Ok(Box::new(rows.map_while(move |row| {
+    let rows = rows.map_while(move |row| {
         if failed {
             return None;
         }
         failed = row.is_err();
-        Some(row.with_context(|| format!("data file `{name}`")))
-    })))
+        Some(row.with_context(|| of_file.clone()))
+    });
+    Ok(Opened { name, regular, kind, rows: Box::new(rows) })
 }
 
-fn open_any(path: &Path) -> Result<Rows> {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+fn open_any(path: &Path, max: usize) -> Result<(bool, &'static str, Rows)> {
+    let unreadable = || format!("cannot be read: name an existing file: {KNOWN}");
+    let meta = fs::metadata(path).with_context(unreadable)?;
+    let kind = meta.file_type();
     ensure!(
-        !path.is_dir(),
+        !kind.is_dir(),
         "cannot be read: it is a folder: name the files in it, such as `{}/*.parquet`",
         path.display()
     );
-    let unreadable = || format!("cannot be read: name an existing file: {KNOWN}");
+    let special = [
+        (kind.is_socket(), "a socket"),
+        (kind.is_block_device(), "a device"),
+        (kind.is_char_device(), "a device or a terminal"),
+    ];
+    if let Some((_, what)) = special.into_iter().find(|(is, _)| *is) {
+        bail!("is {what} and no file: name a file or a pipe");
+    }
     let mut file = File::open(path).with_context(unreadable)?;
-    let mut magic = Vec::new();
-    Read::by_ref(&mut file).take(4).read_to_end(&mut magic).with_context(unreadable)?;
-    file.rewind().with_context(unreadable)?;
-    let wrong = |kind: &str| anyhow!("is named .{extension} and holds no {kind}: rename it or make it again");
-    let zstd = magic == [0x28, 0xb5, 0x2f, 0xfd];
-    match extension.as_str() {
-        "gz" if !magic.starts_with(&[0x1f, 0x8b]) => return Err(wrong("gzip")),
-        "zst" if !zstd => return Err(wrong("zstd")),
-        "parquet" if magic != b"PAR1" => return Err(wrong("Parquet")),
-        "csv" | "tsv" | "txt" | "arrow" | "feather" | "xlsx" | "zip" | "bz2" | "xz" => {
-            bail!("is of a kind (.{extension}) that is not read: convert it to one of {KNOWN}")
-        }
-        _ => {}
+    let head = text::head(&mut file).with_context(unreadable)?;
+    check_name(path, &head)?;
+    let regular = kind.is_file();
+    if head.starts_with(b"PAR1") {
+        ensure!(regular, "is Parquet in a pipe, and Parquet is read from its end: write it to a file first");
+        return Ok((regular, "table", table::open(path, max)?));
     }
-    if magic == b"PAR1" {
-        return parquet(file);
-    }
-    let file = BufReader::with_capacity(BUFFER_BYTES, file);
-    let mut text: Box<dyn BufRead> = if magic.starts_with(&[0x1f, 0x8b]) {
+    ensure!(!head.starts_with(b"PARE"), "is encrypted Parquet: write it again without encryption");
+    let file = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head.clone()).chain(file));
+    let inner: Box<dyn std::io::BufRead> = if is_gzip(&head) {
         Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
-    } else if zstd {
+    } else if is_zstd(&head) {
         Box::new(BufReader::with_capacity(BUFFER_BYTES, zstd::stream::read::Decoder::with_buffer(file)?))
     } else {
         Box::new(file)
     };
-    let broken = "cannot be read to its end: it is cut off or damaged, make it again";
-    let line = skip_blank(&mut text).context(broken)?;
     let lines = path.file_name().unwrap_or_default().to_string_lossy().contains(".jsonl");
-    if !lines && peek(&mut text).context(broken)? == Some(b'[') {
-        text.consume(1);
-        return Ok(Box::new(Elements { text, row: 0, done: false }));
-    }
-    Ok(Box::new(Lines { text, line }))
+    let rows = text_rows(Text::new(inner, max), lines).map_err(|why| named(why, || "cannot be read".into()));
+    rows.map(|(kind, rows)| (regular, kind, rows))
 }
 
-fn peek(text: &mut dyn BufRead) -> io::Result<Option<u8>> {
-    loop {
-        match text.fill_buf() {
-            Ok(bytes) => return Ok(bytes.first().copied()),
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
+fn text_rows(mut text: Text, lines: bool) -> Result<(&'static str, Rows)> {
+    if let Some(what) = no_text(&text.first()?) {
+        bail!("{what}");
+    }
+    text.skip_mark()?;
+    let line = text.skip_blank()?;
+    if !lines && text.peek()? == Some(b'[') {
+        text.pass(1);
+        return Ok(("array", Box::new(Elements::new(text))));
+    }
+    Ok(("lines", Box::new(Lines { text, line })))
+}
+
+/// What a file is that begins with these bytes, if it is no UTF-8 text.
+fn no_text(head: &[u8]) -> Option<String> {
+    const OTHER: [(&[u8], &str); 6] = [
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ", "xz"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"ARROW1", "an Arrow file"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+        (b"version ", "a Git LFS pointer (`git lfs pull` gets the file)"),
+    ];
+    if let Some((_, what)) = OTHER.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Some(format!("is {what}, which is not read: give one of {KNOWN}"));
+    }
+    let utf16 = head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff");
+    let what = match head {
+        _ if utf16 => "is UTF-16 or UTF-32: save it as UTF-8, such as by `iconv -f UTF-16 -t UTF-8`",
+        [0, b'{' | b'[', ..] => "is UTF-16: save it as UTF-8, such as by `iconv -f UTF-16BE -t UTF-8`",
+        [b'{' | b'[', 0, ..] => "is UTF-16: save it as UTF-8, such as by `iconv -f UTF-16LE -t UTF-8`",
+        [0, ..] => "begins with a zero byte: it is no text",
+        _ => return None,
+    };
+    Some(what.to_owned())
+}
+
+fn is_gzip(head: &[u8]) -> bool {
+    head.starts_with(&[0x1f, 0x8b])
+}
+
+/// A frame, or a skippable one, as parallel writers put in front.
+fn is_zstd(head: &[u8]) -> bool {
+    head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+        || matches!(head, [first, 0x2a, 0x4d, 0x18, ..] if (0x50..0x60).contains(first))
+}
+
+/// Refuses a name that says something else than the first bytes.
+fn check_name(path: &Path, head: &[u8]) -> Result<()> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let wrong = |kind: &str| anyhow!("is named .{extension} and holds no {kind}: rename it or make it again");
+    match extension.as_str() {
+        // An empty file is one without rows, whatever its name.
+        _ if head.is_empty() => Ok(()),
+        "gz" if !is_gzip(head) => Err(wrong("gzip")),
+        "zst" if !is_zstd(head) => Err(wrong("zstd")),
+        "parquet" if !head.starts_with(b"PAR") => Err(wrong("Parquet")),
+        "csv" | "tsv" | "txt" | "arrow" | "feather" | "xlsx" | "zip" | "bz2" | "xz" => {
+            bail!("is of a kind (.{extension}) that is not read: convert it to one of {KNOWN}")
         }
-    }
-}
-
-/// Skips a byte order mark and blank bytes; gives back the lines passed.
-fn skip_blank(text: &mut dyn BufRead) -> io::Result<usize> {
-    if peek(text)? == Some(0xef) && text.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
-        text.consume(3);
-    }
-    let mut lines = 0;
-    while let Some(byte) = peek(text)?.filter(u8::is_ascii_whitespace) {
-        lines += usize::from(byte == b'\n');
-        text.consume(1);
-    }
-    Ok(lines)
-}
-
-struct Lines {
-    text: Box<dyn BufRead>,
-    /// Lines behind it.
-    line: usize,
-}
-
-impl Iterator for Lines {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut bytes = Vec::new();
-            self.line += 1;
-            let line = self.line;
-            match self.text.read_until(b'\n', &mut bytes) {
-                Ok(0) => return None,
-                Ok(_) if bytes.trim_ascii().is_empty() => {}
-                Ok(_) => {
-                    let json = bytes.trim_ascii_end().to_vec();
-                    return Some(Ok(Row { place: format!(":{line}"), raw: Raw::Json(json) }));
-                }
-                Err(why) => {
-                    let what = format!("cannot be read beyond line {line}: it is cut off or damaged, make it again");
-                    return Some(Err(why).context(what));
-                }
-            }
-        }
-    }
-}
-
-/// Elements of an array whose `[` is behind.
-struct Elements {
-    text: Box<dyn BufRead>,
-    row: usize,
-    done: bool,
-}
-
-impl Elements {
-    /// The next element's bytes, and whether a comma ended it.
-    fn element(&mut self) -> Result<(Vec<u8>, bool)> {
-        let (mut bytes, mut depth, mut quoted, mut escaped) = (Vec::new(), 0usize, false, false);
-        loop {
-            let damaged = "is cut off or damaged, make it again";
-            let byte = peek(&mut self.text).context(damaged)?;
-            let byte = byte.context("the JSON array does not end: it is cut off, make it again")?;
-            self.text.consume(1);
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => quoted = !quoted,
-                _ if quoted => {}
-                b'{' | b'[' => depth += 1,
-                b',' | b']' if depth == 0 => return Ok((bytes, byte == b',')),
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            bytes.push(byte);
-        }
-    }
-}
-
-impl Iterator for Elements {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        self.row += 1;
-        let row = self.row;
-        let (bytes, more) = match self.element() {
-            Ok(element) => element,
-            Err(why) => return Some(Err(why).with_context(|| format!("row {row}"))),
-        };
-        self.done = !more;
-        if bytes.trim_ascii().is_empty() && (more || row > 1) {
-            self.done = true;
-            return Some(Err(anyhow!("row {row} of the JSON array is empty: remove the comma before or after it")));
-        }
-        if !more {
-            match skip_blank(&mut self.text).and_then(|_| peek(&mut self.text)) {
-                Ok(None) => {}
-                Ok(Some(_)) => {
-                    return Some(Err(anyhow!("goes on behind the end of its JSON array: remove what follows")));
-                }
-                Err(why) => return Some(Err(why).context("is cut off or damaged, make it again")),
-            }
-            if row == 1 && bytes.trim_ascii().is_empty() {
-                return None;
-            }
-        }
-        Some(Ok(Row { place: format!(": row {row}"), raw: Raw::Json(bytes.trim_ascii().to_vec()) }))
-    }
-}
-
-const DAMAGED: &str =
-    "is not readable as Parquet: it is cut off, damaged or compressed otherwise than by zstd or snappy; make it again";
-
-struct Table {
-    rows: RowIter<'static>,
-    row: usize,
-}
-
-fn parquet(file: File) -> Result<Rows> {
-    let rows = no_panic(|| Ok(SerializedFileReader::new(file)?.into_iter()))?;
-    Ok(Box::new(Table { rows, row: 0 }))
-}
-
-/// The crate's reader panics on some damaged files.
-fn no_panic<V>(read: impl FnOnce() -> Result<V>) -> Result<V> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(value) => value.context(DAMAGED),
-        Err(_) => Err(anyhow!(DAMAGED)),
-    }
-}
-
-impl Iterator for Table {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.row += 1;
-        let place = format!(": row {}", self.row);
-        let rows = &mut self.rows;
-        let row = no_panic(|| rows.next().transpose().map_err(anyhow::Error::from)).transpose()?;
-        Some(row.map(|row| Row { place, raw: Raw::Fields(fields(&row)) }))
-    }
-}
-
-fn fields(row: &ParquetRow) -> Map<String, Value> {
-    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
-}
-
-fn value(field: &Field) -> Value {
-    match field {
-        Field::Null => Value::Null,
-        Field::Bool(v) => (*v).into(),
-        Field::Byte(v) => (*v).into(),
-        Field::Short(v) => (*v).into(),
-        Field::Int(v) => (*v).into(),
-        Field::Long(v) => (*v).into(),
-        Field::UByte(v) => (*v).into(),
-        Field::UShort(v) => (*v).into(),
-        Field::UInt(v) => (*v).into(),
-        Field::ULong(v) => (*v).into(),
-        Field::Float16(v) => v.to_f64().into(),
-        Field::Float(v) => f64::from(*v).into(),
-        Field::Double(v) => (*v).into(),
-        Field::Str(v) => v.as_str().into(),
-        // Older writers do not mark text as text.
-        Field::Bytes(v) => String::from_utf8_lossy(v.data()).into(),
-        Field::Group(row) => Value::Object(fields(row)),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::MapInternal(map) => {
-            let key = |key: &Field| if let Field::Str(key) = key { key.clone() } else { key.to_string() };
-            Value::Object(map.entries().iter().map(|(k, v)| (key(k), value(v))).collect())
-        }
-        other => other.to_string().into(),
+        _ => Ok(()),
     }
 }
 

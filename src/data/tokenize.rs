@@ -3,16 +3,20 @@
 //! The only file that knows the `tokenizers` crate. BOS is what the tokenizer's own post-processor puts in front,
 //! never more; a response ends with exactly one EOS.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+mod added;
+mod long;
+
+use std::{fs, io::ErrorKind, path::Path, sync::OnceLock};
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
 use super::records::excerpt;
 use crate::cache::KeyBuilder;
+use added::Folder;
+use long::{LONG, Long};
 
 /// A tokenizer with the special tokens of its model folder.
 pub struct Tokenizer {
@@ -25,14 +29,17 @@ pub struct Tokenizer {
     eos: u32,
     ends: Vec<u32>,
     fingerprint: Vec<u8>,
+    long: OnceLock<Long>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and the special tokens from `tokenizer_config.json`, `generation_config.json` and
-    /// `config.json` of a model folder; `vocab` is the height of the model's embedding table.
+    /// Reads `tokenizer.json`, the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` name beside it, and the special ones of `generation_config.json` and `config.json` of a model
+    /// folder; `vocab` is the height of the model's embedding table.
     ///
     /// # Errors
-    /// A missing or broken file, no EOS token, an EOS outside the model's vocabulary.
+    /// A missing or broken file, no EOS token, one that there is not or outside the model's vocabulary, a token that has
+    /// another id than its file says.
     pub fn load(folder: &Path, vocab: usize) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         let name = file.display();
@@ -52,7 +59,11 @@ impl Tokenizer {
             inner.with_model(bpe);
         }
 
-        let special = Specials::read(folder, &inner)?;
+        let beside = Folder::read(folder)?;
+        check_eos(folder, &beside, &inner)?;
+        let added = beside.add(folder, &mut inner)?;
+        inner.set_encode_special_tokens(beside.splits());
+        let special = Specials::read(folder, &beside, &inner)?;
         let leading = leading(&inner)?;
         let Some(&eos) = special.ends.first() else {
             bail!("model folder `{}` names no EOS token: set `eos_token_id` in config.json", folder.display());
@@ -64,10 +75,11 @@ impl Tokenizer {
              tokenizer.json and config.json do not belong together",
             folder.display()
         );
-        let mut key = KeyBuilder::new("tokenizer 1");
+        let mut key = KeyBuilder::new("tokenizer 2");
+        key.part("added", format!("{added:?} {}", beside.splits()).as_bytes());
         key.part("file", &bytes).part("special", format!("{vocab} {leading:?} {bos:?} {:?}", special.ends).as_bytes());
         let fingerprint = key.finish().0.to_vec();
-        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends, fingerprint })
+        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends, fingerprint, long: OnceLock::new() })
     }
 
     /// The token that ends a response.
@@ -82,7 +94,7 @@ impl Tokenizer {
 
     /// Ids of a text, with the leading BOS if the tokenizer wants one and the text does not begin with it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = encode_plain(&self.inner, text)?;
+        let ids = self.encode_rendered(text)?;
         if ids.starts_with(&self.leading) { Ok(ids) } else { Ok([&self.leading[..], &ids].concat()) }
     }
 
@@ -104,13 +116,42 @@ impl Tokenizer {
 
     /// Ids of what a chat template has rendered: the template writes every special token, none is added.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
-        encode_plain(&self.inner, text)
+        let pieces = self.pieces(text);
+        let ids: Vec<Vec<u32>> =
+            pieces.par_iter().map(|piece| encode_plain(&self.inner, piece)).collect::<Result<_>>()?;
+        Ok(ids.concat())
+    }
+
+    /// How many tokens it knows, those of the folder's other files counted in.
+    pub fn size(&self) -> usize {
+        self.inner.get_vocab_size(true)
     }
 
     /// Where in the text each token of `encode_rendered` lies, in bytes.
     pub fn offsets(&self, text: &str) -> Result<Vec<(usize, usize)>> {
-        let encoding = self.inner.encode(text, false).map_err(Error::from_boxed).context("the tokenizer failed")?;
-        Ok(encoding.get_offsets().to_vec())
+        let mut offsets = Vec::new();
+        let mut start = 0;
+        for piece in self.pieces(text) {
+            let encoding =
+                self.inner.encode(piece, false).map_err(Error::from_boxed).context("the tokenizer failed")?;
+            offsets.extend(encoding.get_offsets().iter().map(|&(from, to)| (start + from, start + to)));
+            start += piece.len();
+        }
+        Ok(offsets)
+    }
+
+    /// Tokens that a text has at least, known without tokenising it; 0 for a short text and where nothing is known.
+    pub fn at_least(&self, text: &str) -> usize {
+        if text.len() < LONG { 0 } else { self.long().at_least(text) }
+    }
+
+    /// A text in pieces whose tokens, one behind the other, are those of the whole; one piece where that is not known.
+    pub fn pieces<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        if text.len() < LONG { vec![text] } else { self.long().pieces(text) }
+    }
+
+    fn long(&self) -> &Long {
+        self.long.get_or_init(|| Long::of(&self.inner))
     }
 
     /// The token that begins a text, where the model folder names one.
@@ -165,13 +206,8 @@ struct Specials {
 }
 
 impl Specials {
-    fn read(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Self> {
-        let tokens = read_json(&folder.join("tokenizer_config.json"))?;
-        let named = |key: &str| {
-            let token = &tokens[key];
-            let text = token.as_str().or_else(|| token["content"].as_str());
-            text.and_then(|text| tokenizer.token_to_id(text))
-        };
+    fn read(folder: &Path, beside: &Folder, tokenizer: &tokenizers::Tokenizer) -> Result<Self> {
+        let named = |key: &str| beside.named(key).and_then(|(text, _)| tokenizer.token_to_id(&text));
         let mut special = Self { bos: named("bos_token"), ends: named("eos_token").into_iter().collect() };
         for file in ["config.json", "generation_config.json"] {
             let config = read_json(&folder.join(file))?;
@@ -187,6 +223,19 @@ impl Specials {
         }
         Ok(special)
     }
+}
+
+/// Refuses an EOS by name that is no token: added behind the others, it would have an id that the model never learnt.
+fn check_eos(folder: &Path, beside: &Folder, tokenizer: &tokenizers::Tokenizer) -> Result<()> {
+    let Some((text, file)) = beside.named("eos_token") else { return Ok(()) };
+    ensure!(
+        tokenizer.token_to_id(&text).is_some() || beside.lists(&text),
+        "model folder `{}`: {file} names {} as `eos_token`, and neither tokenizer.json nor `added_tokens_decoder` has that \
+         token: take the files of one model, or correct `eos_token`",
+        folder.display(),
+        excerpt(&text)
+    );
+    Ok(())
 }
 
 /// A file that is not there counts as an empty object.

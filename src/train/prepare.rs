@@ -118,11 +118,18 @@ impl Sets {
         let mut origins = Vec::new();
         let mut load = |key: &str, files: &Files| -> Result<Dataset> {
             let mut all = Dataset::default();
-            for (file, weight) in expand(key, files)? {
-                let (data, origin) = load_file(&file, config, &encoder, cache.as_ref())?;
+            let files = expand(key, files)?;
+            let name = match &files[..] {
+                [(file, _)] => file.display().to_string(),
+                files => format!("`{key}`, {} files", files.len()),
+            };
+            for (file, weight) in files {
+                let (mut data, origin) = load_file(&file, config, &encoder, cache.as_ref())?;
                 describe(&file, &data, origin, &mut origins);
+                data.fit(&file.display().to_string(), config.batch.tokens, config.data.on_error)?;
                 all.append(data, weight);
             }
+            ensure!(!all.trees.is_empty(), "{}", crate::data::no_row(&name, 0, None));
             Ok(all)
         };
         let train = load("data.train", &config.data.train)?;
@@ -162,13 +169,21 @@ fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
 
 fn load_file(file: &Path, config: &Config, encoder: &Encoder, cache: Option<&TokenCache>) -> Result<(Dataset, Origin)> {
     let started = Instant::now();
+    let config::Data { columns, on_error, max_row_bytes, .. } = &config.data;
+    // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
+    let opened = source::open(file, *max_row_bytes)?;
+    let (kind, regular) = (opened.kind, opened.regular);
     let encode = || {
         let counter = Counter::new(&format!("tokenising {}", file.file_name().unwrap_or_default().display()));
-        let config::Data { columns, on_error, .. } = &config.data;
-        Dataset::load_counting(file, columns, encoder, *on_error, |rows| counter.show(rows))
+        Dataset::load_counting(opened, columns, encoder, *on_error, |rows| counter.show(rows))
     };
     match cache {
-        Some(cache) => cache.load(file, encode),
+        Some(cache) if regular => cache.load(file, kind, encode),
+        Some(_) => {
+            let data = encode()?;
+            let warning = Some(format!("{} is a pipe: its tokens are not kept", file.display()));
+            Ok((data, Origin::Encoded { time: started.elapsed(), warning }))
+        }
         None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
     }
 }
@@ -176,11 +191,15 @@ fn load_file(file: &Path, config: &Config, encoder: &Encoder, cache: Option<&Tok
 /// A line on where the tokens came from, and one on what was wrong with the cache.
 fn describe(file: &Path, data: &Dataset, origin: Origin, lines: &mut Vec<String>) {
     let name = file.file_name().unwrap_or_default().display();
+    if data.is_empty() {
+        lines.push(format!("warning: {} has no row", file.display()));
+        return;
+    }
     match origin {
         Origin::Cache => lines.push(format!("tokens: {name} read from the cache")),
         Origin::Encoded { time, warning } => {
             lines.extend(warning.map(|warning| format!("cache: {warning}")));
-            let rows = data.trees.len() + data.skipped.len();
+            let rows = data.rows() + data.skipped.len();
             let pace = rows as f64 / time.as_secs_f64();
             lines.push(format!("tokens: {name} tokenised, {pace:.0} rows/s"));
         }

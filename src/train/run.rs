@@ -75,15 +75,16 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     say(&plan.to_string());
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
     say(&format!("loss: {}", inputs.loss.names()));
-    say(&format!("data: {} rows to train on, {eval} held out", inputs.train.trees.len()));
+    say(&format!("data: {} rows to train on, {eval} held out", inputs.train.rows()));
     for skipped in inputs.train.skipped.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.skipped)) {
         say(&format!("left out: {skipped}"));
     }
     inputs.origins.iter().for_each(|origin| say(origin));
     for (what, data) in [("training", Some(&inputs.train)), ("held-out", inputs.eval.as_ref())] {
         let report = data.map(|data| data.report).unwrap_or_default();
-        if report != Report::default() {
-            let Report { prompts_cut, responses_cut, rows_dropped } = report;
+        report.documents().into_iter().for_each(|documents| say(&format!("{what}: {documents}")));
+        let Report { prompts_cut, responses_cut, rows_dropped, .. } = report;
+        if prompts_cut + responses_cut + rows_dropped > 0 {
             say(&format!(
                 "long {what} rows: {prompts_cut} prompts cut, {responses_cut} responses cut, {rows_dropped} rows dropped"
             ));

@@ -3,6 +3,7 @@
 mod bad_input;
 mod data;
 mod hostile;
+mod files;
 mod losses;
 mod score;
 mod scratch;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Map;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use warpo::config::{LongPrompt, LongResponse, LongText};
 use warpo::data::{
     Limits,
     encode::{Encoded, Encoder, Options},
@@ -153,6 +154,152 @@ fn eos_from_the_tokenizer_the_configuration_or_a_list() {
     assert!(none.ends_with("names no EOS token: set `eos_token_id` in config.json"), "{none}");
 }
 
+/// Folders whose files name tokens beside tokenizer.json, against transformers: `tests/parity/make_added_tokens.py`.
+#[test]
+fn tokens_named_beside_the_tokenizer_have_transformers_ids() {
+    let file = fs::read(crate::support::root().join("tests/fixtures/added_tokens.json")).unwrap();
+    let known: Value = serde_json::from_slice(&file).unwrap();
+    let texts: Vec<&str> = known["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    let mut compared = 0;
+    for case in known["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let files: Vec<(&str, Value)> =
+            case["files"].as_object().unwrap().iter().map(|(name, file)| (name.as_str(), file.clone())).collect();
+        let folder = folder(&known["bases"][case["base"].as_str().unwrap()], &files);
+        let loaded = Tokenizer::load(folder.path(), 100);
+        if name == "other ids" {
+            let why = format!("{:#}", loaded.map(|_| ()).unwrap_err());
+            assert!(
+                why.contains("gives token \"<x>\" the id 40, and behind those of tokenizer.json it comes as 36"),
+                "{why}"
+            );
+            continue;
+        }
+        let tokenizer = loaded.unwrap_or_else(|why| panic!("{name}: {why:#}"));
+        assert_eq!(tokenizer.eos(), case["eos"].as_u64().unwrap() as u32, "{name}");
+        for (text, ids) in texts.iter().zip(case["ids"].as_array().unwrap()) {
+            let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            assert_eq!(tokenizer.encode_rendered(text).unwrap(), ids, "{name}: {text:?}");
+            compared += 1;
+        }
+        assert_eq!(tokenizer.size(), case["size"].as_u64().unwrap() as usize, "{name}");
+    }
+    assert!(compared >= 90, "{compared}");
+}
+
+/// What a file names decides about ids, so it is part of the hash.
+#[test]
+fn the_fingerprint_covers_tokens_named_elsewhere() {
+    let print = |files: &[(&str, Value)]| {
+        let folder = folder(&tokenizer_json(false), files);
+        fs::write(folder.path().join("config.json"), r#"{"eos_token_id": 5}"#).unwrap();
+        Tokenizer::load(folder.path(), 9).unwrap().fingerprint().to_vec()
+    };
+    let listed = |flag: bool| json!({"added_tokens_decoder": {"6": {"content": "<x>", "lstrip": flag}}});
+    let cases: [&[(&str, Value)]; 7] = [
+        &[],
+        &[("tokenizer_config.json", json!({"split_special_tokens": true}))],
+        &[("tokenizer_config.json", listed(false))],
+        &[("tokenizer_config.json", listed(true))],
+        &[("tokenizer_config.json", json!({"additional_special_tokens": ["<y>"]}))],
+        &[("special_tokens_map.json", json!({"pad_token": "<z>"}))],
+        &[("added_tokens.json", json!({"<w>": 6}))],
+    ];
+    let prints: Vec<Vec<u8>> = cases.iter().map(|files| print(files)).collect();
+    for (i, one) in prints.iter().enumerate() {
+        assert!(prints[..i].iter().all(|other| other != one), "{i}");
+    }
+}
+
+/// A long text is tokenised in pieces, a row that cannot fit not at all. The whole text's ids come from the crate itself.
+#[test]
+fn long_texts_have_the_ids_of_the_whole() {
+    let folder = crate::support::root().join("examples/quickstart-model");
+    let tokenizer = Tokenizer::load(&folder, 1 << 20).unwrap();
+    let whole = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+    let words = [
+        "the",
+        " cat",
+        "\n\n",
+        " 12345",
+        " é",
+        "<|endoftext|>",
+        "  ",
+        "It's",
+        " sat on THE",
+        ".",
+        " mats'll",
+        "🙂",
+        "\t",
+    ];
+    let mut state = 7u64;
+    let mut text = String::new();
+    while text.len() < 1_200_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        text += words[(state >> 33) as usize % words.len()];
+    }
+    let ids = whole.encode_fast(text.as_str(), false).unwrap();
+    assert!(tokenizer.encode_rendered(&text).unwrap() == ids.get_ids());
+    assert!(tokenizer.pieces(&text).len() > 5, "it is cut");
+    let offsets = whole.encode(text.as_str(), false).unwrap().get_offsets().to_vec();
+    assert!(tokenizer.offsets(&text).unwrap() == offsets);
+    let least = tokenizer.at_least(&text);
+    assert!(least > 1_200_000 / 200 && least <= ids.len(), "{least} of {}", ids.len());
+    // Nothing is known of one whose unknown characters vanish, and a short text is no question.
+    assert_eq!((load(false).at_least(&"ab".repeat(1 << 20)), tokenizer.at_least("a")), (0, 0));
+}
+
+#[test]
+fn a_row_that_cannot_fit_is_refused_or_dropped_before_it_is_tokenised() {
+    let folder = crate::support::root().join("examples/quickstart-model");
+    let long = "word ".repeat(4_000_000);
+    let encode = |change: &dyn Fn(&mut Options), prompt: &str, chosen: &str| {
+        let mut options = Options::new(LIMITS);
+        change(&mut options);
+        let encoder = Encoder::new(Tokenizer::load(&folder, 1 << 20).unwrap(), None, options);
+        let line = json!({"prompt": prompt, "chosen": chosen, "rejected": " no"}).to_string();
+        encoder.encode("row", &warpo::data::records::parse(line.as_bytes())?)
+    };
+    let started = std::time::Instant::now();
+    for (prompt, chosen, part, key) in
+        [(&long[..], " yes", "`prompt`", "max_prompt_tokens"), ("Q", &long[..], "`chosen`", "max_response_tokens")]
+    {
+        let why = format!("{:#}", encode(&|_| {}, prompt, chosen).unwrap_err());
+        assert!(why.starts_with(part) && why.contains("at least") && why.contains(key), "{why}");
+        let drop = |options: &mut Options| {
+            (options.long_prompt, options.long_response) = (LongPrompt::Drop, LongResponse::Drop);
+        };
+        let Encoded::Dropped(dropped) = encode(&drop, prompt, chosen).unwrap() else { panic!() };
+        assert_eq!(dropped, why);
+    }
+    // 80 MB of text; tokenised, they would take longer than a minute.
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+/// Blocks of documents say every token once: their predicted tokens behind each other are the document's.
+#[test]
+fn documents_are_cut_into_blocks_that_lose_no_token() {
+    let line = |text: &str| warpo::data::records::parse(json!({"text": text}).to_string().as_bytes()).unwrap();
+    let mut options = Options::new(Limits { prompt: 100, response: 7, tree: 300 });
+    options.long_text = LongText::Split;
+    for (bos, limits) in [(false, LIMITS), (true, LIMITS), (true, Limits { tree: 5, ..LIMITS })] {
+        options.limits = Limits { response: 7, ..limits };
+        let encoder = Encoder::new(load(bos), None, options.clone());
+        let text = "abcabccbacab".repeat(3);
+        let mut want = load(bos).encode(&text).unwrap();
+        want.push(5);
+        let Encoded::Blocks(blocks) = encoder.encode("row", &line(&text)).unwrap() else { panic!("not cut") };
+        let tokens: Vec<&[u32]> = blocks.iter().map(|block| &block.segments[0].tokens[..]).collect();
+        assert!(tokens.iter().all(|block| (2..=limits.tree.min(7)).contains(&block.len())));
+        let predicted: Vec<u32> = tokens.iter().flat_map(|block| block[1..].to_vec()).collect();
+        assert_eq!(([want[0]].as_slice(), &predicted[..]), (&tokens[0][..1], &want[1..]));
+        // One that fits is left whole, and only a document is cut.
+        assert!(matches!(encoder.encode("row", &line("abc")).unwrap(), Encoded::Tree { .. }));
+        let pair = json!({"prompt": "a", "completion": text}).to_string();
+        assert!(encoder.encode("row", &warpo::data::records::parse(pair.as_bytes()).unwrap()).is_err());
+    }
+}
+
 #[test]
 fn refusals() {
     let small = {
@@ -189,6 +336,16 @@ fn broken_and_missing_files_are_named() {
             fs::write(folder.path().join("generation_config.json"), "{").unwrap();
             message(&folder, 6)
         },
+        message(&folder(&tokenizer_json(false), &[("tokenizer_config.json", json!({"eos_token": "<|end|>"}))]), 6),
+        message(
+            &folder(&tokenizer_json(false), &[("special_tokens_map.json", json!({"eos_token": {"content": "</e>"}}))]),
+            6,
+        ),
+        message(
+            &folder(&tokenizer_json(false), &[("tokenizer_config.json", json!({"added_tokens_decoder": {"x": "y"}}))]),
+            6,
+        ),
+        message(&folder(&tokenizer_json(false), &[("added_tokens.json", json!(["<x>"]))]), 6),
     ];
     insta::assert_snapshot!(cases.join("\n"));
 }

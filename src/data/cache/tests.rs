@@ -15,11 +15,12 @@ fn tree(name: &str, seed: u32) -> Tree {
 struct Case {
     folder: tempfile::TempDir,
     encoded: Cell<usize>,
+    kind: Cell<&'static str>,
 }
 
 impl Case {
     fn new() -> Self {
-        let case = Self { folder: tempfile::tempdir().unwrap(), encoded: Cell::new(0) };
+        let case = Self { folder: tempfile::tempdir().unwrap(), encoded: Cell::new(0), kind: Cell::new("lines") };
         fs::create_dir(case.path("model")).unwrap();
         fs::write(case.path("model/tokenizer.json"), "tokenizer").unwrap();
         fs::write(case.path("a.jsonl"), "rows").unwrap();
@@ -35,7 +36,8 @@ impl Case {
         let name = self.path(file).display().to_string();
         let mut data = Dataset::default();
         data.trees.extend((0..BLOCK_TREES as u32 + 3).map(|seed| tree(&format!("{name}:{seed}"), seed)));
-        data.report = crate::data::Report { prompts_cut: 1, responses_cut: 200, rows_dropped: 3 };
+        data.report =
+            crate::data::Report { prompts_cut: 1, responses_cut: 200, rows_dropped: 3, documents_cut: 4, blocks: 9 };
         data.skipped.extend([format!("{name}:7: nothing to learn"), "elsewhere".into()]);
         data
     }
@@ -46,7 +48,7 @@ impl Case {
             self.encoded.set(self.encoded.get() + 1);
             Ok(self.data(file))
         };
-        cache.load(&self.path(file), encode).unwrap()
+        cache.load(&self.path(file), self.kind.get(), encode).unwrap()
     }
 
     /// Asserts that `file` comes out as it should, and whether it came from the cache.
@@ -76,6 +78,11 @@ fn a_file_is_found_by_its_content_and_options_under_any_name() {
     case.expect("a.jsonl", "1", true);
     case.expect("b.jsonl", "1", true);
     assert_eq!(case.expect("a.jsonl", "2", false), None);
+    case.expect("a.jsonl", "1", true);
+    // The same bytes are other rows as a table or an array.
+    case.kind.set("array");
+    assert_eq!(case.expect("a.jsonl", "1", false), None);
+    case.kind.set("lines");
     case.expect("a.jsonl", "1", true);
     fs::write(case.path("b.jsonl"), "rowz").unwrap();
     assert_eq!(case.expect("b.jsonl", "1", false), None);
@@ -141,4 +148,14 @@ fn bytes_that_are_no_block_are_an_error() {
             let _ = read_block(&bad, "t", &mut Vec::new());
         }
     }
+}
+
+#[test]
+fn the_key_names_the_versions_of_what_makes_tokens() {
+    let found = crates(include_str!("../../../Cargo.lock"));
+    assert_eq!(found.lines().count(), CRATES.len(), "{found}");
+    for name in CRATES {
+        assert!(found.contains(&format!("{name} version = \"")), "{found}");
+    }
+    assert_ne!(crates("name = \"tokenizers\"\nversion = \"1\"\n"), crates("name = \"tokenizers\"\nversion = \"2\"\n"));
 }
