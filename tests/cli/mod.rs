@@ -2,8 +2,8 @@
 
 mod bad_input;
 mod data;
-mod hostile;
 mod files;
+mod hostile;
 mod losses;
 mod score;
 mod scratch;

@@ -6,12 +6,12 @@ const DEEP: &[Case] = &[
     data(
         "a deep row",
         |s| s.second_row(format!("{{\"prompt\": {}}}", nested())),
-        &["train.jsonl:2:", "recursion limit"],
+        &["train.jsonl:2:", "nested more than 128 deep"],
     ),
     data(
         "a deep row that does not end",
         |s| s.second_row("{\"a\":".repeat(LEVELS)),
-        &["train.jsonl:2:", "recursion limit"],
+        &["train.jsonl:2:", "nested more than 128 deep"],
     ),
     data(
         "a deep element of an array",
@@ -19,7 +19,7 @@ const DEEP: &[Case] = &[
             s.write("rows.json", format!("[{}]", nested()));
             s.replace("run.toml", "train.jsonl", "rows.json");
         },
-        &["rows.json: row 1:", "recursion limit"],
+        &["rows.json: row 1:", "nested more than 128 deep"],
     ),
     data(
         "deep tools in a text",
