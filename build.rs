@@ -14,7 +14,11 @@ mod ptxas;
 #[path = "build/signatures.rs"]
 mod signatures;
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn main() {
     // `.cuda` is not listed: naming a path that does not exist would run this script every time. The script that
@@ -41,9 +45,44 @@ fn run() -> Result<(), String> {
     write(&out.join("test_launchers.rs"), &launchers::source(&test_modules)?)?;
     host::build_for_tests(&test_modules, &out)?;
     println!("cargo::rustc-env=BUILT_WITH={}", toolchain());
+    println!("cargo::rustc-env=KERNELS_HASH={:016x}", kernels_hash()?);
     let [cubins, test_cubins] = nvcc::build(&modules, &test_modules, &out)?;
     write(&out.join("test_cubins.rs"), &test_cubins)?;
     write(&out.join("cubins.rs"), &cubins)
+}
+
+/// A hash of everything that makes the kernels what they are: their sources, how they are compiled, the compilers. The same
+/// on every machine (FNV-1a).
+fn kernels_hash() -> Result<u64, String> {
+    let mut files = Vec::new();
+    for folder in ["kernels", "build"] {
+        list(folder.as_ref(), &mut files)?;
+    }
+    files.sort();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut take = |bytes: &[u8]| {
+        bytes.iter().for_each(|&byte| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    };
+    for file in files {
+        let bytes = fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        take(file.to_string_lossy().as_bytes());
+        take(&(bytes.len() as u64).to_le_bytes());
+        take(&bytes);
+    }
+    take(toolchain().as_bytes());
+    Ok(hash)
+}
+
+/// All files below `folder`.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    for entry in fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))? {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        match path.is_dir() {
+            true => list(&path, files)?,
+            false => files.push(path),
+        }
+    }
+    Ok(())
 }
 
 /// The Rust and C++ compilers by name and release.
@@ -57,7 +96,7 @@ fn toolchain() -> String {
 }
 
 /// Leaves the file alone if nothing changed, so that what depends on it is not rebuilt.
-fn write(path: &std::path::Path, text: &str) -> Result<(), String> {
+fn write(path: &Path, text: &str) -> Result<(), String> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }

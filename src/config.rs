@@ -225,7 +225,7 @@ pub enum Schedule {
 }
 
 /// `[train]`: length, pace and arithmetic of the run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
     /// Passes over the training file; at least 1.
@@ -239,6 +239,8 @@ pub struct Train {
     pub eval_every: u64,
     /// Steps between checkpoints; 0 saves after the last step only.
     pub save_every: u64,
+    /// Minutes of wall time after which a checkpoint is due whatever `save_every` says; 0: none by the clock.
+    pub save_minutes: f64,
     /// How many of the newest checkpoints are kept; 0 keeps all.
     pub keep_checkpoints: usize,
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
@@ -341,6 +343,7 @@ impl Default for Train {
             seed: 42,
             eval_every: 0,
             save_every: 0,
+            save_minutes: 30.0,
             keep_checkpoints: 2,
             log_every: 10,
             precision: Precision::Bf16,
@@ -431,6 +434,7 @@ impl Config {
         if let Some(steps) = self.train.steps {
             at.least_1("train.steps", steps)?;
         }
+        at.number("train.save_minutes", self.train.save_minutes, |v| v >= 0.0, "a finite number of 0 or more")?;
         at.least_1("train.log_every", self.train.log_every)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 /// Ends the name of what is being written, or of what a killed run left behind.
-const PART: &str = ".part";
+pub const PART: &str = ".part";
 
 /// Writes `path` through `fill`; until the last step nothing that was there changes.
 ///

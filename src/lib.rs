@@ -16,3 +16,4 @@ pub mod ops;
 pub mod optim;
 pub mod rng;
 pub mod train;
+pub mod versions;

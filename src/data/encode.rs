@@ -120,6 +120,13 @@ impl Encoder {
         &self.tokenizer
     }
 
+    /// Hashes of the tokenizer and of the chat template, if there is one, in hexadecimal.
+    pub fn hashes(&self) -> (String, Option<String>) {
+        let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        let template = self.templates.as_ref().map(|templates| hash(templates.fingerprint().as_bytes()));
+        (hash(self.tokenizer.fingerprint()), template)
+    }
+
     /// The hash of everything but the record that determines a tree. How large a micro-batch may be is no part of it,
     /// unless blocks of documents follow it.
     pub fn key(&self) -> Key {

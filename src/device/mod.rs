@@ -288,6 +288,14 @@ impl Device {
         }
     }
 
+    /// What results depend on beside the program: the kind of device and which kernels it takes.
+    pub fn arithmetic(&self) -> String {
+        match &*self.0 {
+            Backend::Host(host) => host.arithmetic(),
+            Backend::Cuda(cuda) => cuda.arithmetic(),
+        }
+    }
+
     /// True if launches return before they are done, so that the host can prepare the next step while the device is at work
     /// on one. The host device runs them at once, and only plays along if asked to.
     pub fn runs_ahead(&self) -> bool {

@@ -9,6 +9,9 @@ use crate::{
     ops::adamw::{self, Hyper},
 };
 
+/// Parameters widened to f32 at a time: 64 MiB of them.
+const WIDENED: usize = 16 << 20;
+
 /// What does not change during a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -68,15 +71,26 @@ impl<T: Float> AdamW<T> {
     /// # Errors
     /// The device is out of memory.
     pub fn new(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
+        let optimizer = Self::blank(device, params, layout, settings)?;
+        if T::DTYPE != DType::F32 {
+            for start in (0..params.len()).step_by(WIDENED) {
+                let piece = start..params.len().min(start + WIDENED);
+                let wide: Vec<f32> =
+                    device.download(&params.slice(piece.clone()))?.into_iter().map(T::to_f32).collect();
+                device.copy_in(&optimizer.master.slice(piece), &wide)?;
+            }
+        }
+        Ok(optimizer)
+    }
+
+    /// The same with a master that is undefined where it is not the parameters: for state that is read from a checkpoint.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn blank(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
         let elements = layout.elements;
-        let master = if T::DTYPE == DType::F32 {
-            params.cast()
-        } else {
-            let wide: Vec<f32> = device.download(params)?.into_iter().map(T::to_f32).collect();
-            device.upload(&wide)?
-        };
         Ok(Self {
-            master,
+            master: if T::DTYPE == DType::F32 { params.cast() } else { device.alloc(elements)? },
             m: device.zeros(elements)?,
             v: device.zeros(elements)?,
             progress: device.upload(&adamw::progress(0, settings.beta1, settings.beta2))?,

@@ -1,22 +1,26 @@
 //! What a run leaves in its folder, and how it goes on from there.
 //!
 //! `OUT/checkpoint-N/` is a model folder `transformers` loads as it is, with `optimizer.safetensors` and
-//! `trainer_state.json` beside the weights; `OUT/final/` holds the model files of the last one.
+//! `trainer_state.json` beside the weights; `OUT/final/` holds the model files of the last one. The state has the hash of
+//! every other file of its folder and of itself, so that no part of another step and no damaged one is taken for its own.
 
 use std::{
-    fs,
-    io::Write,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use safetensors::{
-    Dtype, SafeTensors,
+    Dtype,
     tensor::{Metadata, TensorInfo},
 };
 use serde::{Deserialize, Serialize};
 
-use super::token_mask::TokenMasks;
+use super::{
+    binding::{Hashes, Machine, file_hash},
+    token_mask::TokenMasks,
+};
 use crate::{
     data::loader::Position,
     device::{Buffer, DType, Device, Float},
@@ -28,8 +32,14 @@ use crate::{
 
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const FORMAT: u32 = 2;
+/// 3 is bound to what the run learns from and has the hashes of its files; 2 is read as well.
+const FORMAT: u32 = 3;
+const OLDEST: u32 = 2;
 const PREFIX: &str = "checkpoint-";
+/// Elements of optimizer state in host memory at a time: 64 MiB.
+const PIECE: usize = 16 << 20;
+/// What stands in the place of a state's own hash while it is computed.
+const NO_CHECK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Where a run stands. Randomness is a function of seed, epoch and step, so these numbers are its whole state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,13 +63,26 @@ pub struct State {
     pub skipped_in_a_row: u64,
     /// What the loss carries from step to step: see `ops::loss_batch::STATE`.
     pub loss_state: Vec<f64>,
-    /// Of the settings that alter the run.
-    pub config_hash: String,
+    /// The settings that alter the run: see [`settings::text`](super::settings::text).
+    #[serde(default)]
+    pub settings: String,
+    /// What the run learns from: see [`Bound`](super::binding::Bound).
+    #[serde(default)]
+    pub bound: Hashes,
+    /// What computed it.
+    #[serde(default)]
+    pub machine: Machine,
+    /// Hashes of the other files of the checkpoint.
+    #[serde(default)]
+    pub files: Hashes,
+    /// Of this state's text, zeros in the place of this.
+    #[serde(default)]
+    pub check: String,
 }
 
 impl State {
     /// A run that has not started.
-    pub fn new(total_steps: u64, seed: u64, config_hash: String) -> Self {
+    pub fn new(total_steps: u64, seed: u64, settings: String, machine: Machine) -> Self {
         Self {
             format: FORMAT,
             step: 0,
@@ -72,13 +95,43 @@ impl State {
             skipped_steps: 0,
             skipped_in_a_row: 0,
             loss_state: vec![0.0; loss_batch::STATE],
-            config_hash,
+            settings,
+            bound: Hashes::new(),
+            machine,
+            files: Hashes::new(),
+            check: String::new(),
         }
+    }
+
+    /// Where a run stands that goes on from `saved`: under what it was begun with, on what it is now.
+    pub fn after(self, saved: &Self) -> Self {
+        let mut bound = self.bound;
+        bound.extend(saved.bound.clone());
+        Self { format: FORMAT, settings: self.settings, bound, machine: self.machine, ..saved.clone() }
+    }
+
+    /// Whether it is of a format that binds nothing and has no hashes.
+    pub fn is_unbound(&self) -> bool {
+        self.format < FORMAT
+    }
+
+    /// As the file has it, with the hashes of the files in `folder` and its own.
+    fn sealed(&self, folder: &Path) -> Result<String> {
+        let mut files = Hashes::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            files.insert(entry.file_name().to_string_lossy().into_owned(), file_hash(&entry.path())?);
+        }
+        let state = Self { format: FORMAT, files, check: NO_CHECK.into(), ..self.clone() };
+        let mut text = serde_json::to_string_pretty(&state)?;
+        text.push('\n');
+        let check = blake3::hash(text.as_bytes()).to_hex();
+        Ok(text.replace(NO_CHECK, &check))
     }
 }
 
 /// What to do about a checkpoint that cannot be read.
-const SKIP_DAMAGED: &str = "the newest checkpoint cannot be used: remove its folder to go on from the one before";
+const SKIP_DAMAGED: &str = "the newest checkpoint cannot be used: remove its folder to go on from the one before, if there is none from the start";
 
 /// `out/checkpoint-N`.
 pub fn folder(out: &Path, step: u64) -> PathBuf {
@@ -102,9 +155,7 @@ pub fn save<T: Float>(
         model.save(folder, Some(source))?;
         save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
         masks.iter().try_for_each(|masks| masks.save(model.device(), folder))?;
-        let mut text = serde_json::to_string_pretty(state)?;
-        text.push('\n');
-        fs::write(folder.join(STATE), text).context(STATE)
+        fs::write(folder.join(STATE), state.sealed(folder)?).context(STATE)
     })?;
     Ok(target)
 }
@@ -119,20 +170,45 @@ pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &AdamW<T>, sta
     load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)
 }
 
-/// The newest complete checkpoint in `out`, with its state.
+/// The newest complete checkpoint in `out`, with its state. Every file of it was read and is the one that was saved, which
+/// a checkpoint of format 2 cannot say.
 ///
 /// # Errors
-/// `out` cannot be read, or a checkpoint's state is damaged.
+/// `out` cannot be read, or a checkpoint is damaged or holds files of another.
 pub fn newest(out: &Path) -> Result<Option<(PathBuf, State)>> {
-    let Some((_, folder)) = list(out)?.pop() else { return Ok(None) };
-    let state = read_state(&folder.join(STATE)).context(SKIP_DAMAGED)?;
-    Ok(Some((folder, state)))
+    let Some((step, folder)) = list(out)?.pop() else { return Ok(None) };
+    let state = read_state(&folder.join(STATE)).and_then(|state| {
+        ensure!(state.step == step, "{}: holds the state of step {}", folder.display(), state.step);
+        verify(&folder, &state)?;
+        Ok(state)
+    });
+    Ok(Some((folder, state.context(SKIP_DAMAGED)?)))
+}
+
+fn verify(folder: &Path, state: &State) -> Result<()> {
+    for (name, hash) in &state.files {
+        let path = folder.join(name);
+        ensure!(
+            file_hash(&path)? == *hash,
+            "{}: not the file that was saved with step {}: damaged, changed or of another step",
+            path.display(),
+            state.step
+        );
+    }
+    Ok(())
 }
 
 fn read_state(path: &Path) -> Result<State> {
     let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let state: State = serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))?;
-    ensure!(state.format == FORMAT, "{}: format {} instead of {FORMAT}", path.display(), state.format);
+    ensure!(
+        (OLDEST..=FORMAT).contains(&state.format),
+        "{}: format {}, this program reads {OLDEST} to {FORMAT}",
+        path.display(),
+        state.format
+    );
+    let whole = || blake3::hash(text.replace(&state.check, NO_CHECK).as_bytes()).to_hex().as_str() == state.check;
+    ensure!(state.is_unbound() || (state.check.len() == NO_CHECK.len() && whole()), "{}: damaged", path.display());
     ensure!(state.loss_state.len() == loss_batch::STATE, "{}: damaged: `loss_state`", path.display());
     Ok(state)
 }
@@ -172,12 +248,17 @@ pub fn finish(out: &Path, checkpoint: &Path) -> Result<PathBuf> {
 }
 
 /// Steps and folders, oldest first.
-fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
+///
+/// # Errors
+/// `out` cannot be read.
+pub fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(out).with_context(|| format!("{}: cannot be read", out.display()))? {
         let path = entry.with_context(|| format!("{}: cannot be read", out.display()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some(step) = name.strip_prefix(PREFIX).and_then(|n| n.parse().ok()) {
+        if let Some(step) = name.strip_prefix(PREFIX).and_then(|n| n.parse().ok())
+            && path.is_dir()
+        {
             found.push((step, path));
         }
     }
@@ -194,7 +275,7 @@ fn parts<T: Float>(optimizer: &AdamW<T>) -> Vec<(&'static str, &Buffer<f32>)> {
     parts
 }
 
-/// One part at a time is in host memory.
+/// One piece of one part at a time is in host memory.
 fn save_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
     let mut tensors = Vec::new();
     let mut end = 0;
@@ -209,27 +290,56 @@ fn save_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) 
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (_, buffer) in parts(optimizer) {
-            file.write_all(bytemuck::cast_slice(&device.download(buffer)?))?;
+            for piece in pieces(buffer) {
+                file.write_all(bytemuck::cast_slice(&device.download(&piece)?))?;
+            }
         }
         Ok(())
     })
 }
 
+/// A buffer cut into what is copied at a time.
+fn pieces(buffer: &Buffer<f32>) -> impl Iterator<Item = Buffer<f32>> {
+    let len = buffer.len();
+    (0..len).step_by(PIECE).map(move |start| buffer.slice(start..len.min(start + PIECE)))
+}
+
 fn load_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{}: damaged", path.display()))?;
+    let place = || path.display();
+    let mut file = File::open(path).with_context(|| format!("{}: cannot be read", place()))?;
+    let (start, metadata) = read_header(&mut file).with_context(|| format!("{}: damaged", place()))?;
     for (name, buffer) in parts(optimizer) {
-        let tensor = tensors.tensor(name).with_context(|| format!("{}: tensor `{name}`", path.display()))?;
+        let tensor = metadata.info(name).with_context(|| format!("{}: tensor `{name}` is missing", place()))?;
         ensure!(
-            tensor.dtype() == Dtype::F32 && tensor.shape() == [buffer.len()],
+            tensor.dtype == Dtype::F32 && tensor.shape == [buffer.len()],
             "{}: tensor `{name}`: expected f32 [{}], found {:?} {:?}",
-            path.display(),
+            place(),
             buffer.len(),
-            tensor.dtype(),
-            tensor.shape()
+            tensor.dtype,
+            tensor.shape
         );
-        let values: Vec<f32> = bytemuck::allocation::pod_collect_to_vec(tensor.data());
-        device.copy_in(buffer, &values)?;
+        file.seek(SeekFrom::Start(start + tensor.data_offsets.0 as u64))?;
+        for piece in pieces(buffer) {
+            let mut values = vec![0f32; piece.len()];
+            let read = file.read_exact(bytemuck::cast_slice_mut(&mut values));
+            read.with_context(|| format!("{}: tensor `{name}`", place()))?;
+            device.copy_in(&piece, &values)?;
+        }
     }
     Ok(())
+}
+
+/// Where the data of a safetensors file begins, and what is in it.
+fn read_header(file: &mut File) -> Result<(u64, Metadata)> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let (length, bytes) = (u64::from_le_bytes(length), file.metadata()?.len());
+    ensure!(length <= bytes.saturating_sub(8), "a header of {length} bytes in a file of {bytes}");
+    let mut json = vec![0; length as usize];
+    file.read_exact(&mut json)?;
+    let metadata: Metadata = serde_json::from_slice(&json)?;
+    let start = 8 + length;
+    let expected = start + metadata.data_len() as u64;
+    ensure!(bytes == expected, "{bytes} bytes instead of {expected}");
+    Ok((start, metadata))
 }

@@ -1,6 +1,6 @@
 //! The held-out file's line in `metrics.jsonl` and on the terminal: names as in training, with `eval_` before them.
 
-use super::log::Record;
+use super::metrics::Record;
 use crate::loss::MetricSums;
 
 /// The line of `metrics.jsonl`.

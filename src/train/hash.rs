@@ -1,4 +1,4 @@
-//! A 64-bit hash that notices accidental change: FNV-1a over words, then bytes mixed as MurmurHash3 ends.
+//! A 64-bit hash that notices accidental change: FNV-1a over words, mixed as MurmurHash3 ends.
 
 /// Order matters, and the result is the same on every machine.
 pub struct Hasher(u64);
@@ -13,12 +13,6 @@ impl Hasher {
     /// Takes one word in.
     pub fn word(&mut self, word: u64) {
         self.0 = (self.0 ^ mix(word)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-
-    /// Takes a text in, with its length.
-    pub fn text(&mut self, text: &str) {
-        self.word(text.len() as u64);
-        text.bytes().for_each(|byte| self.word(u64::from(byte)));
     }
 
     /// The hash of everything so far.

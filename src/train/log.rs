@@ -1,20 +1,11 @@
-//! The terminal and `metrics.jsonl`: the only part of the library that prints.
+//! The terminal: the only part of the library that prints.
 
 use std::{
-    fs::{self, File, OpenOptions},
     io::{IsTerminal, Write, stderr, stdout},
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Map, Value};
-
-use crate::files;
-
-/// One line of `metrics.jsonl`, in the order the values are written.
-pub type Record = Map<String, Value>;
 
 /// Where the terminal is not one, a progress line comes at least this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
@@ -124,65 +115,4 @@ pub fn duration(time: Duration) -> String {
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
     }
-}
-
-/// `metrics.jsonl` of a run.
-pub struct Metrics {
-    path: PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    /// Opens the file after cutting it back to the records of steps up to `step` (to none for a fresh run): a resumed
-    /// run writes the rest again.
-    ///
-    /// # Errors
-    /// The file cannot be read or written.
-    pub fn open(path: &Path, step: Option<u64>) -> Result<Self> {
-        let kept = match fs::read(path) {
-            Ok(bytes) => step.map(|step| keep_until(&bytes, step)).unwrap_or_default(),
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
-        };
-        files::write_whole(path, |file| Ok(file.write_all(&kept)?))?;
-        let open = OpenOptions::new().append(true).open(path);
-        let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
-        Ok(Self { path: path.to_path_buf(), file })
-    }
-
-    /// Appends one record. A number that is not finite is written as `null`.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .with_context(|| format!("{}: cannot be written: make room, then go on with --resume", self.path.display()))
-    }
-
-    /// Waits until everything written is on the disk.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn sync(&self) -> Result<()> {
-        self.file
-            .sync_data()
-            .with_context(|| format!("{}: cannot be written: make room, then go on with --resume", self.path.display()))
-    }
-}
-
-/// The whole lines up to the first that is broken or belongs to a later step.
-fn keep_until(bytes: &[u8], step: u64) -> Vec<u8> {
-    let mut kept = Vec::new();
-    for line in bytes.split_inclusive(|&b| b == b'\n') {
-        let record: Option<Record> = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok()).flatten();
-        let at = record.and_then(|r| r.get("step").and_then(Value::as_u64));
-        if at.is_none_or(|at| at > step) {
-            break;
-        }
-        kept.extend_from_slice(line);
-    }
-    kept
 }

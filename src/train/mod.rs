@@ -3,10 +3,14 @@
 //! Knows `data`, `model`, `loss` and `optim`; [`log`] alone prints.
 
 pub mod batches;
+pub mod binding;
 pub mod checkpoint;
+pub mod disk;
 pub mod evaluate;
+pub mod folder;
 mod hash;
 pub mod log;
+pub mod metrics;
 pub mod prepare;
 pub mod reference;
 pub mod reference_cache;
@@ -14,6 +18,7 @@ pub mod reshape;
 mod run;
 pub mod score;
 pub mod settings;
+mod space;
 pub mod step;
 pub mod token_mask;
 

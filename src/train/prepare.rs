@@ -12,9 +12,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Options, batches,
+    binding::{Bound, Machine, REFERENCE},
     checkpoint::{self, State},
+    folder::LOCK,
     log::Counter,
     reshape, settings,
+    space::Writes,
 };
 use crate::{
     config::{self, Config, Files, Precision},
@@ -43,21 +46,26 @@ pub enum Start {
     From(PathBuf, State),
 }
 
-/// Finds out where the run begins, and refuses a folder that holds something else.
+impl Start {
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        if let Self::From(_, state) = self { state.step } else { 0 }
+    }
+}
+
+/// Finds out where the run begins, and refuses a folder that holds something else. The folder is this run's: see
+/// [`RunFolder`](super::folder::RunFolder).
 ///
 /// # Errors
-/// The folder holds files and `--resume` is not given, holds no run, or holds one with other settings.
+/// The folder holds files and `--resume` is not given, holds no run, or holds one with other settings or damaged parts.
 pub fn start(options: &Options) -> Result<Start> {
     let Options { config, out, resume, .. } = options;
     let shown = out.display();
-    let is_empty = match fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => true,
-        Err(why) => {
-            return Err(why).with_context(|| format!("run folder {shown}: cannot be read: name another by --out"));
-        }
-    };
-    if is_empty {
+    let entries = fs::read_dir(out).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.with_context(|| format!("run folder {shown}: cannot be read: name another by --out"))?;
+    // Its own lock, and what a run leaves that is killed while it writes its first file.
+    let own = [LOCK.to_owned(), format!("{CONFIG}{}", files::PART)];
+    if entries.iter().all(|entry| own.iter().any(|own| entry.file_name() == own.as_str())) {
         return Ok(Start::Fresh);
     }
     ensure!(*resume, "run folder {shown} is not empty: --resume goes on with the run in it, --out names another");
@@ -70,15 +78,41 @@ pub fn start(options: &Options) -> Result<Start> {
     })
 }
 
-/// Makes the run folder, or removes what a killed run left half written in it, and writes the resolved configuration.
+/// Refuses to go on from a checkpoint if anything the run learns from changed, and gives a line for what may differ but not
+/// unsaid.
+///
+/// # Errors
+/// Names what changed and what to do.
+pub fn check_resumed(
+    start: &Start,
+    inputs: &Inputs,
+    out: &Path,
+    config: &Config,
+    device: &Device,
+) -> Result<Vec<String>> {
+    let Start::From(folder, state) = start else { return Ok(Vec::new()) };
+    let name = folder.file_name().unwrap_or_default().display();
+    if state.is_unbound() {
+        let older = format!(
+            "{name} is of format {}: whether rows, weights, template and its own files are those it was \
+                             saved with cannot be checked",
+            state.format
+        );
+        return Ok(vec![older]);
+    }
+    settings::check_saved(&state.settings, config, out).with_context(|| folder.display().to_string())?;
+    let reference = out.join(REFERENCE);
+    let kept = reference.is_file() && !inputs.loss.needs_divergence();
+    let spared = inputs.bound.clone().with_reference(&reference)?.check(&state.bound, kept, out)?;
+    Ok(spared.into_iter().chain(Machine::here(device).differs(&state.machine)).collect())
+}
+
+/// Removes what a killed run left half written in the run folder and writes the resolved configuration.
 ///
 /// # Errors
 /// The folder cannot be written.
 pub fn open_folder(out: &Path, config: &Config) -> Result<()> {
     let shown = out.display();
-    fs::create_dir_all(out).with_context(|| {
-        format!("run folder {shown}: cannot be created: name a folder that can be written by --out")
-    })?;
     let text = config.to_toml()?;
     files::remove_parts(out)
         .and_then(|()| files::write_whole(&out.join(CONFIG), |file| Ok(file.write_all(text.as_bytes())?)))
@@ -94,6 +128,8 @@ pub struct Inputs {
     pub total_steps: u64,
     /// Where the tokens came from.
     pub origins: Vec<String>,
+    /// What the run learns from.
+    pub bound: Bound,
 }
 
 /// The tokenized data files of a run.
@@ -223,7 +259,8 @@ impl Inputs {
         let loss = config.loss.read()?;
         let mut sets = Sets::read(config, &model)?;
         sets.reshape(&loss, config)?;
-        let Sets { train, eval, origins, .. } = sets;
+        let Sets { encoder, train, eval, origins } = sets;
+        let bound = Bound::new(config, &encoder, &train.trees, eval.as_ref().map(|eval| &eval.trees[..]))?;
         for tree in train.trees.iter().chain(eval.iter().flat_map(|eval| &eval.trees)) {
             loss.groups([tree])?;
         }
@@ -232,7 +269,7 @@ impl Inputs {
         let total_steps = config.train.steps.map_or_else(by_epochs, |steps| Ok(Some(steps)))?.with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;
-        Ok(Self { model, loss, train, eval, total_steps, origins })
+        Ok(Self { model, loss, train, eval, total_steps, origins, bound })
     }
 
     /// Bytes of the run, refused if the device does not have them.
@@ -249,6 +286,18 @@ impl Inputs {
         }
         check_fits(&plan, device)?;
         Ok(plan)
+    }
+
+    /// Refuses a run that the disk has no room for; a line where it has only just enough.
+    ///
+    /// # Errors
+    /// Names need, room and remedy.
+    pub fn check_space(&self, options: &Options, plan: &MemoryPlan, start: &Start) -> Result<Option<String>> {
+        let trees = self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees));
+        let computed = !options.out.join(REFERENCE).is_file();
+        let reference_rows = if computed { trees.map(Tree::rows).sum() } else { 0 };
+        let writes = Writes { plan, reference_rows, steps: [start.step(), self.total_steps] };
+        writes.check(&options.out, &options.config)
     }
 
     /// The plan of the model that runs beside the policy, where the loss needs one.

@@ -2,10 +2,10 @@
 //! run folder.
 //!
 //! A resumed run reads them back from its folder, so that it continues with the same bits and never needs the starting
-//! weights again.
+//! weights again. The file says what it was made from.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     io::Write,
     path::Path,
@@ -17,6 +17,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
     batches::{self, MicroBatch},
+    binding::Hashes,
     hash::Hasher,
     log,
     reference_cache::{ReferenceCache, Values, row_key},
@@ -247,11 +248,14 @@ pub fn data_key(train: &[Tree], eval: &[Tree]) -> u64 {
     bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-/// Writes both sets, with the key of their data and a checksum, in one piece.
+/// Where a reference file keeps what it was made from.
+const BOUND: &str = "bound";
+
+/// Writes both sets, with the key of their data, what they were made from and a checksum, in one piece.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn save(path: &Path, key: u64, train: &Reference, eval: &Reference) -> Result<()> {
+pub fn save(path: &Path, key: u64, bound: &Hashes, train: &Reference, eval: &Reference) -> Result<()> {
     let check = [key, checksum(train, eval)].map(u64::to_le_bytes).concat();
     let rows = |set: &'_ Reference| (set.logps.len(), bytemuck::allocation::pod_collect_to_vec::<f32, u8>(&set.logps));
     let sets = [("train", rows(train)), ("eval", rows(eval))];
@@ -259,15 +263,19 @@ pub fn save(path: &Path, key: u64, train: &Reference, eval: &Reference) -> Resul
     for (name, (rows, bytes)) in &sets {
         views.push((*name, TensorView::new(Dtype::F32, vec![*rows], bytes)?));
     }
-    let bytes = safetensors::serialize(views, None)?;
+    let about = HashMap::from([(BOUND.to_owned(), serde_json::to_string(bound)?)]);
+    let bytes = safetensors::serialize(views, Some(about))?;
     files::write_whole(path, |file| Ok(file.write_all(&bytes)?))
 }
+
+/// What a file holds: the values of both sets, and what they were made from as far as the file says.
+pub type Loaded = (Reference, Reference, Hashes);
 
 /// Reads what [`save`] wrote; `None` if there is no file.
 ///
 /// # Errors
 /// The file is damaged or belongs to other data.
-pub fn load(path: &Path, train: &[Tree], eval: &[Tree]) -> Result<Option<(Reference, Reference)>> {
+pub fn load(path: &Path, train: &[Tree], eval: &[Tree]) -> Result<Option<Loaded>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -282,19 +290,27 @@ pub fn load(path: &Path, train: &[Tree], eval: &[Tree]) -> Result<Option<(Refere
             bytemuck::allocation::pod_collect_to_vec(data("eval")?),
         ))
     };
-    let damaged = || format!("{}: damaged: start a run in another folder", path.display());
+    let damaged = || format!("{}: damaged: restore it, or start another run with --out", path.display());
     let (check, train_logps, eval_logps) = read().with_context(damaged)?;
     let [key, sum] = check[..] else { bail!(damaged()) };
     ensure!(
         key == data_key(train, eval),
-        "{}: made for other data: `data.train`, `data.eval` or the tokenizer changed since the run began",
+        "{}: made for other data: `data.train`, `data.eval` or the tokenizer changed since the run began: restore them, or \
+         start another run with --out",
         path.display()
     );
     let (mut train, mut eval) = (Reference::empty(train), Reference::empty(eval));
     ensure!(train.logps.len() == train_logps.len() && eval.logps.len() == eval_logps.len(), damaged());
     (train.logps, eval.logps) = (train_logps, eval_logps);
     ensure!(sum == checksum(&train, &eval), damaged());
-    Ok(Some((train, eval)))
+    Ok(Some((train, eval, read_bound(&bytes).with_context(damaged)?)))
+}
+
+/// What the values were made from; files that an older program wrote do not say it.
+fn read_bound(bytes: &[u8]) -> Result<Hashes> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let text = metadata.metadata().as_ref().and_then(|about| about.get(BOUND));
+    Ok(text.map(|text| serde_json::from_str(text)).transpose()?.unwrap_or_default())
 }
 
 fn checksum(train: &Reference, eval: &Reference) -> u64 {

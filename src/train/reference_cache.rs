@@ -19,6 +19,7 @@ use crate::{
     device::Float,
     forest::Tree,
     model::Model,
+    versions,
 };
 
 const KIND: &str = "reference";
@@ -51,14 +52,14 @@ pub struct ReferenceCache {
 
 impl ReferenceCache {
     /// The folder for the weights `model` holds now, in the cache folder `cache`: found by the weights themselves, by
-    /// what the configuration makes of them, and by the kind of device.
+    /// what the configuration makes of them, and by device and kernels.
     ///
     /// # Errors
     /// The weights cannot be downloaded.
     pub fn new<T: Float>(cache: &Path, model: &Model<T>) -> Result<Self> {
         let mut key = KeyBuilder::new(FORMAT);
         let (device, params) = (model.device(), model.params());
-        key.part("device", if device.is_cuda() { b"cuda" } else { b"host" });
+        key.part("device", device.arithmetic().as_bytes()).part("kernels", versions::KERNELS.as_bytes());
         key.part("precision", format!("{:?}", T::DTYPE).as_bytes());
         key.part("config", format!("{:?}", model.config()).as_bytes());
         for start in (0..params.len()).step_by(HASHED) {

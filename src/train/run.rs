@@ -1,23 +1,27 @@
 //! The run itself: reference pass, steps, evaluations, checkpoints, in that order.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use serde_json::Value;
 
 use super::{
     Options, Outcome, batches,
+    binding::{self, Hashes, Machine, REFERENCE},
     checkpoint::{self, State},
+    disk::Patience,
     evaluate,
-    log::{self, Metrics, Record, Terminal, say},
+    folder::RunFolder,
+    log::{self, Terminal, say},
+    metrics::{Metrics, Record},
     prepare::{self, Inputs, Start},
     reference::{self, Pass, Reference},
     settings,
@@ -35,7 +39,6 @@ use crate::{
     optim::{AdamW, LearningRate, Settings},
 };
 
-const REFERENCE: &str = "reference.safetensors";
 const METRICS: &str = "metrics.jsonl";
 /// So many steps in a row without a finite gradient norm end the run.
 const SKIPS_ALLOWED: u64 = 5;
@@ -55,11 +58,22 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Outcome> {
 /// As [`run`].
 pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Result<Outcome> {
     let config = &options.config;
+    // Before anything in the folder is read, and until the run has ended.
+    let folder = RunFolder::open(&options.out)?;
+    if !folder.is_locked() {
+        say(&format!(
+            "run folder {}: its file system has no locks: nothing keeps a second run out of it",
+            options.out.display()
+        ));
+    }
     let start = prepare::start(options)?;
     let device = Device::open(options.device, host)?;
     let inputs = Inputs::read(config)?;
+    let resumed = prepare::check_resumed(&start, &inputs, &options.out, config, &device)?;
     let plan = inputs.plan(config, &device)?;
+    let space = inputs.check_space(options, &plan, &start)?;
     introduce(config, &inputs, &device, &plan)?;
+    resumed.iter().chain(&space).for_each(|line| say(line));
     if options.resume && !matches!(start, Start::From(..)) {
         say(&format!("no checkpoint in {}: starting from the beginning", options.out.display()));
     }
@@ -118,6 +132,9 @@ struct Run<'a, T> {
     unread: Option<Launched>,
     /// Records of `metrics.jsonl` up to this step stay; `None` if none does.
     resumed: Option<u64>,
+    /// When the last checkpoint was saved, or the first step began.
+    saved: Instant,
+    patience: Patience,
 }
 
 impl<'a, T: Float> Run<'a, T> {
@@ -130,18 +147,22 @@ impl<'a, T: Float> Run<'a, T> {
             (_, Init::Random) => model.randomize(config.train.seed)?,
             (_, Init::Pretrained) => model.load(&config.model.path)?,
         }
-        let optimizer = AdamW::new(device, model.params(), model.layout(), optimizer_settings(config))?;
+        let new_optimizer = if let Start::From(..) = start { AdamW::blank } else { AdamW::new };
+        let optimizer = new_optimizer(device, model.params(), model.layout(), optimizer_settings(config))?;
         let mut loader = batches::loader(&inputs.train, config)?;
-        let mut state = State::new(total_steps, config.train.seed, settings::hash(config)?);
+        let mut state = State::new(total_steps, config.train.seed, settings::text(config)?, Machine::here(device));
+        state.bound = inputs.bound.hashes();
         if let Start::From(folder, saved) = &start {
             ensure!(
-                saved.config_hash == state.config_hash && saved.total_steps == total_steps,
-                "{}: saved by a run with other settings or other data",
-                folder.display()
+                saved.total_steps == total_steps,
+                "{}: saved by a run of {} steps, the settings and rows there are give {total_steps}: restore them, or \
+                 start another run with --out",
+                folder.display(),
+                saved.total_steps
             );
             checkpoint::load(folder, &model, &optimizer, saved)?;
             loader.seek(saved.data)?;
-            state = saved.clone();
+            state = state.after(saved);
         }
         let rate = LearningRate {
             peak: config.optim.lr,
@@ -167,7 +188,8 @@ impl<'a, T: Float> Run<'a, T> {
         }
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
         let launched = state.step;
-        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, resumed })
+        let (saved, patience) = (Instant::now(), Patience::default());
+        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, resumed, saved, patience })
     }
 
     fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
@@ -177,6 +199,9 @@ impl<'a, T: Float> Run<'a, T> {
             say("interrupted before the first step: there is nothing to save yet");
             return Ok(Outcome::Interrupted);
         };
+        let before = std::mem::take(&mut self.state.bound);
+        self.state.bound = self.inputs.bound.clone().with_reference(&self.options.out.join(REFERENCE))?.hashes();
+        self.state.bound.extend(before);
         let held_out = self.held_out()?;
         let mut metrics = Metrics::open(&self.options.out.join(METRICS), self.resumed)?;
         let mut terminal = Terminal::new(self.state.step, self.state.total_steps, self.config().train.log_every);
@@ -192,7 +217,7 @@ impl<'a, T: Float> Run<'a, T> {
             say(&format!("interrupted after step {step} of {total_steps}: --resume goes on"));
             return Ok(Outcome::Interrupted);
         }
-        self.finish()
+        self.finish(stop)
     }
 
     /// All steps, with their evaluations and checkpoints. True if `stop` came before the last.
@@ -204,12 +229,13 @@ impl<'a, T: Float> Run<'a, T> {
         metrics: &mut Metrics,
         terminal: &mut Terminal,
     ) -> Result<bool> {
+        self.saved = Instant::now();
         while self.launched < self.state.total_steps {
             self.launch(train_reference, metrics, terminal)?;
             let step = self.launched;
             let last = step == self.state.total_steps;
             let evaluates = last || is_due(step, self.config().train.eval_every);
-            let saves = last || is_due(step, self.config().train.save_every);
+            let saves = last || is_due(step, self.config().train.save_every) || self.is_overdue();
             // The first step's gradients are looked at before the next one overwrites them.
             let goes_on = self.trainer.model.device().runs_ahead() && step > 1;
             if goes_on && !evaluates && !saves && !stop.load(Ordering::SeqCst) {
@@ -223,7 +249,8 @@ impl<'a, T: Float> Run<'a, T> {
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state.skipped_in_a_row == 0;
             if last || stopping || (healthy && saves) {
-                let saved = self.save(metrics, healthy)?;
+                let saved = self.save(metrics, terminal, healthy, stop)?;
+                self.saved = Instant::now();
                 terminal.say(&format!("saved {}", saved.display()));
             }
             if stopping {
@@ -231,6 +258,13 @@ impl<'a, T: Float> Run<'a, T> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the clock asks for a checkpoint.
+    fn is_overdue(&self) -> bool {
+        let minutes = self.config().train.save_minutes;
+        let due = Duration::try_from_secs_f64(60.0 * minutes).unwrap_or(Duration::MAX);
+        minutes > 0.0 && self.saved.elapsed() >= due
     }
 
     fn config(&self) -> &Config {
@@ -247,10 +281,15 @@ impl<'a, T: Float> Run<'a, T> {
         }
         let path = self.options.out.join(REFERENCE);
         let (train, eval) = (&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees));
-        if let Some(found) = reference::load(&path, train, eval)? {
-            return Ok(Some(found));
+        if let Some((train, eval, made_from)) = reference::load(&path, train, eval)? {
+            self.check_made_from(&path, &made_from)?;
+            return Ok(Some((train, eval)));
         }
-        ensure!(self.resumed.is_none(), "{}: missing: without it the run cannot go on", path.display());
+        ensure!(
+            self.resumed.is_none(),
+            "{}: missing: without it the run cannot go on: restore it, or start another run with --out",
+            path.display()
+        );
         let Some(mut sets) = self.reference_pass(stop, "reference")? else { return Ok(None) };
         if let (Some(alpha), Some(older)) = (self.trainer.loss.acceleration(), &self.config().model.older_reference) {
             // The older model takes the place of the starting weights for one pass.
@@ -263,9 +302,24 @@ impl<'a, T: Float> Run<'a, T> {
             sets.iter_mut().zip(&older).for_each(|(set, older)| set.accelerate(older, alpha));
         }
         let [train_set, eval_set] = sets;
-        reference::save(&path, reference::data_key(train, eval), &train_set, &eval_set)
-            .context("make room, then go on with --resume")?;
+        let (key, bound) = (reference::data_key(train, eval), self.inputs.bound.hashes());
+        let save = || reference::save(&path, key, &bound, &train_set, &eval_set);
+        self.patience.run(stop, say, save).context("make room, then go on with --resume")?;
         Ok(Some((train_set, eval_set)))
+    }
+
+    /// A run that saved nothing begins again: with the values in its folder only if they are those of its weights. What a
+    /// checkpoint is bound to was checked before.
+    fn check_made_from(&self, path: &Path, made_from: &Hashes) -> Result<()> {
+        let changed = self.inputs.bound.changed(made_from);
+        match changed.first() {
+            Some(name) if self.resumed.is_none() => bail!(
+                "{}: {} changed since it was made: restore what was there, or remove this file, which is then made anew",
+                path.display(),
+                binding::describe(name)
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Log-probabilities of both files under the weights the model has now; `None` if `stop` came first.
@@ -323,7 +377,9 @@ impl<'a, T: Float> Run<'a, T> {
         let done = self.trainer.finish(queued)?;
         let seconds = self.trainer.model.device().elapsed_ms(&start, &end)? / 1e3;
         self.advance(&done, data, epoch);
-        metrics.write(&self.record(&done, lr, seconds))?;
+        if metrics.write(&self.record(&done, lr, seconds))? {
+            terminal.say("disk full: the records of metrics.jsonl wait in memory");
+        }
         terminal.step(self.state.step, &summary(&done, seconds));
         if !done.update.applied {
             let State { step, skipped_steps, skipped_in_a_row, .. } = self.state;
@@ -388,32 +444,49 @@ impl<'a, T: Float> Run<'a, T> {
         let Some(eval) = &self.inputs.eval else { return Ok(()) };
         let State { step, epoch, .. } = self.state;
         let means = self.trainer.evaluate(&eval.trees, held_out, reference, step == 0)?;
-        metrics.write(&evaluate::record(step, epoch, &means))?;
+        if metrics.write(&evaluate::record(step, epoch, &means))? {
+            terminal.say("disk full: the records of metrics.jsonl wait in memory");
+        }
         terminal.say(&evaluate::summary(step, &means));
         Ok(())
     }
 
-    fn save(&self, metrics: &Metrics, prune: bool) -> Result<PathBuf> {
-        // The checkpoint promises the records up to its step.
-        metrics.sync()?;
+    /// A full disk is waited for; what is there stays.
+    fn save(&self, metrics: &mut Metrics, terminal: &Terminal, prune: bool, stop: &AtomicBool) -> Result<PathBuf> {
         let Trainer { model, optimizer, masks, .. } = &self.trainer;
         let out = &self.options.out;
-        let saved = checkpoint::save(out, model, &self.config().model.path, optimizer, masks.as_ref(), &self.state)
-            .with_context(|| {
-                let folder = checkpoint::folder(out, self.state.step);
-                format!("{}: not saved: make room there, then go on with --resume", folder.display())
-            })?;
+        let attempt = || {
+            // The checkpoint promises the records up to its step.
+            metrics.sync()?;
+            checkpoint::save(out, model, &self.config().model.path, optimizer, masks.as_ref(), &self.state)
+        };
+        let saved = self.patience.run(stop, |line| terminal.say(line), attempt).with_context(|| self.not_saved())?;
         if prune {
             checkpoint::prune(out, self.config().train.keep_checkpoints)?;
         }
         Ok(saved)
     }
 
+    /// What to do about a checkpoint that could not be written.
+    fn not_saved(&self) -> String {
+        let out = &self.options.out;
+        let there = checkpoint::list(out).unwrap_or_default();
+        let (from, spare) = match &there[..] {
+            [] => ("it begins at the start, nothing was saved".to_owned(), ""),
+            [(step, _)] => (format!("it begins after step {step}"), ""),
+            [.., (step, _)] => (format!("it begins after step {step}"), " (all checkpoints but the newest may go)"),
+        };
+        let folder = checkpoint::folder(out, self.state.step);
+        format!("{}: not saved: make room there{spare}, then go on with --resume: {from}", folder.display())
+    }
+
     /// The last checkpoint's model files under a name that does not depend on the number of steps.
-    fn finish(&self) -> Result<Outcome> {
+    fn finish(&self, stop: &AtomicBool) -> Result<Outcome> {
         let out = &self.options.out;
         let last = checkpoint::folder(out, self.state.step);
-        say(&format!("done: the model is in {}", checkpoint::finish(out, &last)?.display()));
+        let made = self.patience.run(stop, say, || checkpoint::finish(out, &last));
+        let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
+        say(&format!("done: the model is in {}", made.display()));
         Ok(Outcome::Finished)
     }
 }

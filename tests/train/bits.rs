@@ -10,7 +10,7 @@ use std::{
 use super::fixture::{Fixture, stderr};
 
 /// Enough steps that a run cannot end before it is killed at its first checkpoint.
-const LONG: [&str; 2] = ["--set", "train.steps=60"];
+pub const LONG: [&str; 2] = ["--set", "train.steps=60"];
 
 #[test]
 fn worker_threads_and_repetition_change_nothing() {
@@ -98,11 +98,11 @@ fn a_finished_run_resumes_to_nothing() {
     assert_eq!(fixture.files("out"), before);
 }
 
-fn start(fixture: &Fixture, out: &str, args: &[&str]) -> Child {
+pub fn start(fixture: &Fixture, out: &str, args: &[&str]) -> Child {
     fixture.command(out, args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn wait_for(path: &Path, child: &mut Child) {
+pub fn wait_for(path: &Path, child: &mut Child) {
     let started = Instant::now();
     while !path.exists() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended without {}", path.display());

@@ -11,7 +11,7 @@ use warpo::{
 use super::fixture::{Fixture, stderr};
 
 /// Rows of every shape with every number and text a loss could ask for, from the fixture's pairs.
-fn write_rows(fixture: &Fixture) {
+pub fn write_rows(fixture: &Fixture) {
     let text = fs::read_to_string(fixture.path("train.jsonl")).unwrap();
     let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let write = |name: &str, make: &dyn Fn(usize, &Value) -> Value| {

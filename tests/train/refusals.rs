@@ -45,7 +45,7 @@ fn a_resume_on_other_data_is_refused() {
     let refused = fixture.execute("out", &["--resume", "--set", "train.steps=2"]);
     assert_eq!(refused.status.code(), Some(1));
     let text = stderr(&refused);
-    assert!(text.contains("reference.safetensors: made for other data"), "{text}");
+    assert!(text.contains("the rows of `data.train`: changed since the run in "), "{text}");
 }
 
 /// A rate of 1e15 throws the weights so far off that the scores of the next forward pass overflow f32.

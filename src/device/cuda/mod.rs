@@ -208,6 +208,12 @@ impl CudaDevice {
         self.info().to_string()
     }
 
+    /// See [`Device::arithmetic`](super::Device::arithmetic).
+    pub fn arithmetic(&self) -> String {
+        let kernels = if self.is_hopper() { "sm_90a" } else { "portable" };
+        format!("{}, {kernels} kernels of {}", self.info().name, EMBEDDED.toolchain)
+    }
+
     pub fn sm_count(&self) -> usize {
         self.info().sm_count
     }

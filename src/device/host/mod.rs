@@ -122,6 +122,14 @@ impl Default for HostOptions {
     }
 }
 
+/// Whether native products take vectors of 512 bits.
+fn wide_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 impl HostOptions {
     /// Emulated kernels under every check: what the kernel tests run.
     pub fn strict(schedule: Schedule, completion: Completion) -> Self {
@@ -234,6 +242,21 @@ impl HostDevice {
         let strict = if self.options.strict { ", strict" } else { "" };
         let hopper = if self.options.hopper { ", as capability 9.0" } else { "" };
         format!("host ({} worker threads{strict}{hopper})", self.pool.current_num_threads())
+    }
+
+    /// See [`Device::arithmetic`](super::Device::arithmetic): native products are those of another crate.
+    pub fn arithmetic(&self) -> String {
+        let hopper = if self.options.hopper { ", as capability 9.0" } else { "" };
+        match self.options.gemm {
+            GemmBackend::Native => {
+                format!(
+                    "host{hopper} (gemm {}{})",
+                    crate::versions::of_crate("gemm"),
+                    if wide_vectors() { ", avx512" } else { "" }
+                )
+            }
+            GemmBackend::Kernel => format!("host{hopper} (kernels alone)"),
+        }
     }
 
     pub fn sm_count(&self) -> usize {

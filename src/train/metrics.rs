@@ -1,0 +1,104 @@
+//! `metrics.jsonl` of a run: one record a line.
+//!
+//! A full disk does not end a run here: records that find no room wait in memory, and no half line is left in the file.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value};
+
+use super::disk;
+use crate::files;
+
+/// One line of `metrics.jsonl`, in the order the values are written.
+pub type Record = Map<String, Value>;
+
+/// Bytes of records that may wait for room: those of some 100,000 steps.
+const WAITING: usize = 64 << 20;
+const REMEDY: &str = "cannot be written: make room, then go on with --resume";
+
+/// The file, open for appending.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole records in the file.
+    written: u64,
+    /// Whole records that found no room yet.
+    waiting: Vec<u8>,
+}
+
+impl Metrics {
+    /// Opens the file after cutting it back to the records of steps up to `step` (to none for a fresh run): a resumed
+    /// run writes the rest again.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(path: &Path, step: Option<u64>) -> Result<Self> {
+        let kept = match fs::read(path) {
+            Ok(bytes) => step.map(|step| keep_until(&bytes, step)).unwrap_or_default(),
+            Err(why) if why.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
+        };
+        files::write_whole(path, |file| Ok(file.write_all(&kept)?))?;
+        let open = OpenOptions::new().append(true).open(path);
+        let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), file, written: kept.len() as u64, waiting: Vec::new() })
+    }
+
+    /// Appends one record, or keeps it in memory while the disk is full: true if it is the first that has to wait. A number
+    /// that is not finite is written as `null`.
+    ///
+    /// # Errors
+    /// The file cannot be written for another reason, or too much is waiting.
+    pub fn write(&mut self, record: &Record) -> Result<bool> {
+        let is_first = self.waiting.is_empty();
+        serde_json::to_writer(&mut self.waiting, record)?;
+        self.waiting.push(b'\n');
+        match self.drain() {
+            Ok(()) => Ok(false),
+            Err(why) if disk::is_full_error(&why) => {
+                ensure!(self.waiting.len() < WAITING, "{}: {REMEDY}: {why}", self.path.display());
+                Ok(is_first)
+            }
+            Err(why) => Err(why).with_context(|| format!("{}: {REMEDY}", self.path.display())),
+        }
+    }
+
+    /// Waits until everything written is on the disk.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn sync(&mut self) -> Result<()> {
+        let synced = self.drain().and_then(|()| self.file.sync_data());
+        synced.with_context(|| format!("{}: {REMEDY}", self.path.display()))
+    }
+
+    /// Writes what waits. What was written of it only in part is taken back.
+    fn drain(&mut self) -> io::Result<()> {
+        if let Err(why) = self.file.write_all(&self.waiting) {
+            self.file.set_len(self.written)?;
+            return Err(why);
+        }
+        self.written += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+/// The whole lines up to the first that is broken or belongs to a later step.
+fn keep_until(bytes: &[u8], step: u64) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for line in bytes.split_inclusive(|&b| b == b'\n') {
+        let record: Option<Record> = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok()).flatten();
+        let at = record.and_then(|r| r.get("step").and_then(Value::as_u64));
+        if at.is_none_or(|at| at > step) {
+            break;
+        }
+        kept.extend_from_slice(line);
+    }
+    kept
+}
