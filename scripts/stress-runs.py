@@ -129,6 +129,17 @@ def kills(work, straight, times, rng, took):
     print(f"kills: {times} runs killed {sum(1 + turn % 3 for turn in range(times))} times, {resumed} went on from a checkpoint, {lost} lost one; all ended in the same bits")
 
 
+def fill(path, left):
+    """Takes all the room there is, but for so many bytes."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    room = os.fstatvfs(file)
+    try:
+        os.write(file, bytes(max(0, room.f_bavail * room.f_frsize - left)))
+    except OSError:
+        pass
+    os.close(file)
+
+
 def disk(work, straight, times, rng, took):
     """The disk fills at a random moment: others free it, or the run is stopped and what it says is done."""
     waited = ended = unharmed = 0
@@ -142,12 +153,7 @@ def disk(work, straight, times, rng, took):
             process = start(work, out)
             wait_for(out, process)
             time.sleep(rng.random() * took * 0.6)
-            free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
-            with open(ballast, "wb") as file:
-                try:
-                    file.write(b"x" * max(0, free - rng.randrange(20_000)))
-                except OSError:
-                    pass
+            fill(ballast, rng.randrange(20_000))
             lines = []
             while (line := process.stdout.readline()) and not line.startswith("disk full: waiting"):
                 lines.append(line)
@@ -177,6 +183,8 @@ def disk(work, straight, times, rng, took):
                 assert f"resumed after step {max(saved)} of" in said, said
             same(out, straight)
         finally:
+            process.kill()
+            process.wait()
             subprocess.run(["umount", str(place)], check=True)
     print(f"disk: {times} full disks: {waited} runs waited and went on, {ended} ended with a remedy that works, {unharmed} had room enough; all ended in the same bits")
 

@@ -9,8 +9,8 @@ use crate::{
     ops::adamw::{self, Hyper},
 };
 
-/// Parameters widened to f32 at a time: 64 MiB of them.
-const WIDENED: usize = 16 << 20;
+/// Elements of the master that are in host memory at a time.
+const CHUNK: usize = 1 << 24;
 
 /// What does not change during a run.
 #[derive(Clone, Copy, Debug)]
@@ -66,28 +66,21 @@ impl<T: Float> AdamW<T> {
         elements * per_element + crate::ops::grad_norm::partials(elements) * 8
     }
 
-    /// State for parameters that were never updated.
+    /// State for parameters that were never updated. The master is what the parameters are now.
     ///
     /// # Errors
     /// The device is out of memory.
     pub fn new(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
-        let optimizer = Self::blank(device, params, layout, settings)?;
-        if T::DTYPE != DType::F32 {
-            for start in (0..params.len()).step_by(WIDENED) {
-                let piece = start..params.len().min(start + WIDENED);
-                let wide: Vec<f32> =
-                    device.download(&params.slice(piece.clone()))?.into_iter().map(T::to_f32).collect();
-                device.copy_in(&optimizer.master.slice(piece), &wide)?;
-            }
-        }
+        let optimizer = Self::allocate(device, params, layout, settings)?;
+        optimizer.start(device)?;
         Ok(optimizer)
     }
 
-    /// The same with a master that is undefined where it is not the parameters: for state that is read from a checkpoint.
+    /// As [`new`](Self::new), with a master that is undefined until it is [started](Self::start), loaded or read back.
     ///
     /// # Errors
     /// The device is out of memory.
-    pub fn blank(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
+    pub fn allocate(device: &Device, params: &Buffer<T>, layout: &Layout, settings: Settings) -> Result<Self> {
         let elements = layout.elements;
         Ok(Self {
             master: if T::DTYPE == DType::F32 { params.cast() } else { device.alloc(elements)? },
@@ -99,6 +92,23 @@ impl<T: Float> AdamW<T> {
             settings,
             decay_elements: layout.decay_elements,
         })
+    }
+
+    /// Fills the master with the parameters.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn start(&self, device: &Device) -> Result<()> {
+        if T::DTYPE == DType::F32 {
+            return Ok(());
+        }
+        for start in (0..self.params.len()).step_by(CHUNK) {
+            let range = start..self.params.len().min(start + CHUNK);
+            let values = device.download(&self.params.slice(range.clone()))?;
+            let wide: Vec<f32> = values.into_iter().map(T::to_f32).collect();
+            device.copy_in(&self.master.slice(range), &wide)?;
+        }
+        Ok(())
     }
 
     /// Clips and applies `grads`; skips the update on the device if their norm is not finite. Waits for nothing.

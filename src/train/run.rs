@@ -142,13 +142,18 @@ impl<'a, T: Float> Run<'a, T> {
         let config = &options.config;
         let total_steps = inputs.total_steps;
         let model = Model::<T>::new(device, &inputs.model, plan)?;
+        let optimizer = AdamW::allocate(device, model.params(), model.layout(), optimizer_settings(config))?;
         match (&start, config.model.init) {
             (Start::From(..), _) => {}
-            (_, Init::Random) => model.randomize(config.train.seed)?,
-            (_, Init::Pretrained) => model.load(&config.model.path)?,
+            (_, Init::Random) => {
+                model.randomize(config.train.seed)?;
+                optimizer.start(device)?;
+            }
+            (_, Init::Pretrained) => {
+                model.load(&config.model.path)?;
+                optimizer.start(device)?;
+            }
         }
-        let new_optimizer = if let Start::From(..) = start { AdamW::blank } else { AdamW::new };
-        let optimizer = new_optimizer(device, model.params(), model.layout(), optimizer_settings(config))?;
         let mut loader = batches::loader(&inputs.train, config)?;
         let mut state = State::new(total_steps, config.train.seed, settings::text(config)?, Machine::here(device));
         state.bound = inputs.bound.hashes();

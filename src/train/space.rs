@@ -42,15 +42,16 @@ impl Writes<'_> {
         let [need, most] =
             [certain, possible].map(|count| count.saturating_mul(size).saturating_add(self.rest(config)));
         let shown = |bytes: u64| human(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let fewer = format!("lower `train.keep_checkpoints` = {} ", config.train.keep_checkpoints);
         ensure!(
             need <= free,
-            "run folder {}: the run writes {} ({certain} checkpoints of {} at a time, final/ and the rest), free are {}: \
-             make room there, lower `train.keep_checkpoints` = {} or name a folder elsewhere by --out",
+            "run folder {}: the run writes {} ({certain} times {} for a checkpoint, and final/), free are {}: make room \
+             there, {}or name a folder elsewhere by --out",
             out.display(),
             shown(need),
             shown(size),
             shown(free),
-            config.train.keep_checkpoints
+            if certain > 1 { &fewer } else { "" }
         );
         Ok((most > free).then(|| {
             format!(
