@@ -16,7 +16,7 @@ use tokenizers::models::ModelWrapper;
 use super::records::excerpt;
 use crate::cache::KeyBuilder;
 use added::Folder;
-use long::{LONG, Long};
+use long::{CONTEXT, LONG, Long};
 
 /// A tokenizer with the special tokens of its model folder.
 pub struct Tokenizer {
@@ -116,10 +116,8 @@ impl Tokenizer {
 
     /// Ids of what a chat template has rendered: the template writes every special token, none is added.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
-        let pieces = self.pieces(text);
-        let ids: Vec<Vec<u32>> =
-            pieces.par_iter().map(|piece| encode_plain(&self.inner, piece)).collect::<Result<_>>()?;
-        Ok(ids.concat())
+        let ids = |piece: &(usize, &str)| Ok(self.piece_tokens(piece, false)?.0);
+        Ok(self.pieces(text).par_iter().map(ids).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// How many tokens it knows, those of the folder's other files counted in.
@@ -129,15 +127,25 @@ impl Tokenizer {
 
     /// Where in the text each token of `encode_rendered` lies, in bytes.
     pub fn offsets(&self, text: &str) -> Result<Vec<(usize, usize)>> {
-        let mut offsets = Vec::new();
-        let mut start = 0;
-        for piece in self.pieces(text) {
-            let encoding =
-                self.inner.encode(piece, false).map_err(Error::from_boxed).context("the tokenizer failed")?;
-            offsets.extend(encoding.get_offsets().iter().map(|&(from, to)| (start + from, start + to)));
-            start += piece.len();
-        }
-        Ok(offsets)
+        let offsets = |piece: &(usize, &str)| Ok(self.piece_tokens(piece, true)?.1);
+        Ok(self.pieces(text).par_iter().map(offsets).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Ids of a piece of a text and, if asked for, where in the text they lie.
+    fn piece_tokens(&self, &(start, piece): &(usize, &str), places: bool) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+        let encode = |text: &str| match places {
+            true => self.inner.encode(text, false),
+            false => self.inner.encode_fast(text, false),
+        };
+        let (encoding, context) = match start {
+            0 => (encode(piece), 0),
+            _ => (encode(&format!("{CONTEXT}{piece}")), self.long().context()),
+        };
+        let encoding = encoding.map_err(Error::from_boxed).context("the tokenizer failed")?;
+        let shift = |at: usize| start + at - if start == 0 { 0 } else { CONTEXT.len() };
+        let offsets = encoding.get_offsets().iter().skip(context);
+        let places = offsets.filter(|_| places).map(|&(from, to)| (shift(from), shift(to))).collect();
+        Ok((encoding.get_ids()[context..].to_vec(), places))
     }
 
     /// Tokens that a text has at least, known without tokenising it; 0 for a short text and where nothing is known.
@@ -145,9 +153,10 @@ impl Tokenizer {
         if text.len() < LONG { 0 } else { self.long().at_least(text) }
     }
 
-    /// A text in pieces whose tokens, one behind the other, are those of the whole; one piece where that is not known.
-    pub fn pieces<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        if text.len() < LONG { vec![text] } else { self.long().pieces(text) }
+    /// A text in the pieces, with their places, that are tokenised one by one: one piece, where it is short or nothing is
+    /// known of where it may be cut.
+    pub fn pieces<'t>(&self, text: &'t str) -> Vec<(usize, &'t str)> {
+        if text.len() < LONG { vec![(0, text)] } else { self.long().pieces(text) }
     }
 
     fn long(&self) -> &Long {

@@ -236,6 +236,22 @@ fn long_values_of_a_table_are_refused_and_the_others_read() {
     assert_eq!(places(32), [false; 3]);
 }
 
+/// A page that says it takes two gigabytes is refused before anything is reserved for it.
+#[test]
+fn a_page_that_lies_about_its_size_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    write_parquet(&path);
+    let mut bytes = fs::read(&path).unwrap();
+    // The first page's header: its kind (dictionary, 2), then its size, one or two bytes.
+    assert_eq!(bytes[4..7], [0x15, 4, 0x15]);
+    let size = bytes[7..].iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+    bytes.splice(7..7 + size, [0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    fs::write(&path, bytes).unwrap();
+    let why = format!("{:#}", read(&path).unwrap_err());
+    assert!(why.contains("takes 2147483647 bytes: write it with smaller pages"), "{why}");
+}
+
 /// What unpacks to gigabytes is read no further than a gigabyte beyond its rows.
 #[test]
 fn endless_rows_and_blanks_have_an_end() {

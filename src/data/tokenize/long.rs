@@ -4,7 +4,10 @@
 //! place would change ids. The crate keeps some 150 bytes for each byte of a text, so pieces are what bounds memory.
 
 use serde_json::Value;
-use tokenizers::{ModelWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, Tokenizer,
+};
 
 /// Bytes of a text from which on it counts as long; shorter ones are cheaper to tokenise than to reason about.
 pub(super) const LONG: usize = 1 << 18;
@@ -21,9 +24,12 @@ pub(super) struct Long {
     /// Whether a token may also take the blanks beside it.
     strips: bool,
     composes: bool,
-    /// Whether nothing is ever joined over the border between a letter and a space.
-    cuts: bool,
+    /// Tokens of [`CONTEXT`], where nothing is ever joined over the border between a letter and a space behind it.
+    context: Option<usize>,
 }
+
+/// What a piece is tokenised behind, so that its start is treated as any other place.
+pub(super) const CONTEXT: &str = "x";
 
 impl Long {
     pub(super) fn of(tokenizer: &Tokenizer) -> Self {
@@ -46,24 +52,14 @@ impl Long {
         let bytes = |token: &str| if byte_level { token.chars().count() } else { token.len() };
         let longest =
             vocab.keys().map(|token| bytes(token)).chain(added.values().map(|token| token.content.len())).max();
-        let strips = added.values().any(|token| token.lstrip || token.rstrip);
-        let joined = |token: &str, space: char| {
-            let mut before = ' ';
-            token.chars().any(|c| std::mem::replace(&mut before, c).is_ascii_alphabetic() && c == space)
-        };
-        let plain = added.values().all(|token| !token.single_word && !joined(&token.content, ' '));
-        let apart = vocab.keys().all(|token| !joined(token, 'Ġ') && !joined(token, '▁') && !joined(token, ' '));
+        let spaces = normalizers.iter().all(|part| part["type"] != "Replace" || part["pattern"]["String"] == " ");
+        let cuts = complete && keeps && spaces && apart(added.values(), vocab.keys()) && splits_words(tokenizer);
+        let context = tokenizer.encode_fast(CONTEXT, false).ok().filter(|_| cuts);
         Self {
             longest: longest.filter(|_| complete && keeps),
-            strips,
+            strips: added.values().any(|token| token.lstrip || token.rstrip),
             composes: normalizers.iter().any(|part| part["type"] == "NFC"),
-            cuts: complete
-                && keeps
-                && plain
-                && apart
-                && !strips
-                && splits_words(tokenizer)
-                && starts_alike(&normalizers, &splitters),
+            context: context.map(|context| context.len()),
         }
     }
 
@@ -75,25 +71,44 @@ impl Long {
         (bytes / composed).div_ceil(longest)
     }
 
-    /// The text in pieces whose tokens are those of the whole.
-    pub(super) fn pieces<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        let mut pieces = Vec::new();
-        let mut rest = text;
-        while let Some(at) = self.border(rest) {
-            let (piece, behind) = rest.split_at(at);
-            pieces.push(piece);
-            rest = behind;
+    /// The text in pieces, with their places. Each but the first is to be tokenised behind [`CONTEXT`]; without its
+    /// tokens, those of the pieces are those of the whole.
+    pub(super) fn pieces<'t>(&self, text: &'t str) -> Vec<(usize, &'t str)> {
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        while let Some(length) = self.border(&text[start..]) {
+            pieces.push((start, &text[start..start + length]));
+            start += length;
         }
-        pieces.push(rest);
+        pieces.push((start, &text[start..]));
         pieces
     }
 
-    /// The first border between words behind a piece.
+    /// Tokens of the context.
+    pub(super) fn context(&self) -> usize {
+        self.context.unwrap_or(0)
+    }
+
+    /// The first space between words behind a piece.
     fn border(&self, text: &str) -> Option<usize> {
-        let bytes = text.as_bytes().get(PIECE..).filter(|_| self.cuts)?;
+        let bytes = text.as_bytes().get(PIECE..).filter(|_| self.context.is_some())?;
         let border = |window: &[u8]| matches!(window, [before, b' ', behind] if before.is_ascii_alphabetic() && behind.is_ascii_alphabetic());
         bytes.windows(3).position(border).map(|at| PIECE + at + 1)
     }
+}
+
+/// Whether no token reaches over the border between a letter and a space.
+fn apart<'a>(mut added: impl Iterator<Item = &'a AddedToken>, mut vocab: impl Iterator<Item = &'a String>) -> bool {
+    let letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
+    let joined = |token: &str| {
+        let mut before = ' ';
+        let space = |c: char| matches!(c, ' ' | 'Ġ' | '▁');
+        token.chars().any(|c| std::mem::replace(&mut before, c).is_ascii_alphabetic() && space(c))
+    };
+    let takes = |token: &AddedToken| {
+        (token.rstrip || token.single_word) && letter(token.content.chars().next_back())
+            || (token.lstrip || token.single_word) && letter(token.content.chars().next())
+    };
+    added.all(|token| !takes(token) && !joined(&token.content)) && vocab.all(|token| !joined(token))
 }
 
 /// A normalizer or splitter, or those that a sequence is made of.
@@ -127,25 +142,17 @@ fn keeps_all(part: &Value) -> bool {
     }
 }
 
-/// Whether the start of a text is treated as any other place that a space stands at.
-fn starts_alike(normalizers: &[Value], splitters: &[Value]) -> bool {
-    let alike = |part: &Value| match part["type"].as_str() {
-        Some("Prepend" | "Metaspace") => false,
-        Some("Replace") => part["pattern"]["String"] == " ",
-        _ => true,
-    };
-    normalizers.iter().chain(splitters).all(alike)
-}
-
-/// Whether the splitter, if there is one, parts every word from the space behind it.
+/// Whether the splitter parts every word from the space behind it, or parts nothing.
 fn splits_words(tokenizer: &Tokenizer) -> bool {
     const WORDS: &str = "one of THE few words that Are nEver said twice in a row";
     let Some(splitter) = tokenizer.get_pre_tokenizer() else { return true };
-    let mut text = PreTokenizedString::from(WORDS);
-    if splitter.pre_tokenize(&mut text).is_err() {
+    let mut text = NormalizedString::from(WORDS);
+    let normalized = tokenizer.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut text));
+    let mut text = PreTokenizedString::from(text);
+    if normalized.is_err() || splitter.pre_tokenize(&mut text).is_err() {
         return false;
     }
     let splits = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
     let starts: Vec<usize> = splits.iter().map(|(_, offsets, _)| offsets.0).collect();
-    WORDS.match_indices(' ').all(|(at, _)| starts.contains(&at))
+    starts.len() == 1 || WORDS.match_indices(' ').all(|(at, _)| starts.contains(&at))
 }
