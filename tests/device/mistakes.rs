@@ -230,6 +230,31 @@ fn hopper_units() {
         case("parity_alias", units::parity_alias, &["parity alias: waits at", "for phase 0"]),
         case("slot_released_early", units::slot_released_early, &[]),
         case("copy_over_reads", units::copy_over_reads, &["race: write of 1024 bytes", "the read of byte"]),
+        case(
+            "slot_read_not_fenced",
+            units::slot_read_not_fenced,
+            &[
+                "thread 127: missing fence.proxy.async: write of 1024 bytes at 0x",
+                "(shared byte 1024)",
+                "thread 0 read byte 1024 at tests/kernels/units_mistakes_sm90.cu:",
+                "no fence of its own lies before",
+            ],
+        ),
+        case(
+            "slot_fenced_too_late",
+            units::slot_fenced_too_late,
+            &["thread 127: missing fence.proxy.async: write of 1024 bytes", "read byte"],
+        ),
+        case(
+            "slot_fenced_by_one_lane",
+            units::slot_fenced_by_one_lane,
+            &["thread 127: missing fence.proxy.async: write of 1024 bytes", "thread 1 read byte 1028 at"],
+        ),
+        case(
+            "copy_over_writes_not_fenced",
+            units::copy_over_writes_not_fenced,
+            &["thread 0: missing fence.proxy.async: write of 1024 bytes", "thread 0 wrote byte 1024 at"],
+        ),
         case("copy_to_odd_place", units::copy_to_odd_place, &["shared byte 1032 is no multiple of 16"]),
         case("store_not_fenced", units::store_not_fenced, &["missing fence.proxy.async: read of 1024 bytes"]),
         case("store_not_waited_for", units::store_not_waited_for, &["exits without waiting for the bulk store"]),

@@ -99,6 +99,7 @@ extern "C" __global__ void slot_released_early(float* y, const float* x, int n, 
     mbarrier_wait(barrier_at(0), 0);
     if (broken && threadIdx.x == 0) mbarrier_arrive(barrier_at(1));
     y[threadIdx.x] = values()[threadIdx.x];
+    fence_async();
     if (!broken) __syncthreads();
     if (!broken && threadIdx.x == 0) mbarrier_arrive(barrier_at(1));
     if (threadIdx.x == 127) {
@@ -114,12 +115,81 @@ extern "C" __global__ void copy_over_reads(float* y, const float* x, int n, int 
     load_values(x);
     mbarrier_wait(barrier_at(0), 0);
     y[threadIdx.x] = values()[threadIdx.x];
+    fence_async();
     if (!broken) __syncthreads();
     if (threadIdx.x == 0) {
         mbarrier_arrive_expect(barrier_at(0), 1024);
         bulk_load(shared_address(values()), x, 1024, barrier_at(0));  // mistake: copy_over_reads
     }
     mbarrier_wait(barrier_at(0), 1);
+}
+
+// A barrier orders what threads read with other threads, not with the copy that comes next: that takes a fence of each of
+// them, before its warp lets go of the slot.
+__device__ void read_slot(float* y, const float* x) {
+    if (threadIdx.x == 0) {
+        mbarrier_init(barrier_at(0), 1);
+        mbarrier_init(barrier_at(1), blockDim.x / 32);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    load_values(x);
+    mbarrier_wait(barrier_at(0), 0);
+    y[threadIdx.x] = values()[threadIdx.x];
+}
+
+__device__ bool is_first_lane() { return threadIdx.x % 32 == 0; }
+
+// Whether this is the thread that fills the slot again; every warp has let go of it then.
+__device__ bool fills_again() {
+    if (threadIdx.x != 127) return false;
+    mbarrier_wait(barrier_at(1), 0);
+    mbarrier_arrive_expect(barrier_at(0), 1024);
+    return true;
+}
+
+extern "C" __global__ void slot_read_not_fenced(float* y, const float* x, int n, int broken) {
+    read_slot(y, x);
+    if (!broken) fence_async();
+    __syncwarp();
+    if (is_first_lane()) mbarrier_arrive(barrier_at(1));
+    if (fills_again()) bulk_load(shared_address(values()), x, 1024, barrier_at(0));  // mistake: slot_read_not_fenced
+    mbarrier_wait(barrier_at(0), 1);
+}
+
+extern "C" __global__ void slot_fenced_too_late(float* y, const float* x, int n, int broken) {
+    read_slot(y, x);
+    if (!broken) fence_async();
+    __syncwarp();
+    if (is_first_lane()) mbarrier_arrive(barrier_at(1));
+    if (broken) fence_async();
+    if (fills_again()) bulk_load(shared_address(values()), x, 1024, barrier_at(0));  // mistake: slot_fenced_too_late
+    mbarrier_wait(barrier_at(0), 1);
+}
+
+// Only the lane that arrives fences, for the whole warp.
+extern "C" __global__ void slot_fenced_by_one_lane(float* y, const float* x, int n, int broken) {
+    read_slot(y, x);
+    if (!broken) fence_async();
+    __syncwarp();
+    if (is_first_lane()) fence_async();
+    if (is_first_lane()) mbarrier_arrive(barrier_at(1));
+    if (fills_again()) bulk_load(shared_address(values()), x, 1024, barrier_at(0));  // mistake: slot_fenced_by_one_lane
+    mbarrier_wait(barrier_at(0), 1);
+}
+
+// What threads wrote themselves and a copy overwrites is no different.
+extern "C" __global__ void copy_over_writes_not_fenced(float* y, const float* x, int n, int broken) {
+    start();
+    values()[threadIdx.x] = 0.0f;
+    if (!broken) fence_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(barrier_at(0), 1024);
+        bulk_load(shared_address(values()), x, 1024, barrier_at(0));  // mistake: copy_over_writes_not_fenced
+    }
+    mbarrier_wait(barrier_at(0), 0);
+    y[threadIdx.x] = values()[threadIdx.x];
 }
 
 extern "C" __global__ void copy_to_odd_place(float* y, const float* x, int n, int broken) {

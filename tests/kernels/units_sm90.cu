@@ -196,6 +196,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) ring(float* y, const float*
         const int s = i % stages, parity = i / stages & 1;
         mbarrier_wait(full + 8 * s, parity);
         sum += values[256 * s + threadIdx.x];
+        fence_async();
         __syncwarp();
         if (elect_one()) mbarrier_arrive(empty + 8 * s);
     }

@@ -68,11 +68,12 @@ pub(super) struct Conflict {
     pub other_at: u32,
 }
 
-/// A byte that an asynchronous unit reads and that was written by a thread without a fence in between.
+/// A byte that an asynchronous unit is about to touch and that a thread touched without a fence in between.
 #[derive(Debug)]
 pub(super) struct Unfenced {
     pub byte: usize,
-    pub writer: usize,
+    pub thread: usize,
+    pub wrote: bool,
     pub at: u32,
 }
 
@@ -220,7 +221,7 @@ impl Clocks {
         to.0[agent] = to.0[agent].max(self.releases[agent]);
     }
 
-    /// A thread's writes so far are made visible to asynchronous units, for those who learn of it later.
+    /// A thread's accesses so far come before those of asynchronous units, for those who learn of it later.
     pub fn fence(&mut self, thread: usize) {
         self.current[thread] = 0;
         let fence = Fence { at: self.first + self.intervals.len() as u32, releases: self.releases[thread] };
@@ -306,28 +307,47 @@ impl Clocks {
 
     /// Whether an asynchronous unit may read what `thread` knows of: what a thread wrote last was fenced by its writer,
     /// and the fence lies before.
-    pub fn fenced(&self, thread: usize, bytes: Range<usize>) -> Result<(), Unfenced> {
-        let mut last = 0;
+    pub fn fenced_for_read(&self, thread: usize, bytes: Range<usize>) -> Result<(), Unfenced> {
+        self.fenced(thread, bytes, |cell| [cell.write])
+    }
+
+    /// Whether an asynchronous unit may write there: what threads wrote last and read since was fenced by each of them, and
+    /// the fences lie before. A barrier orders the accesses of threads with each other, not with those of units.
+    pub fn fenced_for_write(&self, thread: usize, bytes: Range<usize>) -> Result<(), Unfenced> {
+        self.fenced(thread, bytes, |Cell { write, reads: [a, b, c] }| [write, a, b, c])
+    }
+
+    /// `stamps` picks the accesses of a byte that count, the write first.
+    fn fenced<const N: usize>(
+        &self,
+        thread: usize,
+        bytes: Range<usize>,
+        stamps: impl Fn(Cell) -> [Stamp; N],
+    ) -> Result<(), Unfenced> {
+        let mut last = [0; N];
         for byte in bytes {
-            let Stamp { interval, at } = self.cells[byte].write;
-            if interval < self.first || interval == last {
-                continue;
-            }
-            last = interval;
-            let writer = self.who(self.cells[byte].write);
-            if writer >= self.threads {
-                continue;
-            }
-            let fences = &self.fences[writer];
-            let next = fences.get(fences.partition_point(|fence| fence.at <= interval));
-            let before = |fence: &Fence| {
-                writer == thread || fence.at <= self.base || self.known(thread)[writer] > fence.releases
-            };
-            if !next.is_some_and(before) {
-                return Err(Unfenced { byte, writer, at });
+            for (i, stamp) in stamps(self.cells[byte]).into_iter().enumerate() {
+                if stamp.interval != last[i] && !self.is_fenced(stamp, thread) {
+                    return Err(Unfenced { byte, thread: self.who(stamp), wrote: i == 0, at: stamp.at });
+                }
+                last[i] = stamp.interval;
             }
         }
         Ok(())
+    }
+
+    /// True if a unit did what `stamp` names, or a thread that fenced it before what `thread` does now.
+    fn is_fenced(&self, stamp: Stamp, thread: usize) -> bool {
+        if stamp.interval < self.first {
+            return true;
+        }
+        let other = self.who(stamp);
+        if other >= self.threads {
+            return true;
+        }
+        let fences = &self.fences[other];
+        let next = fences.get(fences.partition_point(|fence| fence.at <= stamp.interval));
+        next.is_some_and(|fence| other == thread || fence.at <= self.base || self.known(thread)[other] > fence.releases)
     }
 
     /// Enters a write that was checked before.

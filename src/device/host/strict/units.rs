@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{Access, CtaChecks, Knowledge, Place};
+use super::{Access, CtaChecks, Knowledge, Place, races::Unfenced};
 
 /// Agents of the CTAs that run together.
 pub(super) const AGENTS: usize = 128;
@@ -152,7 +152,8 @@ impl CtaChecks {
         self.clocks.read(thread, bytes, at).map_err(|c| self.race(access, &c))
     }
 
-    /// Refuses to let `thread` start a copy into bytes of shared memory that are in use.
+    /// Refuses to let `thread` start a copy into bytes of shared memory that are in use, or that threads used without
+    /// fencing it from the copy.
     pub fn start_write(&mut self, thread: usize, bytes: Range<usize>, at: u32) -> Result<(), String> {
         if !self.active {
             return Ok(());
@@ -161,6 +162,7 @@ impl CtaChecks {
         self.check_not_pending(access, bytes.start)?;
         self.check_not_read(access, &bytes)?;
         self.clocks.may_write(thread, bytes.clone()).map_err(|c| self.race(access, &c))?;
+        self.clocks.fenced_for_write(thread, bytes.clone()).map_err(|unfenced| self.unfenced(access, &unfenced))?;
         self.pending.set(bytes.start, bytes.len());
         self.units.writing.push(Writing { bytes, thread, at });
         Ok(())
@@ -195,22 +197,25 @@ impl CtaChecks {
             self.check_not_pending(access, bytes.start)?;
             self.check_written(access, bytes.start)?;
             self.clocks.may_read(thread, bytes.clone()).map_err(|c| self.race(access, &c))?;
-            self.clocks.fenced(thread, bytes.clone()).map_err(|unfenced| {
-                format!(
-                    "missing fence.proxy.async: {} by an asynchronous unit, but {} wrote byte {} at {} and no fence of \
-                     its own lies before",
-                    self.describe(access),
-                    self.who(unfenced.writer),
-                    unfenced.byte % self.stride,
-                    self.places.describe(unfenced.at)
-                )
-            })?;
+            self.clocks.fenced_for_read(thread, bytes.clone()).map_err(|unfenced| self.unfenced(access, &unfenced))?;
         }
         for chunk in ranges.iter().flat_map(|bytes| bytes.start / CHUNK..bytes.end.div_ceil(CHUNK)) {
             self.units.reading[chunk].0 += 1;
             self.units.reading[chunk].1 = at;
         }
         Ok(())
+    }
+
+    fn unfenced(&self, access: Access, unfenced: &Unfenced) -> String {
+        format!(
+            "missing fence.proxy.async: {} by an asynchronous unit, but {} {} byte {} at {} and no fence of its own lies \
+             before",
+            self.describe(access),
+            self.who(unfenced.thread),
+            if unfenced.wrote { "wrote" } else { "read" },
+            unfenced.byte % self.stride,
+            self.places.describe(unfenced.at)
+        )
     }
 
     /// The unit has read them.
