@@ -71,7 +71,7 @@ __device__ __forceinline__ void sum_dq(float (&dq)[kHeadDim / 2], TileRing<kGrou
         wgmma_commit();
         wgmma_wait<0>();
         hold_registers(dq);
-        ring.release(kKeysPart);
+        ring.release_words(kKeysPart);
         ring.next();
     }
 }
@@ -241,7 +241,8 @@ __device__ __forceinline__ void add_queries(float (&dk)[kHeadDim / 2], float (&d
     wgmma_commit();
     wgmma_wait<1>();
     hold_registers(dv);
-    ring.release(kDoutPart);
+    // Of both halves: no words are read after these.
+    ring.release_words(kDoutPart);
     wgmma_wait<0>();
     hold_registers(dk);
     ring.release(kQueriesPart);

@@ -48,7 +48,7 @@ __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& soft
         wgmma_wait<0>();
         hold_registers(s);
         weigh(s, ring.ends(memory), ring.note(memory), shrink);
-        ring.release(kKeysPart);
+        ring.release_words(kKeysPart);
         ring.next();
         pack_operand(weights, s);
     }
@@ -67,7 +67,7 @@ __device__ __forceinline__ void attend(float (&sum)[kHeadDim / 2], Softmax& soft
         wgmma_wait<1>();
         hold_registers(s);
         weigh(s, ring.ends(memory), note, shrink);
-        ring.release(kKeysPart);
+        ring.release_words(kKeysPart);
         ring.next();
         wgmma_wait<0>();
         hold_registers(sum);

@@ -62,10 +62,17 @@ struct TileRing {
         fence_mbarrier_init();
     }
 
-    // A warp lets go of half of the slot.
+    // A warp lets go of half of the slot, of which only products have read.
     __device__ __forceinline__ void release(Part part) const {
         __syncwarp();
         if (threadIdx.x % kWarpThreads == 0) mbarrier_arrive(empty(part));
+    }
+
+    // The same where its threads have read words: the barrier orders these reads with threads alone, the fence with the copy
+    // that comes next.
+    __device__ __forceinline__ void release_words(Part part) const {
+        fence_async();
+        release(part);
     }
 };
 

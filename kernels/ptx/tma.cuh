@@ -2,14 +2,16 @@
 //
 // One thread issues a copy for the CTA. A tensor map says how a tensor lies in global memory and how large a box is;
 // coordinates count elements, the contiguous dimension first, and may reach over the tensor's edges: a load fills with
-// zeros, a store leaves them out. Loads complete on an mbarrier with the bytes of the whole box. Stores read shared memory
-// that the writers fenced (`fence_async`) before they met; the issuing thread waits for its groups.
+// zeros, a store leaves them out. Loads complete on an mbarrier with the bytes of the whole box, and overwrite shared memory
+// that threads who touched it themselves fenced (`fence_async`) before they let go of it. Stores read shared memory that the
+// writers fenced before they met; the issuing thread waits for its groups.
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <ldst.cuh>
 
-// What this thread wrote to shared memory becomes visible to asynchronous units for those it meets afterwards.
+// For those this thread meets afterwards, what it wrote to shared memory is visible to asynchronous units, and what it read is
+// read before they overwrite it.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {

@@ -102,8 +102,15 @@ fn loops_that_multiply_hold_nothing_else() {
             let loops = code.loops_that_multiply();
             assert!(!loops.is_empty(), "{name}: no loop of products");
             for body in loops {
+                let (fences, body) = take_fences(body);
+                // Attention reads words of its slots, which copies overwrite: one fence a tile.
+                assert_eq!(
+                    fences,
+                    usize::from(name.starts_with("attention_")),
+                    "{name}: proxy fences in a loop of products"
+                );
                 let unwanted = body.iter().find(|line| UNWANTED.iter().any(|what| line.contains(what)));
-                let product = |line: &String| line.contains("HGMMA");
+                let product = |line: &&String| line.contains("HGMMA");
                 let (first, last) = (body.iter().position(product), body.iter().rposition(product));
                 let between = &body[first.unwrap()..last.unwrap()];
                 let unwanted = unwanted.or(between.iter().find(|line| line.contains(UNWANTED_BETWEEN)));
@@ -112,6 +119,16 @@ fn loops_that_multiply_hold_nothing_else() {
         }
     }
     assert!(EMBEDDED.cubins.is_empty() || !hopper.is_empty(), "no kernel with Hopper's units is embedded");
+}
+
+/// The number of proxy fences, and the other instructions. A fence is made of a wait for the thread's own accesses, no further
+/// than its CTA sees them, and one for the asynchronous units.
+fn take_fences(body: &[String]) -> (usize, Vec<&String>) {
+    let begins = |at: usize| {
+        body[at].contains("MEMBAR.ALL.CTA") && body.get(at + 1).is_some_and(|next| next.contains("FENCE.VIEW.ASYNC"))
+    };
+    let (fences, others): (Vec<usize>, Vec<usize>) = (0..body.len()).partition(|&at| begins(at));
+    (fences.len(), others.into_iter().map(|at| &body[at]).collect())
 }
 
 /// One kernel's instructions.
