@@ -9,8 +9,8 @@
 // The queries that see key j are the run j..subtree_end[j], of which a window leaves those within it; a prompt's keys
 // gather the gradients of the prompt and of every response in one pass.
 //
-// f32: one thread per row and head, no barrier; accumulators lie in shared memory. dkdv: grid (ceil(tokens / 64),
-// kv_heads), block 64, 128 (head_dim + 1) floats. dq: grid (ceil(tokens / 64), heads), block 64, 64 (head_dim + 1).
+// f32: one thread per row and head, no barrier; accumulators lie in shared memory. dkdv: grid (ceil(tokens / block),
+// kv_heads), block 64, or 32 where a GPU has no room for more, 2 block (head_dim + 1) floats. dq: grid (ceil(tokens / 64), heads), block 64, 64 (head_dim + 1).
 //
 // bf16: the same grids with blocks of 128, four warps of 16 rows each; tensor cores with f32 sums; p and ds are rounded
 // to bf16 before their second product. dkdv works on transposed scores, so p and ds leave the first product in the
@@ -70,13 +70,13 @@ __device__ void attention_bwd_dkdv_rows(float* dqkv, const float* dout, const fl
                                         int kv_heads) {
     const int tokens = mask.tokens;
     const Heads dims{heads, kv_heads, kHeadDim};
-    const int kv_head = blockIdx.y;
-    const int j = blockIdx.x * kRowThreads + threadIdx.x;
+    const int kv_head = blockIdx.y, rows = blockDim.x;
+    const int j = blockIdx.x * rows + threadIdx.x;
     if (j >= tokens) return;
     const float* k = qkv + j * dims.pitch() + dims.key(kv_head);
     const float* v = qkv + j * dims.pitch() + dims.value(kv_head);
     float* dk = shared_memory<float>() + threadIdx.x * (kHeadDim + 1);
-    float* dv = dk + kRowThreads * (kHeadDim + 1);
+    float* dv = dk + rows * (kHeadDim + 1);
     for (int d = 0; d < kHeadDim; d += kLanes) {
         store_lanes_unaligned(dk + d, all_lanes(0.0f));
         store_lanes_unaligned(dv + d, all_lanes(0.0f));

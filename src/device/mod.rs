@@ -314,6 +314,14 @@ impl Device {
         }
     }
 
+    /// Dynamic shared memory that a CTA may ask for. The host device has as much as an H100.
+    pub fn max_smem_bytes(&self) -> usize {
+        match &*self.0 {
+            Backend::Host(_) => host::MAX_SHARED_BYTES as usize,
+            Backend::Cuda(cuda) => cuda.info().max_smem_bytes,
+        }
+    }
+
     /// Dense peak in FLOP/s for matrix products with operands of `dtype`; measured once for the host device.
     pub fn peak_flops(&self, dtype: DType) -> f64 {
         match &*self.0 {
@@ -461,7 +469,8 @@ impl Device {
     }
 
     /// Runs what `work` launches as one graph, on devices that have graphs. In it only launches, fills and copies on the device
-    /// are allowed, and no other graph; the host device, which runs them as they come, refuses the rest too.
+    /// are allowed, and no other graph; allocating and releasing buffers is refused, and by the host device, which runs launches
+    /// as they come, the rest too.
     ///
     /// # Errors
     /// Those of `work`; something else than launches was asked for, or the driver refuses.

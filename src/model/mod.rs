@@ -6,6 +6,7 @@ mod backward;
 mod batch;
 mod config;
 mod forward;
+mod kernels;
 mod layout;
 mod memory;
 mod rope;
@@ -18,6 +19,7 @@ use anyhow::{Result, ensure};
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
 pub use forward::Visit;
+pub use kernels::{check_kernels, shared_memory};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
 pub(crate) use memory::human;
 pub use memory::{Capacity, MemoryPlan};
@@ -49,8 +51,10 @@ impl<T: Float> Model<T> {
     /// Allocates what the plan says; parameters are undefined until loaded, gradients are zero.
     ///
     /// # Errors
-    /// The plan is for another element type or another model, or the device is out of memory.
+    /// The plan is for another element type or another model, a kernel has no room on the device, or its memory does not
+    /// suffice.
     pub fn new(device: &Device, config: &ModelConfig, plan: MemoryPlan) -> Result<Self> {
+        check_kernels(device, config, plan.precision, plan.trains)?;
         let layout = Layout::new(config);
         ensure!(
             plan.precision == T::DTYPE && plan.parameters == layout.elements * size_of::<T>(),

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::{
+    SharedMemory,
     attention_sm90::{self, Plan},
     expect_len,
     rope::{self, Heads, Rotary},
@@ -54,6 +55,17 @@ pub enum Pass {
     Dq,
 }
 
+impl Pass {
+    /// Stem of the file of its portable kernels, and how they are called in it.
+    pub(super) fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Fwd => ("attention_fwd", "fwd"),
+            Self::Dkdv => ("attention_bwd", "bwd_dkdv"),
+            Self::Dq => ("attention_bwd", "bwd_dq"),
+        }
+    }
+}
+
 /// `out = softmax(scale q kᵀ) v` under the mask; `lse` keeps the base-2 logarithm of each softmax's denominator for
 /// [`bwd`].
 ///
@@ -84,7 +96,7 @@ pub fn fwd<T: Float>(
         128 => fwd_kernel::attention_fwd_hd128::<T>,
         _ => fwd_kernel::attention_fwd_hd256::<T>,
     };
-    let launch = dims.launch(T::DTYPE, Pass::Fwd);
+    let launch = dims.launch(device, T::DTYPE, Pass::Fwd);
     let ((softcap, window), [t, h, g]) = (dims.bounds()?, [tokens as i32, heads as i32, kv_heads as i32]);
     let Mask { subtree_end, tile_bounds, position, .. } = mask;
     // SAFETY: all lengths were checked above.
@@ -155,7 +167,7 @@ pub fn bwd<T: Float>(
         128 => bwd_kernel::attention_bwd_dq_hd128::<T>,
         _ => bwd_kernel::attention_bwd_dq_hd256::<T>,
     };
-    let (by_key, by_query) = (dims.launch(T::DTYPE, Pass::Dkdv), dims.launch(T::DTYPE, Pass::Dq));
+    let [by_key, by_query] = [Pass::Dkdv, Pass::Dq].map(|pass| dims.launch(device, T::DTYPE, pass));
     let (t, h, g) = (tokens as i32, heads as i32, kv_heads as i32);
     let ((cap, w), Mask { subtree_end: ends, tile_bounds: bounds, position: at, .. }) = (dims.bounds()?, mask);
     // SAFETY: all lengths were checked above.
@@ -192,6 +204,22 @@ pub fn bwd_planned(
     attention_sm90::bwd(device, plans, dqkv, delta, dout, lse, qkv, mask, rotary, scale, dims)
 }
 
+/// The kernels of [`fwd`] and, if it `trains`, of [`bwd`] for heads of a size that there are kernels for, whatever is planned.
+pub fn shared_memory(device: &Device, dtype: DType, head_dim: usize, trains: bool) -> Vec<SharedMemory> {
+    let all = [Pass::Fwd, Pass::Dkdv, Pass::Dq];
+    let passes = if trains { &all[..] } else { &all[..1] };
+    if device.is_hopper() && attention_sm90::takes_heads(dtype, head_dim) {
+        return passes.iter().flat_map(|&pass| attention_sm90::shared_memory(pass, head_dim)).collect();
+    }
+    let name = if dtype == DType::Bf16 { "bf16" } else { "f32" };
+    let needs = |&pass: &Pass| {
+        let (module, stem) = pass.names();
+        let bytes = tile(device, dtype, pass, head_dim).smem_bytes;
+        SharedMemory { module, kernel: format!("attention_{stem}_hd{head_dim}_{name}"), bytes }
+    };
+    passes.iter().map(needs).collect()
+}
+
 /// `delta = rowsum(dout * out)` of checked lengths.
 fn delta<T: Float>(device: &Device, delta: &Buffer<f32>, dout: &Buffer<T>, out: &Buffer<T>, dims: &Dims) -> Result<()> {
     let Dims { tokens, heads, head_dim, .. } = *dims;
@@ -222,7 +250,7 @@ type Gradient<T> = unsafe fn(
     i32,
 ) -> Result<()>;
 
-/// Threads of a CTA of the f32 kernels, one row each.
+/// Threads of a CTA of the f32 kernels, one row each; half of them where shared memory has no room for their sums.
 const ROW_THREADS: usize = 64;
 /// Threads of a CTA of the delta kernels, and how many share a row.
 const DELTA_THREADS: usize = 128;
@@ -285,8 +313,8 @@ impl Dims {
         Ok((super::softcap("attention", self.softcap)?, window))
     }
 
-    /// One CTA per tile of 64 tokens and per head it owns.
-    fn launch(&self, dtype: DType, pass: Pass) -> Launch {
+    /// One CTA per tile of tokens and per head it owns.
+    fn launch(&self, device: &Device, dtype: DType, pass: Pass) -> Launch {
         let owners = if pass == Pass::Dkdv { self.kv_heads } else { self.heads };
         // In bf16 several CTAs share the columns of the largest heads: `kOwnColumns` in the kernels.
         let sharers = match (dtype, self.head_dim, pass) {
@@ -294,29 +322,43 @@ impl Dims {
             (DType::Bf16, 256, _) => 4,
             _ => 1,
         };
-        let grid = [self.tokens.div_ceil(TILE_TOKENS) as u32, owners as u32, sharers];
-        let (threads, smem_bytes) = match dtype {
-            DType::Bf16 => (TILE_THREADS, self.tile_bytes(pass)),
-            _ => (ROW_THREADS, self.row_bytes(pass)),
-        };
-        Launch { grid, ..Launch::linear(1, threads) }.with_smem(smem_bytes)
+        let tile = tile(device, dtype, pass, self.head_dim);
+        let grid = [self.tokens.div_ceil(tile.tokens) as u32, owners as u32, sharers];
+        Launch { grid, ..Launch::linear(1, tile.threads) }.with_smem(tile.smem_bytes)
     }
+}
 
-    /// f32: one padded row of accumulators per thread and gradient it owns.
-    fn row_bytes(&self, pass: Pass) -> usize {
-        let rows = if pass == Pass::Dkdv { 2 * ROW_THREADS } else { ROW_THREADS };
-        rows * (self.head_dim + 1) * size_of::<f32>()
+/// What a CTA of the portable kernels owns and takes.
+struct Tile {
+    tokens: usize,
+    threads: usize,
+    smem_bytes: usize,
+}
+
+fn tile(device: &Device, dtype: DType, pass: Pass, head_dim: usize) -> Tile {
+    if dtype == DType::Bf16 {
+        return Tile { tokens: TILE_TOKENS, threads: TILE_THREADS, smem_bytes: tile_bytes(pass, head_dim) };
     }
+    // Half as many rows where the accumulators of all do not fit; only the kernel of two gradients takes that many.
+    let fits = pass != Pass::Dkdv || row_bytes(pass, head_dim, ROW_THREADS) <= device.max_smem_bytes();
+    let rows = if fits { ROW_THREADS } else { ROW_THREADS / 2 };
+    Tile { tokens: rows, threads: rows, smem_bytes: row_bytes(pass, head_dim, rows) }
+}
 
-    /// bf16: padded tiles of queries, keys and values; in the backward pass two tiles stay and two are walked, with a
-    /// second stage where it fits.
-    fn tile_bytes(&self, pass: Pass) -> usize {
-        let tile = TILE_TOKENS * (self.head_dim + 8) * size_of::<bf16>();
-        let stages = if self.head_dim <= 96 { 2 } else { 1 };
-        match pass {
-            Pass::Fwd => 3 * tile,
-            Pass::Dkdv => 2 * tile + stages * (2 * tile + 2 * TILE_TOKENS * size_of::<f32>()),
-            Pass::Dq => (2 + 2 * stages) * tile,
-        }
+/// f32: one padded row of accumulators per thread and gradient it owns.
+fn row_bytes(pass: Pass, head_dim: usize, threads: usize) -> usize {
+    let rows = if pass == Pass::Dkdv { 2 * threads } else { threads };
+    rows * (head_dim + 1) * size_of::<f32>()
+}
+
+/// bf16: padded tiles of queries, keys and values; in the backward pass two tiles stay and two are walked, with a second
+/// stage where it fits.
+fn tile_bytes(pass: Pass, head_dim: usize) -> usize {
+    let tile = TILE_TOKENS * (head_dim + 8) * size_of::<bf16>();
+    let stages = if head_dim <= 96 { 2 } else { 1 };
+    match pass {
+        Pass::Fwd => 3 * tile,
+        Pass::Dkdv => 2 * tile + stages * (2 * tile + 2 * TILE_TOKENS * size_of::<f32>()),
+        Pass::Dq => (2 + 2 * stages) * tile,
     }
 }

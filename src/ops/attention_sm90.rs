@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::{
+    SharedMemory,
     attention::{Dims, Mask, Pass},
     gemm_sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
     rope::Rotary,
@@ -98,8 +99,12 @@ impl Plan {
 
     /// The plan for a given tile, with as many slots as fit.
     pub fn with_tile(pass: Pass, dims: &Dims, tile: Tile) -> Self {
+        Self::for_heads(pass, dims.head_dim, tile)
+    }
+
+    fn for_heads(pass: Pass, head_dim: usize, tile: Tile) -> Self {
         let plan = Self { pass, tile, stages: 0 };
-        Self { stages: plan.max_stages(dims.head_dim), ..plan }
+        Self { stages: plan.max_stages(head_dim), ..plan }
     }
 
     /// Rows that a CTA owns, and that it walks at a time. The two sums of [`Pass::Dkdv`] leave registers for 64.
@@ -155,11 +160,29 @@ impl Plan {
     }
 }
 
-/// Whether there is such a kernel: bf16, heads of 64 or 128, buffers that start at multiples of 16 bytes.
+/// Whether there are such kernels: bf16, heads of 64 or 128.
+pub(super) fn takes_heads(dtype: DType, head_dim: usize) -> bool {
+    dtype == DType::Bf16 && [64, 128].contains(&head_dim)
+}
+
+/// The kernels of a pass, one for each tile.
+pub(super) fn shared_memory(pass: Pass, head_dim: usize) -> impl Iterator<Item = SharedMemory> {
+    let (module, stem) = match pass.names() {
+        ("attention_fwd", stem) => ("attention_fwd_sm90", stem),
+        (_, stem) => ("attention_bwd_sm90", stem),
+    };
+    Tile::all(pass, head_dim).iter().map(move |&tile| {
+        let plan = Plan::for_heads(pass, head_dim, tile);
+        let ([own, walked], bytes) = (plan.sides(), plan.smem_bytes(head_dim));
+        SharedMemory { module, kernel: format!("attention_{stem}_hd{head_dim}_{own}x{walked}_bf16"), bytes }
+    })
+}
+
+/// Whether a call is one for them: also, buffers that start at multiples of 16 bytes.
 pub fn takes<T: Float>(dims: &Dims, tensors: &[&Buffer<T>], statistics: &[&Buffer<f32>], mask: &Mask) -> bool {
     let addresses = tensors.iter().map(|x| x.address()).chain(statistics.iter().map(|x| x.address()));
     let aligned = addresses.chain([mask.subtree_end.address()]).all(|start| start.is_multiple_of(16));
-    T::DTYPE == DType::Bf16 && [64, 128].contains(&dims.head_dim) && aligned
+    takes_heads(T::DTYPE, dims.head_dim) && aligned
 }
 
 fn check_takes(dims: &Dims, tensors: &[&Buffer<bf16>], statistics: &[&Buffer<f32>], mask: &Mask) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use half::bf16;
 
 use super::{
-    bias,
+    SharedMemory, bias,
     gemm_sm90::{self, Plan},
     residual,
 };
@@ -25,6 +25,16 @@ const SMEM_BYTES_BF16: usize = 4 * 2 * 128 * 32 * 2;
 const SMEM_BYTES_F32: usize = 2 * 2 * 16 * (64 + 4) * 4;
 /// What a 16-byte copy needs of bf16 rows.
 const ROW_BYTES: usize = 16;
+
+/// The kernels of products, and on Hopper those that work up a product in its kernel.
+pub fn shared_memory(device: &Device, dtype: DType) -> Vec<SharedMemory> {
+    let needs = |module, kernel: &str, bytes| SharedMemory { module, kernel: kernel.into(), bytes };
+    match dtype {
+        DType::Bf16 if device.is_hopper() => gemm_sm90::shared_memory(),
+        DType::Bf16 => vec![needs("gemm", "gemm_bf16", SMEM_BYTES_BF16)],
+        _ => vec![needs("gemm", "gemm_f32", SMEM_BYTES_F32)],
+    }
+}
 
 /// How the operands of `D (m, n) = A B` lie; all row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 use half::bf16;
 
 use super::{
-    CHUNK,
+    CHUNK, SharedMemory,
     gemm::{Extras, Gemm, Order},
 };
 use crate::device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel};
@@ -57,6 +57,10 @@ impl Tile {
     fn slot_bytes(self) -> usize {
         let [rows, columns] = self.sides();
         (rows + columns) * BLOCK_K * size_of::<bf16>()
+    }
+
+    fn smem_bytes(self, stages: usize) -> usize {
+        FIXED_SMEM_BYTES + stages * self.slot_bytes()
     }
 
     /// Slots that fit shared memory.
@@ -170,7 +174,7 @@ impl Plan {
 
     /// Dynamic shared memory of a CTA.
     pub fn smem_bytes(&self) -> usize {
-        FIXED_SMEM_BYTES + self.stages * self.tile.slot_bytes()
+        self.tile.smem_bytes(self.stages)
     }
 
     pub(super) fn launch(&self) -> Launch {
@@ -192,6 +196,18 @@ impl Plan {
         ensure!(needs <= has, "{self:?}: a workspace of {needs} elements, found {has}");
         Ok(())
     }
+}
+
+/// The kernels whose main loop is `lib/product_pipeline.cuh`'s, each with its largest tile.
+pub(super) fn shared_memory() -> Vec<SharedMemory> {
+    let bytes = Tile::ALL.map(|tile| tile.smem_bytes(tile.max_stages())).into_iter().max().unwrap_or_default();
+    let kernels = [
+        ("gemm_sm90", "gemm_bf16"),
+        ("head_sm90", "head_project_bf16"),
+        ("rope_sm90", "rope_project_bf16"),
+        ("swiglu_sm90", "swiglu_project_bf16"),
+    ];
+    kernels.map(|(module, kernel)| SharedMemory { module, kernel: kernel.into(), bytes }).into()
 }
 
 /// Pairs of tiles that D has.

@@ -41,6 +41,21 @@ const FINISH_THREADS: usize = 256;
 /// Floats from one group's sums to the next: `kFinishPitch`.
 const FINISH_PITCH: usize = 80;
 
+/// Dynamic shared memory of a CTA that every GPU has. What may ask for more is in the lists of [`attention::shared_memory`] and
+/// [`gemm::shared_memory`].
+pub const PLAIN_SMEM_BYTES: usize = 48 * 1024;
+
+/// The dynamic shared memory that a kernel asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Stem of its file.
+    pub module: &'static str,
+    /// Its name, or what the names of several have in common.
+    pub kernel: String,
+    /// Of one CTA.
+    pub bytes: usize,
+}
+
 /// Checks that a buffer holds what its shape says.
 pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[usize]) -> Result<()> {
     let len: usize = shape.iter().product();

@@ -31,7 +31,7 @@ use crate::{
     files,
     forest::Tree,
     loss::Loss,
-    model::{Capacity, MemoryPlan, ModelConfig},
+    model::{self, Capacity, MemoryPlan, ModelConfig},
     ops::head,
 };
 
@@ -345,6 +345,14 @@ pub fn check_lengths<'a>(trees: impl IntoIterator<Item = &'a Tree>, model: &Mode
         );
     }
     Ok(())
+}
+
+/// Refuses a model of which the device cannot launch a kernel, before the data is read.
+///
+/// # Errors
+/// The model's configuration cannot be read, or a kernel takes more shared memory than there is.
+pub fn check_kernels(config: &Config, device: &Device) -> Result<()> {
+    model::check_kernels(device, &ModelConfig::load(&config.model.path)?, dtype(config), true)
 }
 
 /// Refuses a plan for which the device has no memory.

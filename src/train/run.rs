@@ -68,6 +68,7 @@ pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Resu
     }
     let start = prepare::start(options)?;
     let device = Device::open(options.device, host)?;
+    prepare::check_kernels(config, &device)?;
     let inputs = Inputs::read(config)?;
     let resumed = prepare::check_resumed(&start, &inputs, &options.out, config, &device)?;
     let plan = inputs.plan(config, &device)?;

@@ -20,7 +20,7 @@ use crate::{
     device::{Choice, Device, Float, HostOptions},
     files,
     forest::{Forest, Tree},
-    model::{MemoryPlan, Model, ModelConfig},
+    model::{MemoryPlan, Model, ModelConfig, check_kernels},
 };
 
 /// What the command line asks for.
@@ -46,6 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
     let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
     let device = Device::open(options.device, host)?;
     let shape = ModelConfig::load(&config.model.path)?;
+    check_kernels(&device, &shape, prepare::dtype(config), false)?;
     let sets = Sets::read(config, &shape)?;
     prepare::check_lengths(&sets.train.trees, &shape)?;
     let capacity = prepare::capacity(&[&sets.train], config, &device, &shape);

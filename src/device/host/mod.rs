@@ -144,7 +144,7 @@ const ALIGNMENT: usize = 256;
 const FILL_BYTES: usize = 4 << 20;
 /// The limits of an H100.
 const MAX_THREADS: usize = 1024;
-const MAX_SHARED_BYTES: u32 = 232_448;
+pub const MAX_SHARED_BYTES: u32 = 232_448;
 
 pub struct HostDevice {
     options: HostOptions,
@@ -153,14 +153,16 @@ pub struct HostDevice {
     peak_flops: OnceLock<f64>,
     /// Strict mode's book of buffers.
     registry: Option<Arc<strict::Registry>>,
-    /// While what is launched belongs to a graph.
-    graphed: AtomicBool,
 }
 
+/// What buffers share with the device they came from.
 #[derive(Default)]
 struct Usage {
     allocated: AtomicUsize,
     peak: AtomicUsize,
+    /// While what is launched belongs to a graph, and whether a buffer was released since it began.
+    graphed: AtomicBool,
+    released: AtomicBool,
 }
 
 /// One allocation; freed when dropped.
@@ -187,6 +189,7 @@ impl HostMemory {
 impl Drop for HostMemory {
     fn drop(&mut self) {
         self.usage.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.usage.released.store(true, Ordering::Relaxed);
         // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once, here or by the registry.
         unsafe {
             match &self.registry {
@@ -212,14 +215,7 @@ impl HostDevice {
             .context("host device: worker threads")?;
         let banks = options.banks.then(Arc::default);
         let registry = options.strict.then(|| Arc::new(strict::Registry::counting(banks)));
-        Ok(Self {
-            options,
-            pool,
-            use_count: Arc::default(),
-            peak_flops: OnceLock::new(),
-            registry,
-            graphed: AtomicBool::new(false),
-        })
+        Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new(), registry })
     }
 
     /// What every instruction that touched shared memory did so far, by kernel and place; nothing unless
@@ -269,15 +265,23 @@ impl HostDevice {
     }
 
     /// Runs `work` and refuses what a GPU's graph cannot hold.
+    ///
+    /// # Errors
+    /// Those of `work`, or a buffer was released in it.
     pub fn graphed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
-        self.graphed.store(true, Ordering::Relaxed);
+        let Usage { graphed, released, .. } = &*self.use_count;
+        graphed.store(true, Ordering::Relaxed);
+        released.store(false, Ordering::Relaxed);
         let done = work();
-        self.graphed.store(false, Ordering::Relaxed);
-        done
+        graphed.store(false, Ordering::Relaxed);
+        let (done, released) = (done?, released.load(Ordering::Relaxed));
+        ensure!(!released, "host device: a release of a buffer inside a graph: do it before or after");
+        Ok(done)
     }
 
     fn refuse_in_graph(&self, what: &str) -> Result<()> {
-        ensure!(!self.graphed.load(Ordering::Relaxed), "host device: {what} inside a graph: do it before or after");
+        let graphed = self.use_count.graphed.load(Ordering::Relaxed);
+        ensure!(!graphed, "host device: {what} inside a graph: do it before or after");
         Ok(())
     }
 
