@@ -1,6 +1,7 @@
 // Stands in for libcuda in tests: memory is the process's own. Launches are printed instead of run, unless the test gives a
 // function that runs them: then nothing queued is done before somebody waits for it, and not more than he waits for.
-// FAKE_CUDA picks what goes wrong: no_device, zero, old, bad_launch, bad_kernel, bad_image.
+// FAKE_CUDA picks what goes wrong: no_device, zero, old, bad_launch, bad_kernel, bad_image. FAKE_CUDA_CAPABILITY,
+// FAKE_CUDA_SMS and FAKE_CUDA_SMEM say which GPU it is.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,13 +23,15 @@ typedef struct {
 } Event;
 
 typedef struct Work {
-    enum { kCopy, kFill, kRelease, kRecord, kLaunch } kind;
+    enum { kCopy, kMove, kFill, kRelease, kRecord, kLaunch } kind;
     void *to;
     const void *from;
     size_t bytes;
     int value;
     Event *event;
     void *launch;
+    const char *function;
+    unsigned block[3], smem_bytes;
     struct Work *next;
 } Work;
 
@@ -41,6 +44,8 @@ static Work *first, **end = &first;
 // What is captured, if anything is: what comes from or goes to the host, and memory, has no place in it.
 static Graph *capturing;
 static int graph_launches, graphs_made;
+// Launches that an update put in the place of others, and kernels whose code was first loaded within a capture.
+static int launches_changed, loaded_late;
 static void *(*capture)(const char *kernel, const unsigned *config, void **params);
 static void (*run)(void *launch);
 // Most work that was queued behind what somebody waited for.
@@ -54,20 +59,23 @@ void fake_cuda_runner(void *(*take)(const char *, const unsigned *, void **), vo
 int fake_cuda_most_behind(void) { return most_behind; }
 int fake_cuda_graph_launches(void) { return graph_launches; }
 int fake_cuda_graphs_made(void) { return graphs_made; }
+int fake_cuda_launches_changed(void) { return launches_changed; }
+int fake_cuda_loaded_late(void) { return loaded_late; }
 
 static void do_work(const Work *work) {
     switch (work->kind) {
+        case kMove:
         case kCopy: memcpy(work->to, work->from, work->bytes); break;
         case kFill: memset(work->to, work->value, work->bytes); break;
         case kRelease: memset(work->to, 0xff, work->bytes); free((char *)work->to - 256); break;
         case kRecord: --work->event->pending; break;
-        case kLaunch: run(work->launch); break;
+        case kLaunch: if (run) run(work->launch); break;
     }
 }
 
 static int queue(Work work) {
     if (capturing) {
-        if (work.kind != kLaunch && work.kind != kFill) capturing->invalid = 1;
+        if (work.kind != kLaunch && work.kind != kFill && work.kind != kMove) capturing->invalid = 1;
         *capturing->end = malloc(sizeof work);
         **capturing->end = work;
         capturing->end = &(*capturing->end)->next;
@@ -138,7 +146,9 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
         case 16: *value = getenv("FAKE_CUDA_SMS") ? atoi(getenv("FAKE_CUDA_SMS")) : 132; break;
         case 75: *value = atoi(capability); break;       // major
         case 76: *value = atoi(strchr(capability, '.') + 1); break;
-        case 97: *value = 232448; break;                 // shared memory a CTA may opt in to
+        case 97:                                         // shared memory a CTA may opt in to
+            *value = getenv("FAKE_CUDA_SMEM") ? atoi(getenv("FAKE_CUDA_SMEM")) : 232448;
+            break;
         case 115: *value = 1; break;                     // memory pools
         default: *value = 0;
     }
@@ -213,7 +223,7 @@ int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
     return queue((Work){.kind = kCopy, .to = to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
-    return queue((Work){.kind = kCopy, .to = (void *)to, .from = (void *)from, .bytes = bytes});
+    return queue((Work){.kind = kMove, .to = (void *)to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
     return queue((Work){.kind = kFill, .to = (void *)to, .bytes = bytes, .value = value});
@@ -227,6 +237,10 @@ int cuModuleLoadData(void **module, const char *image) {
     return 0;
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) { *function = strdup(name); return 0; }
+int cuFuncLoad(void *function) {
+    loaded_late += capturing != NULL;
+    return 0;
+}
 int cuFuncSetAttribute(void *function, int which, int value) {
     if (!run) printf("attribute %d of %s = %d\n", which, (char *)function, value);
     return 0;
@@ -278,12 +292,17 @@ int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long lo
     replace(*executable, graph);
     return 0;
 }
-// The same kinds of work in the same order, or nothing.
+// The same kinds of work in the same order, or nothing. The real one takes another kernel too, and may leave it the old one's
+// cluster: that counts.
 int cuGraphExecUpdate_v2(void *executable, void *graph, void *info) {
     Graph *old = executable, *new = graph;
     if (old->count != new->count) return 910;
     for (Work *a = old->first, *b = new->first; a; a = a->next, b = b->next)
         if (a->kind != b->kind) return 910;
+    for (Work *a = old->first, *b = new->first; a; a = a->next, b = b->next)
+        if (a->kind == kLaunch)
+            launches_changed += strcmp(a->function, b->function) || memcmp(a->block, b->block, sizeof a->block) ||
+                                a->smem_bytes != b->smem_bytes;
     while (old->first) {
         Work *work = old->first;
         old->first = work->next;
@@ -305,7 +324,12 @@ int cuGraphExecDestroy(void *executable) { forget(executable); return 0; }
 int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
     if (mode("bad_launch")) return 1;
     ++launches;
-    if (run) return queue((Work){.kind = kLaunch, .launch = capture(function, config->grid, params)});
+    if (run || capturing)
+        return queue((Work){.kind = kLaunch,
+                            .launch = run ? capture(function, config->grid, params) : NULL,
+                            .function = function,
+                            .block = {config->block[0], config->block[1], config->block[2]},
+                            .smem_bytes = config->smem_bytes});
     printf("launch %s grid %u,%u,%u block %u,%u,%u smem %u attributes %u\n", (char *)function, config->grid[0],
            config->grid[1], config->grid[2], config->block[0], config->block[1], config->block[2], config->smem_bytes,
            config->attribute_count);

@@ -65,6 +65,7 @@ fn in_child() {
         "big launch" => big_launch(),
         "train late" => late::train(),
         "graphs" => late::graphs(),
+        "shared memory" => late::shared_memory(),
         other => panic!("scenario {other}"),
     }
 }

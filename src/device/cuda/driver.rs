@@ -30,7 +30,15 @@ const SYMBOLS: &[&str] = &[
     "cuEventDestroy_v2",
     "cuEventRecord",
     "cuEventSynchronize",
+    "cuEventQuery",
     "cuEventElapsedTime_v2",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphExecUpdate_v2",
+    "cuGraphLaunch",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemAllocAsync",
@@ -47,6 +55,7 @@ const SYMBOLS: &[&str] = &[
     "cuMemsetD8Async",
     "cuModuleLoadData",
     "cuModuleGetFunction",
+    "cuFuncLoad",
     "cuFuncSetAttribute",
     "cuLaunchKernelEx",
     "cuTensorMapEncodeTiled",
@@ -184,5 +193,24 @@ impl fmt::Display for GpuInfo {
             self.sm_count,
             self.memory_bytes as f64 / (1u64 << 30) as f64
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SYMBOLS;
+
+    /// The stand-in has what the program calls, for the bindings panic on any other symbol; so the list has to have the same.
+    #[test]
+    fn every_symbol_that_is_called_is_looked_up() {
+        let stand_in = include_str!("../../../tests/cuda/fake_driver.c");
+        let mut called: Vec<&str> = stand_in
+            .lines()
+            .filter_map(|line| line.strip_prefix("int cu")?.split_once('(').map(|(name, _)| name))
+            .collect();
+        let mut listed: Vec<&str> = SYMBOLS.iter().filter_map(|name| name.strip_prefix("cu")).collect();
+        called.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, called);
     }
 }

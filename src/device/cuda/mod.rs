@@ -28,7 +28,7 @@ use cudarc::driver::{
 use super::{Arg, DType, Kernel, Launch, MemoryUse, Swizzle, TensorMap, TensorShape};
 use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
-use graph::Graph;
+use graph::{Capture, Graphs, Node};
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
 use staging::{Slot, Staging};
@@ -55,7 +55,9 @@ struct Inner {
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
     staging: Mutex<Staging>,
-    graph: Mutex<Graph>,
+    graphs: Mutex<Graphs>,
+    /// While a graph is captured.
+    capture: Mutex<Option<Capture>>,
     options: CudaOptions,
     hopper: bool,
     allocated: AtomicUsize,
@@ -120,19 +122,11 @@ impl CudaMemory {
 impl Drop for CudaMemory {
     fn drop(&mut self) {
         self.inner.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
-        let context = &self.inner.gpu.context;
-        let stream = self.inner.stream.cu_stream();
-        // SAFETY: the address came from `alloc` of this device and is freed once; the stream outlives `inner`.
-        let free = |()| unsafe {
-            if context.has_async_alloc() {
-                result::free_async(self.address, stream)
-            } else {
-                // `cuMemFree` itself waits for work that uses the memory.
-                result::free_sync(self.address)
-            }
-        };
-        // A failure here is an earlier kernel's; it shows at the next call that can return it.
-        context.record_err(context.bind_to_thread().and_then(free));
+        if let Some(capture) = &mut *self.inner.capture() {
+            capture.released.push(self.address);
+            return;
+        }
+        self.inner.free(self.address);
     }
 }
 
@@ -157,7 +151,8 @@ impl CudaDevice {
             gpu,
             stream,
             staging: Mutex::new(Staging::new()),
-            graph: Mutex::default(),
+            graphs: Mutex::default(),
+            capture: Mutex::default(),
             options,
             hopper: !options.portable && for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
             allocated: AtomicUsize::new(0),
@@ -228,6 +223,7 @@ impl CudaDevice {
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CudaMemory> {
+        self.refuse_in_graph("an allocation")?;
         let inner = &self.inner;
         // The driver refuses allocations of nothing.
         let size = bytes.max(1);
@@ -265,6 +261,7 @@ impl CudaDevice {
 
     /// Takes the bytes and queues the copy; does not wait for what is queued before it.
     pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+        self.refuse_in_graph("a copy to the device")?;
         let mut staging = self.inner.staging();
         // SAFETY: `Device` checked the length against the buffer, whose release is ordered behind the copy.
         let queued = self.inner.bind().and_then(|()| unsafe { staging.copy(&self.inner.stream, target, source) });
@@ -273,6 +270,7 @@ impl CudaDevice {
 
     /// Queues a copy of `bytes` at `source`.
     pub fn read(&self, source: u64, bytes: usize) -> Result<CudaReadback> {
+        self.refuse_in_graph("a copy from the device")?;
         let inner = &self.inner;
         // SAFETY: `Device` took address and length from a buffer, whose release is ordered behind the copy.
         let queued = |()| unsafe { inner.staging().read(&inner.stream, source, bytes) };
@@ -281,6 +279,7 @@ impl CudaDevice {
     }
 
     pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+        self.refuse_in_graph("a copy from the device")?;
         if target.is_empty() {
             return self.synchronize();
         }
@@ -294,7 +293,11 @@ impl CudaDevice {
             return Ok(());
         }
         // SAFETY: `Device` checked the lengths; both buffers are alive until the stream has passed their release.
-        self.ordered("copy on the device", |stream| unsafe { result::memcpy_dtod_async(target, source, bytes, stream) })
+        self.ordered("copy on the device", |stream| unsafe {
+            result::memcpy_dtod_async(target, source, bytes, stream)
+        })?;
+        self.inner.note(Node::Copy);
+        Ok(())
     }
 
     pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
@@ -302,7 +305,9 @@ impl CudaDevice {
             return Ok(());
         }
         // SAFETY: as in `copy`.
-        self.ordered("fill", |stream| unsafe { result::memset_d8_async(target, 0, bytes, stream) })
+        self.ordered("fill", |stream| unsafe { result::memset_d8_async(target, 0, bytes, stream) })?;
+        self.inner.note(Node::Fill);
+        Ok(())
     }
 
     /// The driver's tensor map.
@@ -392,6 +397,7 @@ impl CudaDevice {
         // bytes as the parameter has (little-endian, so the low ones) before the call returns; the caller vouches for the rest.
         let launched = unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
         launched.result().map_err(|e| failed(explain(e)))?;
+        self.inner.note(Node::launch(kernel, &launch));
         {
             let mut unchecked = self.inner.unchecked();
             unchecked.launches += 1;
@@ -414,8 +420,36 @@ impl Inner {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn graph(&self) -> MutexGuard<'_, Graph> {
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
+    fn graphs(&self) -> MutexGuard<'_, Graphs> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what enters the stream, if it is captured.
+    fn note(&self, node: Node) {
+        if let Some(capture) = &mut *self.capture() {
+            capture.nodes.push(node);
+        }
+    }
+
+    /// Frees, in the order of the stream, what `alloc` gave and nobody holds any more.
+    fn free(&self, address: u64) {
+        let context = &self.gpu.context;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the address came from `alloc` of this device and is freed once; the stream is alive.
+        let free = |()| unsafe {
+            if context.has_async_alloc() {
+                result::free_async(address, stream)
+            } else {
+                // `cuMemFree` itself waits for work that uses the memory.
+                result::free_sync(address)
+            }
+        };
+        // A failure here is an earlier kernel's; it shows at the next call that can return it.
+        context.record_err(context.bind_to_thread().and_then(free));
     }
 
     fn unchecked(&self) -> MutexGuard<'_, Unchecked> {

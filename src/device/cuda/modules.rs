@@ -142,6 +142,11 @@ impl Gpu {
         // SAFETY: the module is never unloaded.
         let handle = unsafe { result::module::get_function(module, name) }
             .map_err(|e| explain(e).context(format!("kernel `{}`", kernel.name)))?;
+        // Left to itself the driver puts this off until the first launch, which may be captured into a graph.
+        // SAFETY: as above.
+        unsafe { sys::cuFuncLoad(handle) }
+            .result()
+            .map_err(|e| explain(e).context(format!("kernel `{}`: its code", kernel.name)))?;
         Ok(Function { handle, smem_bytes: PLAIN_SMEM_BYTES })
     }
 
