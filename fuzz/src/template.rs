@@ -121,7 +121,7 @@ impl Template {
                 Ok(Encoded::Tree { tree, .. }) => {
                     check_rows(&Dataset { trees: vec![tree], ..Dataset::default() });
                 }
-                Ok(Encoded::Dropped(_) | Encoded::Blocks(_)) => {}
+                Ok(Encoded::Dropped(_) | Encoded::Blocks { .. }) => {}
                 Err(why) => check_refusal(&why),
             }
         }

@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Dataset, Report};
+use super::{
+    Dataset, Report,
+    notes::{Note, Notes, Seen},
+};
 use crate::{
     cache::{Cache, Found, Key, KeyBuilder},
     forest::{Role, Segment, Tree, Value},
@@ -40,6 +43,9 @@ const CODE: &[&str] = &[
     include_str!("records.rs"),
     include_str!("records/columns.rs"),
     include_str!("records/extras.rs"),
+    include_str!("records/messages.rs"),
+    include_str!("records/published.rs"),
+    include_str!("notes.rs"),
     include_str!("source.rs"),
     include_str!("source/json.rs"),
     include_str!("source/pages.rs"),
@@ -50,6 +56,10 @@ const CODE: &[&str] = &[
     include_str!("encode/chat.rs"),
     include_str!("encode/documents.rs"),
     include_str!("encode/early.rs"),
+    include_str!("encode/left_out.rs"),
+    include_str!("encode/marks.rs"),
+    include_str!("encode/reading.rs"),
+    include_str!("encode/turns.rs"),
     include_str!("template.rs"),
     include_str!("tokenize.rs"),
     include_str!("tokenize/added.rs"),
@@ -144,6 +154,7 @@ impl TokenCache {
         for _ in 0..index.number()? {
             data.skipped.push(index.text(name)?);
         }
+        data.notes = index.notes()?;
         for block in 0..blocks {
             let key = block_key(key, block);
             match self.cache.read(KIND, &key)? {
@@ -167,6 +178,7 @@ impl TokenCache {
             .for_each(|count| index.number(count));
         index.number(data.skipped.len());
         data.skipped.iter().for_each(|why| index.text(why, name));
+        index.notes(&data.notes);
         for (block, trees) in blocks.enumerate() {
             let mut bytes = Writer::default();
             bytes.number(trees.len());
@@ -236,6 +248,20 @@ impl Writer {
         self.number(usize::from(behind.is_some()));
         self.number(rest.len());
         self.0.extend_from_slice(rest.as_bytes());
+    }
+
+    fn notes(&mut self, Notes(notes): &Notes) {
+        self.number(notes.len());
+        for (note, Seen { rows, first }) in notes {
+            let (kind, text) = match note {
+                Note::Unread(text) => (0, text),
+                Note::Template(text) => (1, text),
+                Note::Reading(text) => (2, text),
+            };
+            self.number(kind);
+            [text, first].into_iter().for_each(|text| self.text(text, ""));
+            self.number(*rows);
+        }
     }
 
     fn tree(&mut self, tree: &Tree, name: &str) {
@@ -316,6 +342,20 @@ impl Reader<'_> {
             values.push(value(self)?);
         }
         Ok(values)
+    }
+
+    fn notes(&mut self) -> Result<Notes> {
+        let mut notes = Notes::default();
+        for _ in 0..self.number()? {
+            let (kind, text, first) = (self.number()?, self.text("")?, self.text("")?);
+            let note = match kind {
+                0 => Note::Unread(text),
+                1 => Note::Template(text),
+                _ => Note::Reading(text),
+            };
+            notes.0.insert(note, Seen { rows: self.number()?, first });
+        }
+        Ok(notes)
     }
 
     fn tree(&mut self, name: &str) -> Result<Tree> {

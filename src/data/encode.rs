@@ -6,6 +6,10 @@
 mod chat;
 mod documents;
 mod early;
+mod left_out;
+mod marks;
+mod reading;
+mod turns;
 
 use std::ops::Range;
 
@@ -14,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Limits,
+    notes::Note,
     records::{Body, Record, Text, excerpt},
     template::Templates,
     tokenize::{Tokenizer, common_prefix},
@@ -66,14 +71,21 @@ pub enum Encoded {
         prompt_cut: bool,
         /// Responses that were longer than allowed and cut.
         responses_cut: usize,
+        /// What of the row has no effect, or another than it says.
+        notes: Vec<Note>,
     },
     /// A document that was cut into blocks, none of whose tokens is lost.
-    Blocks(Vec<Tree>),
+    Blocks {
+        trees: Vec<Tree>,
+        /// As of a tree.
+        notes: Vec<Note>,
+    },
     /// Left out because a part is too long and the policy says so; the text says which.
     Dropped(String),
 }
 
 /// A response or step, as token ids from the start of the conversation to its own end.
+#[derive(Clone)]
 struct Branch {
     part: String,
     parent: Option<usize>,
@@ -87,6 +99,7 @@ struct Branch {
 struct Sketch {
     prompt: Option<Vec<u32>>,
     branches: Vec<Branch>,
+    notes: Vec<Note>,
 }
 
 impl Encoder {
@@ -200,7 +213,7 @@ impl Encoder {
                 self.tokenizer.end(&mut branches[i].ids);
             }
         }
-        Ok(Sketch { prompt: prompt_ids, branches })
+        Ok(Sketch { prompt: prompt_ids, branches, notes: Vec::new() })
     }
 
     /// Refuses doubled BOS and EOS and ids that the model does not have.
@@ -279,10 +292,11 @@ impl Encoder {
         if let Some([prompt, rationale]) = &record.extras.rationale {
             self.add_rationale(&mut tree, prompt, rationale)?;
         }
+        let notes = [&record.notes[..], &sketch.notes].concat();
         if self.splits(record) && tree.tokens() > self.block() {
-            return documents::split(tree, self.block()).map(Encoded::Blocks);
+            return Ok(Encoded::Blocks { trees: documents::split(tree, self.block())?, notes });
         }
-        Ok(Encoded::Tree { tree, prompt_cut, responses_cut })
+        Ok(Encoded::Tree { tree, prompt_cut, responses_cut, notes })
     }
 
     /// A pair whose sides have prompts of their own: two documents, all of their tokens learnt.
@@ -311,7 +325,7 @@ impl Encoder {
             "both sides have the same token ids: remove the row"
         );
         fill_values(&mut tree, record, &[0, 1]);
-        Ok(Encoded::Tree { tree, prompt_cut: false, responses_cut: 0 })
+        Ok(Encoded::Tree { tree, prompt_cut: false, responses_cut: 0, notes: record.notes.clone() })
     }
 
     /// A third sequence: why the chosen response is the better one, behind a prompt of its own.

@@ -6,6 +6,7 @@ mod budget;
 pub mod cache;
 pub mod encode;
 pub mod loader;
+pub mod notes;
 pub mod pack;
 pub mod records;
 pub mod source;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::forest::Tree;
 use encode::{Encoded, Encoder};
+use notes::Notes;
 use records::{Columns, Form, Record};
 
 /// Rows whose text is in memory at the same time, and the bytes of it, one row more.
@@ -59,6 +61,8 @@ pub struct Dataset {
     /// The error of every row left out.
     pub skipped: Vec<String>,
     pub report: Report,
+    /// What of the rows has no effect, or another than it says.
+    pub notes: Notes,
 }
 
 /// What the policies for long prompts and responses did.
@@ -129,7 +133,7 @@ impl Dataset {
                     Ok((found, at, encoded)) => {
                         let (form, first) = form.get_or_insert_with(|| (found, at.clone()));
                         same_form((*form, first), (found, &at))?;
-                        data.push(encoded);
+                        data.push(&at[name.len()..], encoded);
                     }
                     Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
                     Err(error) => {
@@ -169,6 +173,7 @@ impl Dataset {
         }
         self.trees.append(&mut other.trees);
         self.skipped.append(&mut other.skipped);
+        // Notes are a file's: whoever loads one says them.
         self.report.prompts_cut += other.report.prompts_cut;
         self.report.responses_cut += other.report.responses_cut;
         self.report.rows_dropped += other.report.rows_dropped;
@@ -182,14 +187,16 @@ impl Dataset {
         self.trees.iter().enumerate().map(|(row, tree)| times(row) * tree.tokens()).sum()
     }
 
-    fn push(&mut self, encoded: Encoded) {
+    fn push(&mut self, place: &str, encoded: Encoded) {
         match encoded {
-            Encoded::Tree { tree, prompt_cut, responses_cut } => {
+            Encoded::Tree { tree, prompt_cut, responses_cut, notes } => {
+                self.notes.add(place, notes);
                 self.trees.push(tree);
                 self.report.prompts_cut += usize::from(prompt_cut);
                 self.report.responses_cut += responses_cut;
             }
-            Encoded::Blocks(mut blocks) => {
+            Encoded::Blocks { trees: mut blocks, notes } => {
+                self.notes.add(place, notes);
                 self.report.documents_cut += 1;
                 self.report.blocks += blocks.len();
                 self.trees.append(&mut blocks);

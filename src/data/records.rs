@@ -1,18 +1,26 @@
-//! What a row of a data file says: one [`Record`], whatever form the row has. Further fields are ignored.
+//! What a row of a data file says: one [`Record`], whatever form the row has. Fields that nothing reads are noted.
 //!
 //! Owns names and shapes of fields and the refusal of a row that makes no sense. Knows nothing about tokens.
 
 mod columns;
 mod extras;
+mod messages;
+mod published;
+
+use std::{cell::RefCell, collections::BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::source::json::{self, Fault};
-
+use super::{
+    notes::Note,
+    source::json::{self, Fault},
+};
 pub use columns::{Column, Columns};
 pub use extras::Extras;
+pub(super) use messages::role;
+use messages::{not_empty, response, split, text};
 
 /// One example.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +34,8 @@ pub struct Record {
     /// Further variables for the chat template, such as `enable_thinking`; they win over the configuration's.
     pub template_kwargs: Map<String, Value>,
     pub extras: Extras,
+    /// What of the row has no effect, or is read otherwise than it stands there.
+    pub notes: Vec<Note>,
 }
 
 /// Plain text, or messages for the model's chat template.
@@ -158,8 +168,10 @@ impl Record {
     /// # Errors
     /// What is wrong with the row and what to do, without its place.
     pub fn from_row(fields: Map<String, Value>, columns: &Columns) -> Result<Self> {
-        let mut row = Fields { fields, columns };
+        let mut row = Fields { fields, columns, used: RefCell::default(), notes: Vec::new() };
         row.check_columns()?;
+        let given = row.given();
+        row.read_published()?;
         let tools = row.tools()?;
         let template_kwargs = row.template_kwargs()?;
         let (prompt, body) = match row.form()? {
@@ -171,7 +183,9 @@ impl Record {
         let (values, rationale) = (row.values(&body)?, row.rationale()?);
         let rejected_prompt = row.rejected_prompt(&prompt, &body)?;
         let extras = Extras { values, rationale, rejected_prompt };
-        let record = Self { prompt, body, tools, template_kwargs, extras };
+        let (prompt, body) = row.with_system(prompt, body)?;
+        row.notes_on_unread(given);
+        let record = Self { prompt, body, tools, template_kwargs, extras, notes: row.notes };
         record.check_odd()?;
         let chat = record.texts().any(|text| matches!(text, Text::Chat(_)));
         ensure!(
@@ -225,19 +239,40 @@ impl Record {
 struct Fields<'a> {
     fields: Map<String, Value>,
     columns: &'a Columns,
+    /// The file's names of what was read.
+    used: RefCell<BTreeSet<String>>,
+    notes: Vec<Note>,
 }
 
 impl Fields<'_> {
     /// The file's name of a field.
     fn name(&self, column: Column) -> &str {
-        let alias = "completions";
+        let own = column.name();
+        let alias = match column {
+            Column::Responses => "completions",
+            Column::Messages => "conversations",
+            _ => own,
+        };
         match self.columns.get(&column) {
             Some(name) => name,
-            None if column == Column::Responses && !self.fields.contains_key("responses") => {
-                if self.fields.contains_key(alias) { alias } else { "responses" }
-            }
-            None => column.name(),
+            None if !self.fields.contains_key(own) && self.fields.contains_key(alias) => alias,
+            None => own,
         }
+    }
+
+    /// Names of the fields that are not null.
+    fn given(&self) -> Vec<String> {
+        self.fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn notes_on_unread(&mut self, given: Vec<String>) {
+        let used = self.used.borrow();
+        let unread = given.into_iter().filter(|name| !used.contains(name));
+        self.notes.extend(unread.map(|name| Note::Unread(format!("`{}`", name.escape_debug()))));
+    }
+
+    fn mark_used(&self, name: &str) {
+        self.used.borrow_mut().insert(name.to_owned());
     }
 
     /// A mapped name that is nowhere in the row is a slip; what the map takes a name from is not read under it.
@@ -259,6 +294,7 @@ impl Fields<'_> {
 
     fn take(&mut self, column: Column) -> Option<Value> {
         let name = self.name(column).to_owned();
+        self.mark_used(&name);
         self.fields.get_mut(&name).map(Value::take).filter(|value| !value.is_null())
     }
 
@@ -296,7 +332,11 @@ impl Fields<'_> {
         }
         match forms[..] {
             [(_, form)] => Ok(form),
-            [] => bail!("no known form: the row has {}; known forms are {FORMS}", self.found()),
+            [] => bail!(
+                "no known form: the row has {}; known forms are {FORMS}; data.columns names the fields of a file, as in \
+                 `columns = {{ prompt = \"question\" }}`",
+                self.found()
+            ),
             [(first, _), (second, _), ..] => bail!(
                 "`{}` and `{}` are different forms of a row: remove one, or rename it; known forms are {FORMS}",
                 self.name(first),
@@ -309,7 +349,8 @@ impl Fields<'_> {
         let name = self.name(Column::Tools).to_owned();
         match self.take(Column::Tools).map(from_json_text) {
             None => Ok(Vec::new()),
-            Some(Value::Array(tools)) => Ok(tools),
+            // Tables often hold each tool as its JSON text.
+            Some(Value::Array(tools)) => Ok(tools.into_iter().map(from_json_text).collect()),
             Some(value) => bail!("field `{name}` is {}: give a list of tools, or its JSON text", kind(&value)),
         }
     }
@@ -346,8 +387,9 @@ impl Fields<'_> {
     fn pair(&mut self) -> Result<(Option<Text>, Body)> {
         const NEEDS: &str = "a preference pair needs `chosen` and `rejected`";
         let names = [self.name(Column::Chosen).to_owned(), self.name(Column::Rejected).to_owned()];
-        let chosen = text(&names[0], self.need(Column::Chosen, NEEDS)?)?;
-        let rejected = text(&names[1], self.need(Column::Rejected, NEEDS)?)?;
+        let chosen = text(&names[0], single(self.need(Column::Chosen, NEEDS)?))?;
+        let rejected = text(&names[1], single(self.need(Column::Rejected, NEEDS)?))?;
+        self.check_order(&names)?;
         ensure!(
             chosen != rejected,
             "fields `{}` and `{}` are equal ({}): there is nothing to prefer, remove the row",
@@ -358,7 +400,25 @@ impl Fields<'_> {
         let prompt_name = self.name(Column::Prompt).to_owned();
         let (prompt, chosen, rejected) = match (self.prompt()?, chosen, rejected) {
             (None, Text::Plain(chosen), Text::Plain(rejected)) => (None, Text::Plain(chosen), Text::Plain(rejected)),
-            (None, Text::Chat(chosen), Text::Chat(rejected)) => split(&names, chosen, rejected)?,
+            (None, Text::Chat(chosen), Text::Chat(rejected)) => {
+                ensure!(
+                    !self.fields.contains_key("conversations") || chosen.first() == rejected.first(),
+                    "`conversations` beside `{}` and `{}`, which do not begin alike: name it the prompt, as in \
+                     data.columns = {{ prompt = \"conversations\" }}",
+                    names[0],
+                    names[1]
+                );
+                split(&names, chosen, rejected)?
+            }
+            // A plain question, and answers that are messages.
+            (Some(Text::Plain(question)), Text::Chat(chosen), Text::Chat(rejected))
+                if [&chosen, &rejected].iter().all(|messages| messages.first().is_some_and(is_assistant)) =>
+            {
+                let prompt = Text::Chat(vec![serde_json::json!({"role": "user", "content": question})]);
+                let chosen = response(&names[0], &prompt_name, &prompt, Text::Chat(chosen))?;
+                let rejected = response(&names[1], &prompt_name, &prompt, Text::Chat(rejected))?;
+                (Some(prompt), chosen, rejected)
+            }
             // A plain copy of the question beside two whole conversations, as in published sets.
             (Some(Text::Plain(question)), Text::Chat(chosen), Text::Chat(rejected)) => {
                 let (prompt, chosen, rejected) = split(&names, chosen, rejected)?;
@@ -438,10 +498,11 @@ impl Fields<'_> {
                 let completion = text(&name, value)?;
                 match (&completion, column) {
                     (Text::Chat(messages), Column::Messages) => ensure!(
-                        messages.iter().any(|message| role(message) == "assistant"),
+                        messages.iter().any(is_assistant),
                         "`{name}` has no message from `assistant`: there is nothing to learn, remove the row"
                     ),
                     (Text::Plain(_), Column::Text) => not_empty(&name, &completion)?,
+                    (Text::Chat(messages), Column::Text) if messages.iter().any(is_assistant) => {}
                     _ => bail!("field `{name}`: `text` is plain text, `messages` a list of messages: rename the field"),
                 }
                 ensure!(
@@ -488,6 +549,8 @@ impl Fields<'_> {
             let score = score.map(|score| number(&format!("{part}.score"), score)).transpose()?;
             let visits = fields.get("visits").filter(|visits| !visits.is_null());
             let visits = visits.map(|visits| number(&format!("{part}.visits"), visits)).transpose()?;
+            let others = fields.keys().filter(|key| !["parent", "score", "visits", "text"].contains(&key.as_str()));
+            self.notes.extend(others.map(|key| Note::Unread(format!("`{}` of nodes", key.escape_debug()))));
             let part = format!("{part}.text");
             let text = text(&part, fields.get_mut("text").map(Value::take).unwrap_or_default())?;
             ensure!(
@@ -501,112 +564,14 @@ impl Fields<'_> {
     }
 }
 
-/// Splits two whole conversations into the messages they begin with in common, and what is left of each.
-fn split(names: &[String; 2], chosen: Vec<Value>, rejected: Vec<Value>) -> Result<(Option<Text>, Text, Text)> {
-    let common = chosen.iter().zip(&rejected).take_while(|(chosen, rejected)| chosen == rejected).count();
-    let [a, b] = names;
-    ensure!(
-        common > 0,
-        "`{a}` and `{b}` have no first message in common: give whole conversations, or the question as `prompt`"
-    );
-    for (short, long, length) in [(a, b, chosen.len()), (b, a, rejected.len())] {
-        ensure!(common < length, "`{short}` is the beginning of `{long}`: nothing is left to answer with");
-    }
-    ensure!(
-        role(&chosen[common - 1]) != "assistant",
-        "`{a}` and `{b}` part after a message from `assistant`: they must part where `assistant` answers"
-    );
-    let rest = |name: &str, messages: Vec<Value>| {
-        let rest = messages[common..].to_vec();
-        from_assistant(name, &rest).map(|()| Text::Chat(rest))
-    };
-    let prompt = Text::Chat(chosen[..common].to_vec());
-    Ok((Some(prompt), rest(a, chosen)?, rest(b, rejected)?))
+/// One message in place of a list of one.
+fn single(value: Value) -> Value {
+    let is_message = value.get("role").is_some() || value.get("from").is_some();
+    if is_message { Value::Array(vec![value]) } else { value }
 }
 
-/// A response in the form of its prompt: bare text that answers messages is a message from the assistant.
-fn response(name: &str, prompt_name: &str, prompt: &Text, text: Text) -> Result<Text> {
-    match (prompt, text) {
-        (Text::Chat(_), Text::Plain(content)) => {
-            Ok(Text::Chat(vec![serde_json::json!({"role": "assistant", "content": content})]))
-        }
-        (Text::Plain(_), Text::Chat(_)) => {
-            bail!("`{prompt_name}` is text and `{name}` messages: give `{prompt_name}` as messages")
-        }
-        (Text::Chat(_), Text::Chat(messages)) => from_assistant(name, &messages).map(|()| Text::Chat(messages)),
-        (Text::Plain(_), text @ Text::Plain(_)) => Ok(text),
-    }
-}
-
-fn from_assistant(name: &str, messages: &[Value]) -> Result<()> {
-    for (which, message) in [("first", messages.first()), ("last", messages.last())] {
-        let role = message.map(role).unwrap_or_default();
-        ensure!(
-            role == "assistant",
-            "the {which} message of `{name}` is from `{}`: a response begins and ends with `assistant`; what comes \
-             before belongs in `prompt`",
-            role.escape_debug()
-        );
-    }
-    Ok(())
-}
-
-fn role(message: &Value) -> &str {
-    message["role"].as_str().unwrap_or_default()
-}
-
-fn text(name: &str, value: Value) -> Result<Text> {
-    match value {
-        Value::String(text) => Ok(Text::Plain(text)),
-        Value::Array(messages) => {
-            ensure!(!messages.is_empty(), "field `{name}` is an empty list: give messages or remove the row");
-            let messages = messages.into_iter().enumerate().map(|(i, value)| message(&format!("{name}[{i}]"), value));
-            Ok(Text::Chat(messages.collect::<Result<_>>()?))
-        }
-        value => bail!("field `{name}` is {}: give text or a list of messages", kind(&value)),
-    }
-}
-
-fn message(name: &str, value: Value) -> Result<Value> {
-    let Value::Object(mut fields) = value else {
-        bail!("`{name}` is {}: a message is {{\"role\": …, \"content\": …}}", kind(&value));
-    };
-    match fields.get("role") {
-        Some(Value::String(role)) if !role.trim().is_empty() => {}
-        Some(value) => bail!("`{name}.role` is {}: give `system`, `user`, `assistant` or `tool`", kind(value)),
-        None => bail!("`{name}` has no `role`: give `system`, `user`, `assistant` or `tool`"),
-    }
-    // A struct of a Parquet file has all of its fields in every message.
-    fields.retain(|key, value| key == "content" || !value.is_null());
-    match fields.get("content") {
-        Some(Value::String(_) | Value::Array(_)) => {}
-        None | Some(Value::Null) if fields.contains_key("tool_calls") => {}
-        Some(value) => bail!("`{name}.content` is {}: give text", kind(value)),
-        None => bail!("`{name}` has no `content`: give its text"),
-    }
-    Ok(Value::Object(fields))
-}
-
-/// A response must say something; a call of a tool does.
-fn not_empty(name: &str, text: &Text) -> Result<()> {
-    let blank = |message: &Value| {
-        message.get("tool_calls").is_none() && message["content"].as_str().is_some_and(|text| text.trim().is_empty())
-    };
-    match text {
-        Text::Plain(text) => {
-            ensure!(
-                !text.trim().is_empty(),
-                "field `{name}` is empty ({}): give the response or remove the row",
-                excerpt(text)
-            );
-        }
-        Text::Chat(messages) => {
-            for (i, message) in messages.iter().enumerate().filter(|(_, message)| role(message) == "assistant") {
-                ensure!(!blank(message), "`{name}[{i}].content` is empty: give the response or remove the row");
-            }
-        }
-    }
-    Ok(())
+fn is_assistant(message: &Value) -> bool {
+    role(message) == "assistant"
 }
 
 fn items(name: &str, value: Value) -> Result<Vec<Value>> {
@@ -650,7 +615,7 @@ fn start(text: &Text) -> String {
     }
 }
 
-fn kind(value: &Value) -> String {
+pub(super) fn kind(value: &Value) -> String {
     if let Some(odd) = json::odd(value) {
         return odd.to_owned();
     }

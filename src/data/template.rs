@@ -92,6 +92,11 @@ impl Templates {
         format!("{}\n{}\n{today}", self.text, Value::Object(self.special.clone()))
     }
 
+    /// Whether the templates' text holds a word at all: what they read, they name.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.text.contains(word)
+    }
+
     /// The conversation as text.
     ///
     /// # Errors

@@ -125,10 +125,12 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Where in the text each token of `encode_rendered` lies, in bytes.
-    pub fn offsets(&self, text: &str) -> Result<Vec<(usize, usize)>> {
-        let offsets = |piece: &(usize, &str)| Ok(self.piece_tokens(piece, true)?.1);
-        Ok(self.pieces(text).par_iter().map(offsets).collect::<Result<Vec<_>>>()?.concat())
+    /// The ids of `encode_rendered`, and where in the text each token lies, in bytes.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+        let pieces = self.pieces(text);
+        let found = pieces.par_iter().map(|piece| self.piece_tokens(piece, true)).collect::<Result<Vec<_>>>()?;
+        let (ids, offsets): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        Ok((ids.concat(), offsets.concat()))
     }
 
     /// Ids of a piece of a text and, if asked for, where in the text they lie.

@@ -226,7 +226,8 @@ fn load_file(file: &Path, config: &Config, encoder: &Encoder, cache: Option<&Tok
 
 /// A line on where the tokens came from, and one on what was wrong with the cache.
 fn describe(file: &Path, data: &Dataset, origin: Origin, lines: &mut Vec<String>) {
-    let name = file.file_name().unwrap_or_default().display();
+    let name = file.file_name().unwrap_or_default().display().to_string();
+    lines.extend(data.notes.lines(&name));
     if data.is_empty() {
         lines.push(format!("warning: {} has no row", file.display()));
         return;

@@ -1,8 +1,10 @@
 //! Reading, tokenizing and packing of preference rows, through the public interface.
 
 mod pack;
+mod published;
 pub mod quickstart;
 mod records;
 mod source;
 mod templates;
 mod tokenize;
+mod turns;

@@ -36,7 +36,14 @@ fn mixed_encoder(template: &str, tokenizer: &str, change: impl FnOnce(&mut Optio
 }
 
 fn record(prompt: Option<Text>, body: Body) -> Record {
-    Record { prompt, body, tools: Vec::new(), template_kwargs: Map::new(), extras: Extras::default() }
+    Record {
+        prompt,
+        body,
+        tools: Vec::new(),
+        template_kwargs: Map::new(),
+        extras: Extras::default(),
+        notes: Vec::new(),
+    }
 }
 
 fn chat(messages: &[(&str, &str)]) -> Text {
@@ -90,6 +97,7 @@ fn texts_ids_and_masks_are_those_of_transformers_and_trl() {
                 tools: list("tools"),
                 template_kwargs: kwargs.clone(),
                 extras: Extras::default(),
+                notes: Vec::new(),
             };
             let variables = Variables { tools: &record.tools, kwargs: [&Map::new(), &kwargs] };
             let text = |messages: &[Value], generation| templates.render(messages, &variables, generation).unwrap();
@@ -169,7 +177,7 @@ fn truncation_cuts_what_the_policy_says_and_empties_no_response() {
         });
         encoder.encode("row", &long)
     };
-    let Encoded::Tree { tree, prompt_cut: true, responses_cut: 1 } =
+    let Encoded::Tree { tree, prompt_cut: true, responses_cut: 1, .. } =
         cut(LongPrompt::KeepEnd, LongResponse::KeepStart).unwrap()
     else {
         panic!("cut")
@@ -355,7 +363,7 @@ proptest! {
                 Ok(Encoded::Tree { tree, .. }) => {
                     Forest::pack([&tree]).unwrap();
                 }
-                Ok(Encoded::Dropped(_) | Encoded::Blocks(_)) => {}
+                Ok(Encoded::Dropped(_) | Encoded::Blocks { .. }) => {}
                 Err(error) => prop_assert!(!format!("{error:#}").contains('\n'), "{error:#}"),
             }
         }

@@ -72,6 +72,7 @@ impl EncodePair for Tokenizer {
             tools: Vec::new(),
             template_kwargs: Map::new(),
             extras: Extras::default(),
+            notes: Vec::new(),
         };
         let Encoded::Tree { tree, .. } = Encoder::new(self, None, Options::new(LIMITS)).encode("row", &record)? else {
             panic!("nothing is dropped");
@@ -314,7 +315,7 @@ fn documents_are_cut_into_blocks_that_lose_no_token() {
         let text = "abcabccbacab".repeat(3);
         let mut want = load(bos).encode(&text).unwrap();
         want.push(5);
-        let Encoded::Blocks(blocks) = encoder.encode("row", &line(&text)).unwrap() else { panic!("not cut") };
+        let Encoded::Blocks { trees: blocks, .. } = encoder.encode("row", &line(&text)).unwrap() else { panic!("not cut") };
         let tokens: Vec<&[u32]> = blocks.iter().map(|block| &block.segments[0].tokens[..]).collect();
         assert!(tokens.iter().all(|block| (2..=limits.tree.min(7)).contains(&block.len())));
         let predicted: Vec<u32> = tokens.iter().flat_map(|block| block[1..].to_vec()).collect();

@@ -1,22 +1,41 @@
 //! Conversations through the chat template, and which of their tokens are an assistant's.
 
-use std::ops::Range;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Branch, Encoder, Part, Sketch};
+use super::{
+    Branch, Encoder, Part, Sketch, left_out, reading,
+    turns::{Gaps, Split, Turn, Whole},
+};
 use crate::data::{
-    records::{Record, Text, excerpt},
+    notes::Note,
+    records::{Record, Text, role},
     template::{Templates, Variables},
     tokenize::common_prefix,
 };
 
 /// A template with what the row gives it.
-struct Renderer<'a> {
+pub(super) struct Renderer<'a> {
     encoder: &'a Encoder,
-    templates: &'a Templates,
+    pub templates: &'a Templates,
     variables: Variables<'a>,
+    pub gaps: Gaps,
+}
+
+/// A response's conversation, from its first message on.
+struct Path {
+    name: String,
+    parent: Option<usize>,
+    messages: Vec<Value>,
+    /// Messages that are an assistant's and not to be learnt.
+    muted: Vec<usize>,
+}
+
+/// What all conversations of a row continue.
+struct Prompt {
+    messages: Vec<Value>,
+    text: String,
+    ids: Vec<u32>,
 }
 
 impl Encoder {
@@ -26,7 +45,26 @@ impl Encoder {
              name one by data.template",
         )?;
         let kwargs = [&self.options.template_kwargs, &record.template_kwargs];
-        let renderer = Renderer { encoder: self, templates, variables: Variables { tools: &record.tools, kwargs } };
+        let variables = Variables { tools: &record.tools, kwargs };
+        let renderer = Renderer { encoder: self, templates, variables, gaps: Gaps::default() };
+        let mut notes = Vec::new();
+        let (prompt, mut paths) = renderer.paths(record, parts, &mut notes)?;
+        reading::settle(&renderer, &mut paths.iter_mut().map(|path| &mut path.messages).collect::<Vec<_>>())?;
+        let prompt = renderer.prompt(paths[0].messages[..prompt].to_vec())?;
+        let (branches, shared) = renderer.branches(&prompt, &paths, &mut notes)?;
+        let whole = renderer.render(&paths[0].messages, false)?;
+        left_out::from_prompt(&renderer, record, &prompt.messages, &whole, &mut notes);
+        Ok(Sketch { prompt: Some(shared.unwrap_or(prompt.ids)), branches, notes })
+    }
+}
+
+impl Renderer<'_> {
+    pub fn render(&self, messages: &[Value], generation: bool) -> Result<String> {
+        self.templates.render(messages, &self.variables, generation)
+    }
+
+    /// Messages of the prompt, and every response's conversation with the prompt in front.
+    fn paths(&self, record: &Record, parts: &[Part], notes: &mut Vec<Note>) -> Result<(usize, Vec<Path>)> {
         let mut paths: Vec<Vec<Value>> = Vec::new();
         for Part { parent, text, .. } in parts {
             let mut path = parent.map(|parent| paths[parent].clone()).unwrap_or_default();
@@ -42,109 +80,101 @@ impl Encoder {
             !prompt.is_empty(),
             "the conversation begins with the assistant: put a message of the user in front of it"
         );
-        let (text, ids) = renderer.encode(&prompt, true)?;
-        let mut branches = Vec::new();
+        let mut found = Vec::new();
         for (Part { name, parent, .. }, path) in parts.iter().zip(paths) {
-            let whole = [&prompt[..], &path[shared..]].concat();
-            let branch = renderer.branch(&whole, prompt.len(), (&text, &ids));
-            let (ids, unscored) = branch.with_context(|| format!("`{name}`"))?;
-            branches.push(Branch { part: name.clone(), parent: *parent, ids, unscored });
+            let mut messages = [&prompt[..], &path[shared..]].concat();
+            let muted = reading::tidy(self.templates, &mut messages, prompt.len(), notes)
+                .with_context(|| format!("`{name}`"))?;
+            found.push(Path { name: name.clone(), parent: *parent, messages, muted });
         }
-        Ok(Sketch { prompt: Some(ids), branches })
+        Ok((prompt.len(), found))
     }
-}
 
-impl Renderer<'_> {
-    fn encode(&self, messages: &[Value], generation: bool) -> Result<(String, Vec<u32>)> {
-        let text = self.templates.render(messages, &self.variables, generation)?;
+    fn prompt(&self, messages: Vec<Value>) -> Result<Prompt> {
+        let text = self.render(&messages, true)?;
         let ids = self.encoder.tokenizer.encode_rendered(&text)?;
-        Ok((text, ids))
+        Ok(Prompt { messages, text, ids })
     }
 
-    /// Ids of a conversation and which of them, behind its first `prompt` messages, are not an assistant's.
-    fn branch(
+    /// The responses in tokens; and what takes the place of the prompt's own ids, where a conversation does not begin as
+    /// the prompt does.
+    fn branches(
         &self,
-        messages: &[Value],
-        prompt: usize,
-        (prompt_text, prompt_ids): (&str, &[u32]),
-    ) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let assistants = messages[prompt..].iter().filter(|message| is_assistant(message)).count();
-        ensure!(assistants > 0, "there is no message with role `assistant` to learn from: give one");
-        let (text, ids) = self.encode(messages, false)?;
-        if messages.len() == prompt + 1 {
-            if let Some(tail) = text.strip_prefix(prompt_text) {
-                check_inside(&messages[prompt], &text, tail)?;
-            } else {
-                let start = common_prefix(prompt_ids, &ids);
-                self.check_tokens(&messages[prompt], &text, &(start..ids.len()))?;
-            }
-            return Ok((ids, Vec::new()));
+        prompt: &Prompt,
+        paths: &[Path],
+        notes: &mut Vec<Note>,
+    ) -> Result<(Vec<Branch>, Option<Vec<u32>>)> {
+        let simple = paths.iter().map(|path| self.simple(prompt, path, notes));
+        if let Some(branches) = simple.collect::<Result<Option<Vec<Branch>>>>()? {
+            return Ok((branches, None));
         }
-        let mut unscored = Vec::new();
-        let mut at = common_prefix(prompt_ids, &ids);
-        for (i, message) in messages.iter().enumerate().skip(prompt).filter(|(_, message)| is_assistant(message)) {
-            let turn = self.turn(messages, i, &text, &ids)?;
-            let turn = turn.start.max(at)..turn.end;
-            self.check_tokens(message, &text, &turn)?;
-            if at < turn.start {
-                unscored.push(at..turn.start);
-            }
-            at = turn.end;
+        let named = |path: &Path| format!("`{}`", path.name);
+        let wholes = paths.iter().map(|path| Whole::new(self, &path.messages, false).with_context(|| named(path)));
+        let wholes = wholes.collect::<Result<Vec<_>>>()?;
+        let before = Whole::new(self, &prompt.messages, true)?;
+        let splits: Vec<Split> = wholes.iter().map(|whole| whole.split(&before)).collect();
+        // What a generation prompt opens belongs to the prompt in all conversations of the row, or in none.
+        let common = splits.iter().map(|split| split.common).min().unwrap_or(0);
+        let mut branches = Vec::new();
+        for ((path, whole), split) in paths.iter().zip(&wholes).zip(&splits) {
+            let opening = split.shortened(common);
+            let turns = whole.turns(self, prompt.messages.len(), opening).with_context(|| named(path))?;
+            left_out::from_turns(whole, &turns, &path.muted, notes).with_context(|| named(path))?;
+            branches.push(self.branch(path, whole, &turns).with_context(|| named(path))?);
         }
-        if at < ids.len() && messages.last().is_some_and(|message| !is_assistant(message)) {
+        let begins = wholes.iter().all(|whole| whole.text().starts_with(&prompt.text));
+        Ok((branches.iter().map(|(branch, _)| branch.clone()).collect(), (!begins).then(|| own_prompt(&branches))))
+    }
+
+    /// A response of one message that continues the prompt's text: all behind the prompt is the assistant's. `None` if it
+    /// is of another kind.
+    fn simple(&self, prompt: &Prompt, path: &Path, notes: &mut Vec<Note>) -> Result<Option<Branch>> {
+        let Path { name, parent, messages, muted } = path;
+        if messages.len() != prompt.messages.len() + 1
+            || role(&messages[prompt.messages.len()]) != "assistant"
+            || !muted.is_empty()
+        {
+            return Ok(None);
+        }
+        let text = self.render(messages, false).with_context(|| format!("`{name}`"))?;
+        let Some(tail) = text.strip_prefix(&prompt.text) else { return Ok(None) };
+        left_out::from_tail(messages, &text, tail, notes).with_context(|| format!("`{name}`"))?;
+        let ids = self.encoder.tokenizer.encode_rendered(&text)?;
+        Ok(Some(Branch { part: name.clone(), parent: *parent, ids, unscored: Vec::new() }))
+    }
+
+    /// The ids of a conversation, everything but the turns unscored; and the first token of its first turn.
+    fn branch(&self, path: &Path, whole: &Whole, turns: &[Turn]) -> Result<(Branch, usize)> {
+        let (ids, offsets) = self.encoder.tokenizer.encode_with_offsets(whole.text())?;
+        let (mut unscored, mut at, mut first) = (Vec::new(), 0, None);
+        for turn in turns.iter().filter(|turn| !path.muted.contains(&turn.message)) {
+            let tokens = turn.tokens(whole.text(), &offsets);
+            let start = tokens.start.max(at);
+            if start >= tokens.end {
+                continue;
+            }
+            first.get_or_insert(start);
+            if at < start {
+                unscored.push(at..start);
+            }
+            at = tokens.end;
+        }
+        if at < ids.len() {
             unscored.push(at..ids.len());
         }
-        Ok((ids, unscored))
-    }
-
-    /// The tokens of message `i`, an assistant's, within the whole conversation.
-    fn turn(&self, messages: &[Value], i: usize, text: &str, ids: &[u32]) -> Result<Range<usize>> {
-        let start = common_prefix(&self.encode(&messages[..i], true)?.1, ids);
-        if i + 1 == messages.len() {
-            return Ok(start..ids.len());
-        }
-        let end = common_prefix(&self.encode(&messages[..=i], false)?.1, ids);
-        let turn = start..end.max(start);
-        if self.check_tokens(&messages[i], text, &turn).is_ok() && turn.start < turn.end {
-            return Ok(turn);
-        }
-        // The template writes this message otherwise once more follow it (Qwen3 leaves its reasoning out): it ends with
-        // the first end of turn behind its text.
-        let offsets = self.encoder.tokenizer.offsets(text)?;
-        let from = offsets.get(start).map_or(text.len(), |offset| offset.0);
-        let content = messages[i]["content"].as_str().unwrap_or_default();
-        let content = content.rsplit("</think>").next().unwrap_or_default().trim();
-        let behind = text.get(from..).and_then(|rest| rest.find(content)).map(|at| from + at + content.len());
-        let ends = |&k: &usize| offsets[k].0 >= behind.unwrap_or(0) && self.encoder.tokenizer.is_end(ids[k]);
-        match (behind, (start..ids.len()).find(ends)) {
-            (Some(_), Some(end)) => Ok(start..end + 1),
-            _ => bail!(
-                "the chat template leaves out or rewrites the assistant's message {} ({}): remove the messages behind it",
-                i + 1,
-                excerpt(content)
-            ),
-        }
-    }
-
-    fn check_tokens(&self, message: &Value, text: &str, tokens: &Range<usize>) -> Result<()> {
-        let offsets = self.encoder.tokenizer.offsets(text)?;
-        let at = |token: usize| offsets.get(token).map_or(text.len(), |offset| offset.0);
-        check_inside(message, text, text.get(at(tokens.start)..at(tokens.end)).unwrap_or_default())
+        let first = first
+            .context("there is no message with role `assistant` to learn from, or its template shows none: give one")?;
+        let Path { name, parent, .. } = path;
+        Ok((Branch { part: name.clone(), parent: *parent, ids, unscored }, first))
     }
 }
 
-/// Refuses a border that leaves some of the assistant's text to the prompt. A template may rewrite a message, so text
-/// that is nowhere to be found is its business.
-fn check_inside(message: &Value, text: &str, scored: &str) -> Result<()> {
-    let content = message["content"].as_str().unwrap_or_default().trim();
-    ensure!(!scored.is_empty(), "the chat template writes nothing for the assistant's message: check the template");
-    ensure!(
-        scored.contains(content) || !text.contains(content),
-        "the chat template renders prompt and conversation so that some of the assistant's text ({}) counts as \
-         prompt: name another template by data.template",
-        excerpt(content)
-    );
-    Ok(())
+/// What the conversations themselves have in common before their first turn.
+fn own_prompt(branches: &[(Branch, usize)]) -> Vec<u32> {
+    let mut tops = branches.iter().filter(|(branch, _)| branch.parent.is_none());
+    let Some((first, start)) = tops.next() else { return Vec::new() };
+    let common = tops.map(|(branch, start)| common_prefix(&first.ids, &branch.ids).min(*start));
+    first.ids[..common.fold(*start, usize::min)].to_vec()
 }
 
 /// Without a prompt: messages that all responses begin with, and at least one left to each; a conversation alone
@@ -179,5 +209,5 @@ fn messages(text: &Text) -> &[Value] {
 }
 
 fn is_assistant(message: &Value) -> bool {
-    message["role"] == "assistant"
+    role(message) == "assistant"
 }

@@ -27,6 +27,9 @@ impl Fields<'_> {
     pub(super) fn values(&self, body: &Body) -> Result<Vec<(Kind, Vec<f64>)>> {
         let given = |kind, columns: &[Column]| {
             let numbers: Option<Vec<f64>> = columns.iter().map(|&column| self.number(column)).collect();
+            if numbers.is_some() {
+                columns.iter().for_each(|&column| self.mark_used(self.name(column)));
+            }
             numbers.map(|numbers| (kind, numbers))
         };
         let mut values: Vec<(Kind, Vec<f64>)> = match body {
@@ -68,9 +71,12 @@ impl Fields<'_> {
 
     pub(super) fn rationale(&mut self) -> Result<Option<[String; 2]>> {
         let names = [Column::RationalePrompt, Column::Rationale].map(|column| self.name(column).to_owned());
+        // A rationale without a prompt is no field of ours.
+        if !self.has(Column::RationalePrompt) {
+            return Ok(None);
+        }
         match [Column::RationalePrompt, Column::Rationale].map(|column| self.take(column)) {
             [Some(Value::String(prompt)), Some(Value::String(rationale))] => Ok(Some([prompt, rationale])),
-            [None, _] => Ok(None),
             _ => bail!("fields `{}` and `{}`: give both, as text", names[0], names[1]),
         }
     }
