@@ -105,7 +105,7 @@ impl Config {
                 let mut ids = tokenizer.encode(text).expect("a text is encoded");
                 tokenizer.end(&mut ids);
                 tokenizer.decode(&ids).expect("ids are decoded");
-                tokenizer.offsets(text).expect("tokens have places");
+                tokenizer.encode_with_offsets(text).expect("tokens have places");
             }
             Err(why) => check_refusal(&why),
         }

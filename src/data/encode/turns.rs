@@ -88,11 +88,12 @@ impl<'a> Whole<'a> {
         self.marked.span(&self.pieces[piece], at)
     }
 
-    /// First and last place of a message's pieces.
+    /// First and last place of a message's pieces, where they stand together last: a template may quote one before.
     fn places(&self, message: usize) -> Option<(usize, usize)> {
         let own = |place: &usize| self.message_of(*place) == message;
-        let count = self.marked.places.len();
-        Some(((0..count).find(own)?, (0..count).rfind(own)?))
+        let last = (0..self.marked.places.len()).rfind(own)?;
+        let first = (0..=last).rev().take_while(own).last()?;
+        Some((first, last))
     }
 
     /// The text between two neighbouring places with the roles of their messages, and where it begins.
@@ -116,7 +117,7 @@ impl<'a> Whole<'a> {
             let free = turns.last().map_or(0, |turn| turn.span.end);
             let start = if message == prompt { opening.at() } else { self.start(renderer, message, places)? };
             let end = self.end(renderer, message, places)?;
-            let said = places.map_or(free, |(first, last)| self.span_of(last).end.max(self.span_of(first).end));
+            let said = places.map_or(free, |(_, last)| self.span_of(last).end);
             let first = places.map_or(start, |(first, _)| self.span_of(first).start);
             let start = start.min(first).max(free);
             turns.push(Turn { message, span: start..end.max(said).max(start), said });
@@ -135,9 +136,11 @@ impl<'a> Whole<'a> {
             return Ok(self.text().len());
         }
         let gap = places.and_then(|(_, last)| self.gap(Some(last), Some(last + 1)));
-        renderer
-            .gaps
-            .find(gap, false, || Ok(self.split(&Whole::new(renderer, &self.messages[..=message], false)?).at()))
+        renderer.gaps.find(gap, false, || match Whole::new(renderer, &self.messages[..=message], false) {
+            Ok(beginning) => Ok(self.split(&beginning).at()),
+            // A template that refuses the beginning ends this turn as it ends the last.
+            Err(_) => Ok(self.as_the_last(places)),
+        })
     }
 
     /// How far the text behind a turn agrees with the text behind the last piece of all.
