@@ -574,8 +574,9 @@ fn is_assistant(message: &Value) -> bool {
     role(message) == "assistant"
 }
 
+/// A list, or its JSON text, as tables often hold one.
 fn items(name: &str, value: Value) -> Result<Vec<Value>> {
-    match value {
+    match from_json_text(value) {
         Value::Array(items) => Ok(items),
         value => bail!("field `{name}` is {}: give a list", kind(&value)),
     }

@@ -111,6 +111,9 @@ fn messages_may_come_as_their_json_text() {
     }
     let python = json!({"prompt": "p", "completion": "[{'role': 'user', 'content': 'q'}]"});
     assert!(refusal(python).contains("is the text of a Python list of messages"));
+    let list = json!({"prompt": "p", "responses": "[\"a\", \"b\"]", "scores": "[1, 2]"});
+    let Body::List { responses, scores, .. } = read(list).body else { panic!() };
+    assert_eq!((responses, scores), (vec![plain("a"), plain("b")], vec![1.0, 2.0]));
     let tools = json!(["{\"name\": \"t\"}", {"name": "u"}]);
     let row =
         json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": tools});

@@ -110,7 +110,8 @@ fn what_a_template_moves_into_the_last_turn_of_the_user_is_not_learnt() {
     let encoder = encoder(LAST_USER);
     let (whole, notes) = tree(&encoder, json!({"messages": talk()}));
     assert_eq!(learnt(&encoder, &whole.segments[1]), [" first word</s>", " last word</s>"]);
-    assert_eq!(notes, []);
+    let foreign = "ends a turn without an EOS token of the model folder, such as \"<|im_end|>\"";
+    assert_eq!(notes, [Note::Template(foreign.into())]);
     let tools = json!([{"type": "function", "function": {"name": "weather"}}]);
     let (whole, _) = tree(&encoder, json!({"messages": talk(), "tools": tools}));
     assert_eq!(learnt(&encoder, &whole.segments[1]), [" first word</s>", " last word</s>"]);
@@ -140,7 +141,12 @@ fn turns_that_a_template_rewrites_are_found_with_any_eos() {
         let (whole, notes) = tree(&encoder, json!({"messages": talk}));
         let want = ["first word<|im_end|>\n", "<think>\n\n</think>\n\nlast word<|im_end|>\n"];
         assert_eq!(learnt(&encoder, &whole.segments[1]), want, "{eos}");
-        assert_eq!(notes, [Note::Template("leaves out the assistant's reasoning".into())], "{eos}");
+        let mut wanted = vec![Note::Template("leaves out the assistant's reasoning".into())];
+        if eos != "<|im_end|>" {
+            let foreign = "ends a turn without an EOS token of the model folder, such as \"<|endoftext|>\"";
+            wanted.push(Note::Template(foreign.into()));
+        }
+        assert_eq!(notes, wanted, "{eos}");
     }
 }
 

@@ -9,10 +9,13 @@ use super::{
 };
 use crate::data::{
     notes::Note,
-    records::{Record, Text, role},
+    records::{Record, Text, excerpt, role},
     template::{Templates, Variables},
     tokenize::common_prefix,
 };
+
+/// Tokens at the end of a conversation among which its EOS is.
+const LAST: usize = 8;
 
 /// A template with what the row gives it.
 pub(super) struct Renderer<'a> {
@@ -52,9 +55,23 @@ impl Encoder {
         reading::settle(&renderer, &mut paths.iter_mut().map(|path| &mut path.messages).collect::<Vec<_>>())?;
         let prompt = renderer.prompt(paths[0].messages[..prompt].to_vec())?;
         let (branches, shared) = renderer.branches(&prompt, &paths, &mut notes)?;
+        self.note_ends(&branches, &mut notes);
         let whole = renderer.render(&paths[0].messages, false)?;
         left_out::from_prompt(&renderer, record, &prompt.messages, &whole, &mut notes);
         Ok(Sketch { prompt: Some(shared.unwrap_or(prompt.ids)), branches, notes })
+    }
+}
+
+impl Encoder {
+    /// A model stops at an EOS of its folder, and learns to write one only if its template does.
+    fn note_ends(&self, branches: &[Branch], notes: &mut Vec<Note>) {
+        let is_leaf = |i: usize| !branches.iter().any(|branch| branch.parent == Some(i));
+        let ends = |branch: &Branch| branch.ids.iter().rev().take(LAST).any(|&id| self.tokenizer.is_end(id));
+        if branches.iter().enumerate().any(|(i, branch)| is_leaf(i) && !ends(branch)) {
+            let eos = self.tokenizer.piece(self.tokenizer.eos());
+            let what = format!("ends a turn without an EOS token of the model folder, such as {}", excerpt(&eos));
+            notes.push(Note::Template(what));
+        }
     }
 }
 
