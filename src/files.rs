@@ -31,6 +31,21 @@ pub fn write_whole(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Resul
     })
 }
 
+/// Finds out whether [`write_whole`] could write `path`, and leaves nothing behind.
+///
+/// # Errors
+/// It could not.
+pub fn try_whole(path: &Path) -> Result<()> {
+    let part = part_name(path);
+    match File::options().write(true).create_new(true).open(&part) {
+        // Another process is at it, or was.
+        Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(()),
+        opened => opened
+            .and_then(|_| fs::remove_file(&part))
+            .with_context(|| format!("{}: cannot be written", path.display())),
+    }
+}
+
 /// Fills a folder under a temporary name and moves it to `target`, which must not exist.
 ///
 /// # Errors

@@ -118,6 +118,15 @@ impl Tree {
         self.segments.iter().map(|s| s.tokens.len()).sum()
     }
 
+    /// Tokens from a root to the end of its longest continuation: the positions that a model needs.
+    pub fn longest_path(&self) -> usize {
+        let mut depth = vec![0; self.segments.len()];
+        for (i, segment) in self.segments.iter().enumerate() {
+            depth[i] = segment.parent.map_or(0, |parent| depth[parent]) + segment.tokens.len();
+        }
+        depth.into_iter().max().unwrap_or(0)
+    }
+
     /// Prediction rows: one per scored token that has a token before it.
     pub fn rows(&self) -> usize {
         self.segments.iter().map(Segment::rows).sum()

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod escape;
 pub mod files;
 pub mod forest;
 pub mod loss;

@@ -2,21 +2,23 @@
 
 use std::{
     fmt::Write as _,
-    io::{ErrorKind, IsTerminal, Write as _, stdout},
+    io::{IsTerminal, stdout},
     path::PathBuf,
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
     config::Config,
     data::{Dataset, tokenize::Tokenizer},
+    escape::visible,
     forest::{Segment, Tree},
     model::ModelConfig,
     train::{
         batches::{self, Packing},
         prepare::Sets,
+        unused::{self, Facts},
     },
 };
 
@@ -42,13 +44,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let mut sets = Sets::read(&config, &ModelConfig::load(&config.model.path)?)?;
     sets.reshape(&config.loss.read()?, &config)?;
-    let text = report(&config, &sets, args.show, stdout().is_terminal())?;
-    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
-        // Whoever read along has seen enough.
-        Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
-        done => done.context("standard output: cannot be written")?,
+    let mut text = report(&config, &sets, args.show, stdout().is_terminal())?;
+    for note in notes(&config, &sets)? {
+        let _ = writeln!(text, "{}", visible(&note));
     }
+    super::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What of the configuration a run would not use.
+fn notes(config: &Config, sets: &Sets) -> Result<Vec<String>> {
+    let steps = batches::loader(&sets.train, config)?.steps_in(config.train.epochs);
+    let total_steps = config.train.steps.or(steps).unwrap_or(u64::MAX);
+    unused::notes(&Facts { config, loss: &config.loss.read()?, total_steps, device: None })
 }
 
 fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<String> {
@@ -57,7 +65,7 @@ fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<Stri
         text += &row(tree, sets.encoder.tokenizer(), color)?;
     }
     for origin in &sets.origins {
-        let _ = writeln!(text, "{origin}");
+        let _ = writeln!(text, "{}", visible(origin));
     }
     text += &file("train", &sets.train, config)?;
     let _ = writeln!(text, "  {}", batches::packing(&sets.train, config)?.describe(&config.batch));
@@ -69,7 +77,7 @@ fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<Stri
 
 /// A row's segments as text and as tokens; what the loss covers is green on a terminal and in brackets elsewhere.
 fn row(tree: &Tree, tokenizer: &Tokenizer, color: bool) -> Result<String> {
-    let mut text = format!("{}: {} tokens\n", tree.name, tree.tokens());
+    let mut text = format!("{}: {} tokens\n", visible(&tree.name), tree.tokens());
     let mut sequence = 0;
     for segment in &tree.segments {
         let name = if segment.scored { scored_name(tree, sequence) } else { "prompt".to_owned() };
@@ -116,7 +124,7 @@ fn tokens(segment: &Segment, tokenizer: &Tokenizer, color: bool) -> String {
             text += open;
         }
         marked = covered(at);
-        text += &tokenizer.piece(id).replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
+        text += &visible(&tokenizer.piece(id));
     }
     if marked {
         text += close;
@@ -147,7 +155,7 @@ fn file(name: &str, data: &Dataset, config: &Config) -> Result<String> {
         packing.unshared
     );
     for skipped in data.skipped.iter().take(LISTED) {
-        let _ = writeln!(text, "  left out: {skipped}");
+        let _ = writeln!(text, "  left out: {}", visible(skipped));
     }
     if data.skipped.len() > LISTED {
         let _ = writeln!(text, "  and {} more left out", data.skipped.len() - LISTED);

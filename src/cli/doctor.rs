@@ -1,12 +1,8 @@
 //! `warpo doctor`: what this program can run on, and what it was built from.
 
-use std::{
-    fmt::Write as _,
-    io::{ErrorKind, Write as _, stdout},
-    process::ExitCode,
-};
+use std::{fmt::Write as _, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::device::{
     Device, HostOptions,
@@ -18,11 +14,7 @@ use crate::device::{
 pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode> {
-    match stdout().write_all(report()?.as_bytes()).and_then(|()| stdout().flush()) {
-        // Whoever read along has seen enough.
-        Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
-        done => done.context("standard output: cannot be written")?,
-    }
+    super::print(&report()?)?;
     Ok(ExitCode::SUCCESS)
 }
 

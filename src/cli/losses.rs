@@ -4,10 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::{
-    loss::{find, page},
-    train::log::say,
-};
+use crate::loss::{find, page};
 
 /// Arguments of `warpo losses`.
 #[derive(clap::Args)]
@@ -19,14 +16,12 @@ pub struct Args {
 /// Lists the losses, or describes one.
 ///
 /// # Errors
-/// There is no loss of this name.
+/// There is no loss of this name, or standard output cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    match &args.name {
-        Some(name) => {
-            let entry = page::entry(find(name).with_context(|| format!("`{name}`"))?);
-            say(entry.trim_start_matches("### ").trim_end());
-        }
-        None => say(page::list().trim_end()),
-    }
+    let text = match &args.name {
+        Some(name) => page::entry(find(name).with_context(|| format!("`{name}`"))?),
+        None => page::list(),
+    };
+    super::print(&format!("{}\n", text.trim_start_matches("### ").trim_end()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,12 +4,18 @@ mod data;
 mod doctor;
 mod losses;
 mod score;
+mod signals;
 mod train;
 
-use std::process::ExitCode;
+use std::{
+    io::{ErrorKind, Write, stderr, stdout},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+use crate::escape::visible_lines;
 
 /// Trains transformers from preferences with hand-written CUDA kernels.
 #[derive(Parser)]
@@ -33,16 +39,44 @@ enum Command {
     Doctor(doctor::Args),
 }
 
-/// Reads the command line and runs the command. Wrong usage ends the process with exit code 2 (clap's own).
+/// Reads the command line and runs the command. Wrong usage gives exit code 2 (clap's own).
 ///
 /// # Errors
 /// The command failed.
 pub fn run() -> Result<ExitCode> {
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(why) => return wrong_usage(&why),
+    };
+    match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Losses(args) => losses::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+    }
+}
+
+/// Help and the version as clap shows them; a mistake without its colours, for it repeats what was typed.
+fn wrong_usage(why: &clap::Error) -> Result<ExitCode> {
+    if !why.use_stderr() {
+        match why.print() {
+            Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
+            done => done.context("standard output: cannot be written")?,
+        }
+    } else {
+        let _ = write!(stderr(), "{}", visible_lines(&why.render().to_string()));
+    }
+    Ok(ExitCode::from(u8::try_from(why.exit_code()).unwrap_or(2)))
+}
+
+/// Writes what a command makes to standard output.
+///
+/// # Errors
+/// It cannot be written, but for a reader that has seen enough (`| head`).
+fn print(text: &str) -> Result<()> {
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("standard output: cannot be written"),
     }
 }

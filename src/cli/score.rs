@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     config::{Config, Precision},
@@ -18,7 +18,7 @@ pub struct Args {
     /// Rows to score: every form and file type that `warpo train` reads; a pattern in quotes for several files
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// JSON lines, one a row; must not exist
+    /// JSON lines, one a row: a file that does not exist, a pipe, or `-` for standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Adds the log-probability of every token
@@ -49,7 +49,24 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     config.train.precision = args.precision;
     config.train.threads = args.threads;
     let config = config.with_overrides(&args.set)?;
+    args.set.iter().try_for_each(|text| refuse_unused(text))?;
     let options = Options { config, device: args.device, out: args.out.clone(), per_token: args.per_token };
     score::run(&options)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys that `warpo score` reads, and sections of which it reads every key but those that are named with them.
+const USED: [&str; 5] = ["model.path", "data.train", "batch.tokens", "train.precision", "train.threads"];
+const SECTIONS: [(&str, &str); 2] = [("data.", "data.eval"), ("cache.", "")];
+
+/// Refuses an override that would change nothing.
+fn refuse_unused(text: &str) -> Result<()> {
+    let key = text.split('=').next().unwrap_or_default().trim();
+    let whole = SECTIONS.iter().any(|(section, except)| key.starts_with(section) && key != *except);
+    ensure!(
+        USED.contains(&key) || whole,
+        "--set {text}: `{key}` has no effect on `warpo score`: remove it; [data], [cache] and {} have one",
+        USED.join(", ")
+    );
+    Ok(())
 }

@@ -1,29 +1,15 @@
 //! `warpo train RUN.toml`.
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use anyhow::Result;
 
+use super::signals::{self, INTERRUPTED};
 use crate::{
     config::Config,
     device::Choice,
-    train::{self, Outcome},
+    train::{self, Outcome, Stop},
 };
-
-/// Exit code of a run that was interrupted and saved, as shells count a SIGINT.
-const INTERRUPTED: u8 = 130;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -51,25 +37,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         PathBuf::from("runs").join(stem)
     });
     let options = train::Options { config, device: args.device, out, resume: args.resume };
-    let stop = on_interrupt()?;
+    let stop = Stop::default();
+    signals::listen(&stop)?;
     match train::run(&options, &stop)? {
         Outcome::Finished => Ok(ExitCode::SUCCESS),
         Outcome::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
     }
-}
-
-/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process at once. SIGHUP is left alone, for `nohup`.
-fn on_interrupt() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("the handler for Ctrl-C cannot be set")?;
-    thread::spawn(move || {
-        for _ in signals.forever() {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(i32::from(INTERRUPTED));
-            }
-            eprintln!("interrupted: the step is finished and saved; once more ends at once");
-        }
-    });
-    Ok(stop)
 }

@@ -11,6 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::Config;
 
+/// How serde begins to tell of a key that there is not.
+const UNKNOWN: &str = "unknown field ";
+
 /// Where each dotted key was set, for messages.
 #[derive(Default)]
 pub(super) struct Origins {
@@ -56,14 +59,14 @@ pub(super) fn read(file: &Path, overrides: &[String]) -> Result<(Config, Origins
     let document = Document::parse(&name, &text)?;
     let mut table = document.config()?;
     let folder = std::path::absolute(file)?.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-    make_absolute(&mut table, &folder);
+    make_absolute(&mut table, &folder).with_context(|| name.clone())?;
     override_all(table, overrides, Origins { file: name.clone(), keys: document.lines() })
 }
 
 /// The same for a configuration made in code.
 pub(super) fn apply(config: &Config, overrides: &[String]) -> Result<(Config, Origins)> {
-    let mut table = toml::Table::try_from(config)?;
-    make_absolute(&mut table, &std::env::current_dir().context("the current folder cannot be read")?);
+    let mut table = toml::Table::try_from(config).context("a name of a file or folder is not UTF-8: rename it")?;
+    make_absolute(&mut table, &std::env::current_dir().context("the current folder cannot be read")?)?;
     override_all(table, overrides, Origins::default())
 }
 
@@ -137,7 +140,7 @@ fn walk(table: &DeTable, prefix: &str, visit: &mut impl FnMut(&str, usize, usize
     }
 }
 
-/// Applies `key=value`; gives back the key.
+/// Applies `key=value`; gives back the key. Without a value, a key that need not be set is unset.
 fn set(table: &mut toml::Table, text: &str) -> Result<String> {
     let Some((key, value)) = text.split_once('=') else {
         bail!("--set {text}: no `=`; write --set section.key=value, such as --set optim.lr=1e-6");
@@ -145,19 +148,56 @@ fn set(table: &mut toml::Table, text: &str) -> Result<String> {
     let (key, raw) = (key.trim(), value.trim());
     // What is not a TOML value is a string without quotes.
     let value = raw.parse::<toml::Value>().unwrap_or_else(|_| toml::Value::String(raw.to_owned()));
-    let mut path: Vec<&str> = key.split('.').collect();
-    let last = path.pop().unwrap_or_default();
-    let mut section = &mut *table;
-    for part in path {
-        let entry = section.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        section = entry.as_table_mut().with_context(|| format!("--set {text}: `{part}` is a value, not a section"))?;
+    let (section, last) = place(table, key).with_context(|| format!("--set {text}"))?;
+    let before = section.insert(last.to_owned(), value);
+    if raw.is_empty() && optional(key)? {
+        // An unknown key is refused below, with or without a value.
+        let unknown = Config::deserialize_table(table.clone()).is_err_and(|why| why.message().starts_with(UNKNOWN));
+        let checked_later = key.starts_with("loss.") && before.is_none();
+        ensure!(!checked_later, "--set {text}: `{key}` is not set: there is nothing to unset");
+        if !unknown {
+            place(table, key)?.0.remove(last);
+        }
     }
-    section.insert(last.to_owned(), value);
     if let Err(error) = Config::deserialize_table(table.clone()) {
         bail!("--set {text}: {}", describe(key, Some(raw), &error));
     }
-    make_absolute(table, &std::env::current_dir().context("the current folder cannot be read")?);
+    make_absolute(table, &std::env::current_dir().context("the current folder cannot be read")?)?;
     Ok(key.to_owned())
+}
+
+/// The table that holds a dotted key, and the key's last part. A number names a place in a list, as in `loss.0.beta`; a list
+/// of one needs none.
+fn place<'a, 'b>(table: &'a mut toml::Table, key: &'b str) -> Result<(&'a mut toml::Table, &'b str)> {
+    let (path, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut parts = path.split('.').filter(|part| !part.is_empty()).peekable();
+    let mut section = table;
+    while let Some(part) = parts.next() {
+        let entry = section.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        section = match entry {
+            toml::Value::Table(inner) => inner,
+            toml::Value::Array(list) => {
+                let count = list.len();
+                let named = parts.next_if(|part| part.parse::<usize>().is_ok()).and_then(|part| part.parse().ok());
+                let at: usize = named.or((count == 1).then_some(0)).with_context(|| {
+                    format!("`{part}` is a list of {count}: name the one that is meant, such as `{part}.0.{last}`")
+                })?;
+                let entry = list
+                    .get_mut(at)
+                    .with_context(|| format!("`{part}.{at}`: `{part}` is a list of {count}, counted from 0"))?;
+                entry.as_table_mut().with_context(|| format!("`{part}.{at}` is a value, not a section"))?
+            }
+            _ => bail!("`{part}` is a value, not a section"),
+        };
+    }
+    Ok((section, last))
+}
+
+/// Whether a key may be unset: what the defaults do not write out.
+fn optional(key: &str) -> Result<bool> {
+    let defaults = toml::Value::try_from(Config::default())?;
+    let found = key.split('.').try_fold(&defaults, |section, part| section.get(part));
+    Ok(found.is_none() && key.contains('.'))
 }
 
 impl Config {
@@ -167,7 +207,7 @@ impl Config {
 }
 
 /// Joins relative paths to `folder`. Paths made absolute earlier stay as they are.
-fn make_absolute(table: &mut toml::Table, folder: &Path) {
+fn make_absolute(table: &mut toml::Table, folder: &Path) -> Result<()> {
     let paths = [
         ("model", "path"),
         ("model", "older_reference"),
@@ -179,25 +219,32 @@ fn make_absolute(table: &mut toml::Table, folder: &Path) {
     for (section, key) in paths {
         let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) else { continue };
         if !(section == "cache" && value.as_str() == Some("off")) {
-            join(value, folder);
+            join(value, folder)?;
         }
     }
+    Ok(())
 }
 
 /// A path, a table with one, or a list of both.
-fn join(value: &mut toml::Value, folder: &Path) {
+fn join(value: &mut toml::Value, folder: &Path) -> Result<()> {
     match value {
-        toml::Value::String(path) if !path.is_empty() => *path = folder.join(&*path).display().to_string(),
-        toml::Value::Array(list) => list.iter_mut().for_each(|value| join(value, folder)),
-        toml::Value::Table(table) => table.get_mut("path").into_iter().for_each(|path| join(path, folder)),
+        toml::Value::String(path) if !path.is_empty() => {
+            let joined = folder.join(&*path);
+            let name =
+                joined.to_str().with_context(|| format!("{}: the name is not UTF-8: rename it", joined.display()))?;
+            *path = name.to_owned();
+        }
+        toml::Value::Array(list) => list.iter_mut().try_for_each(|value| join(value, folder))?,
+        toml::Value::Table(table) => table.get_mut("path").into_iter().try_for_each(|path| join(path, folder))?,
         _ => {}
     }
+    Ok(())
 }
 
 /// The serde message with the key in front and a remedy behind.
 fn describe(key: &str, value: Option<&str>, error: &toml::de::Error) -> String {
     let message = one_line(error);
-    if let Some(rest) = message.strip_prefix("unknown field ") {
+    if let Some(rest) = message.strip_prefix(UNKNOWN) {
         let known = rest.split_once(", expected ").map_or("none", |(_, known)| known);
         return format!("unknown key `{key}`; correct the name or remove it, known here: {known}");
     }

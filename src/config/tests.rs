@@ -44,6 +44,49 @@ fn overrides_in_order_with_toml_values_and_bare_strings() {
 }
 
 #[test]
+fn an_override_without_a_value_unsets() {
+    let text = format!("{SMALL}eval = \"e.jsonl\"\ntemplate = \"t.jinja\"\n[train]\nsteps = 3\n[loss]\nbeta = 0.3\n");
+    assert!(load(&text, &[]).unwrap().data.eval.is_some());
+    let config = load(&text, &["data.eval=", "data.template =", "train.steps=", "loss.beta=", "batch.packs="]).unwrap();
+    let expected = load(SMALL, &[]).unwrap();
+    assert_eq!((&config.data.eval, &config.data.template), (&None, &None));
+    assert_eq!((&config.train, &config.loss, &config.batch), (&expected.train, &expected.loss, &expected.batch));
+    // What has a default is given another value, and names stay checked.
+    for (set, part) in [
+        ("optim.lr=", "`optim.lr` = : invalid type"),
+        ("data.train=", "`data.train` is not set"),
+        ("model.path=", "`model.path` is not set"),
+        ("data.evil=", "unknown key `data.evil`"),
+        ("loss.betta=", "`loss.betta` is not set"),
+        ("eval=", "unknown key `eval`"),
+    ] {
+        let why = refusal(&text, &[set]);
+        assert!(why.contains(part), "{set}: {why}");
+    }
+    assert_eq!(load(SMALL, &["cache.dir="]).unwrap().cache.folder(), None);
+}
+
+#[test]
+fn an_override_names_a_place_in_a_list() {
+    let two = format!("{SMALL}[[loss]]\nname = \"dpo\"\n[[loss]]\nname = \"sft\"\nweight = 0.5\n");
+    let of = |config: &Config, at: usize, key: &str| config.loss.0[at][key].as_float();
+    let config = load(&two, &["loss.0.beta=3.0", "loss.1.weight=0.25"]).unwrap();
+    assert_eq!((of(&config, 0, "beta"), of(&config, 1, "weight")), (Some(3.0), Some(0.25)));
+    let one = format!("{SMALL}[[loss]]\nname = \"dpo\"\n");
+    for set in ["loss.beta=3.0", "loss.0.beta=3.0"] {
+        assert_eq!(of(&load(&one, &[set]).unwrap(), 0, "beta"), Some(3.0), "{set}");
+    }
+    for (set, part) in [
+        ("loss.beta=3.0", "`loss` is a list of 2: name the one that is meant, such as `loss.0.beta`"),
+        ("loss.2.beta=3.0", "`loss.2`: `loss` is a list of 2, counted from 0"),
+        ("model.path.x=1", "`path` is a value, not a section"),
+    ] {
+        let why = refusal(&two, &[set]);
+        assert!(why.starts_with(&format!("--set {set}: ")) && why.contains(part), "{set}: {why}");
+    }
+}
+
+#[test]
 fn the_resolved_file_gives_the_same_configuration() {
     let config = load(SMALL, &["train.steps=3", "data.eval=e.jsonl", "optim.lr=0.1"]).unwrap();
     assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);

@@ -6,6 +6,7 @@
 mod chat;
 mod documents;
 mod early;
+mod fit;
 mod left_out;
 mod marks;
 mod reading;
@@ -24,6 +25,8 @@ use super::{
     tokenize::{Tokenizer, common_prefix},
 };
 use early::TooLong;
+use fit::Fit;
+pub use fit::too_long_for_the_model;
 
 use crate::{
     cache::{Key, KeyBuilder},
@@ -40,6 +43,8 @@ pub struct Options {
     pub long_text: LongText,
     /// Variables for the chat template; those of a row win.
     pub template_kwargs: Map<String, Value>,
+    /// Tokens that the model reads: the longest path of a tree.
+    pub positions: usize,
 }
 
 impl Options {
@@ -51,6 +56,7 @@ impl Options {
             long_response: LongResponse::Error,
             long_text: LongText::Error,
             template_kwargs: Map::new(),
+            positions: usize::MAX,
         }
     }
 }
@@ -120,8 +126,14 @@ impl Encoder {
         };
         let (long_prompt, long_response, long_text) = (data.long_prompt, data.long_response, data.long_text);
         let templates = Templates::load(&model.path, data.template.as_deref())?;
-        let options = Options { limits, long_prompt, long_response, long_text, template_kwargs };
+        let options = Options { limits, long_prompt, long_response, long_text, template_kwargs, positions: usize::MAX };
         Ok(Self::new(Tokenizer::load(&model.path, vocab)?, templates, options))
+    }
+
+    /// For a model that reads so many tokens.
+    pub fn within(mut self, positions: usize) -> Self {
+        self.options.positions = positions;
+        self
     }
 
     /// Longest parts of a row.
@@ -241,7 +253,7 @@ impl Encoder {
 
     /// Tokens of a block of a document.
     fn block(&self) -> usize {
-        self.options.limits.response.min(self.options.limits.tree)
+        self.options.limits.response.min(self.options.limits.tree).min(self.options.positions)
     }
 
     fn tree(&self, at: &str, record: &Record, sketch: Sketch) -> Result<Encoded> {
@@ -258,6 +270,15 @@ impl Encoder {
         prompt.truncate(root_end);
         let too_long = |part: &str, tokens: usize, key: &str, limit: usize| {
             format!("{part} has {tokens} tokens, `{key}` = {limit}: shorten it or raise {key}")
+        };
+        let longest = ends.iter().map(|end| end - root_end).max().unwrap_or(0);
+        let limits = match self.options.fit(prompt.len(), longest) {
+            _ if self.splits(record) => *limits,
+            Fit::Within { prompt, response } => Limits { prompt, response, ..*limits },
+            Fit::Drop => {
+                return Ok(Encoded::Dropped(self.options.too_long_for_the_model(prompt.len() + longest)));
+            }
+            Fit::Refuse => bail!(self.options.too_long_for_the_model(prompt.len() + longest)),
         };
         let prompt_cut = prompt.len() > limits.prompt;
         if prompt_cut {
@@ -296,6 +317,7 @@ impl Encoder {
         if self.splits(record) && tree.tokens() > self.block() {
             return Ok(Encoded::Blocks { trees: documents::split(tree, self.block())?, notes });
         }
+        self.check_path(&tree)?;
         Ok(Encoded::Tree { tree, prompt_cut, responses_cut, notes })
     }
 
@@ -325,7 +347,15 @@ impl Encoder {
             "both sides have the same token ids: remove the row"
         );
         fill_values(&mut tree, record, &[0, 1]);
+        self.check_path(&tree)?;
         Ok(Encoded::Tree { tree, prompt_cut: false, responses_cut: 0, notes: record.notes.clone() })
+    }
+
+    /// Refuses what is longer than the model reads and has no policy.
+    fn check_path(&self, tree: &Tree) -> Result<()> {
+        let longest = tree.longest_path();
+        ensure!(longest <= self.options.positions, self.options.too_long_for_the_model(longest));
+        Ok(())
     }
 
     /// A third sequence: why the chosen response is the better one, behind a prompt of its own.

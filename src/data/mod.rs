@@ -114,6 +114,7 @@ impl Dataset {
         let mut data = Self::default();
         let mut form: Option<(Form, String)> = None;
         let (mut count, mut bad, mut first, mut behind_bad) = (0, 0, None, 0usize);
+        let mut dropped = None;
         loop {
             // The text of one block is in memory at a time.
             let block = next_block(&mut rows)?;
@@ -133,6 +134,9 @@ impl Dataset {
                     Ok((found, at, encoded)) => {
                         let (form, first) = form.get_or_insert_with(|| (found, at.clone()));
                         same_form((*form, first), (found, &at))?;
+                        if let Encoded::Dropped(why) = &encoded {
+                            dropped.get_or_insert_with(|| format!("{at}: {why}"));
+                        }
                         data.push(&at[name.len()..], encoded);
                     }
                     Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
@@ -150,6 +154,13 @@ impl Dataset {
         match first {
             Some(error) => bail!("{error} {}", how_to_skip(bad, count)),
             None => {}
+        }
+        if let (true, Some(dropped)) = (data.trees.is_empty(), dropped) {
+            let (all, others) = (data.report.rows_dropped, data.skipped.len());
+            bail!(
+                "{name}: no row is left: {all} of {count} were dropped as too long (data.long_prompt, data.long_response) and \
+                 {others} left out; the first: {dropped}"
+            );
         }
         ensure!(count == 0 || !data.trees.is_empty(), "{}", no_row(&name, count, data.skipped.first()));
         Ok(data)

@@ -84,6 +84,14 @@ impl MetricSums {
     }
 }
 
+/// The mean absolute log-ratio of a sequence in these sums, 0 while the policy is the reference; and the rows of a sequence
+/// on average.
+pub(super) fn log_ratio(sums: &[f64]) -> (f64, f64) {
+    let sequences = (sums.len() / SUMS).max(1) as f64;
+    let sum = |column: usize| sums.chunks_exact(SUMS).map(|sums| sums[column].abs()).sum::<f64>();
+    (sum(RHO) / sequences, sum(ROWS) / sequences)
+}
+
 impl Measured<'_> {
     fn column(&self, slot: usize, column: usize) -> f64 {
         self.sums[self.groups.slots[slot] * SUMS + column]
@@ -91,14 +99,6 @@ impl Measured<'_> {
 
     fn reward(&self, slot: usize) -> f64 {
         self.loss.beta() * self.column(slot, RHO)
-    }
-
-    /// The largest mean absolute log-ratio per sequence, and the rows of a sequence on average: 0 while the policy is the
-    /// reference.
-    pub fn log_ratio(&self) -> (f64, f64) {
-        let sequences = self.groups.rows.len().max(1) as f64;
-        let sum = |column: usize| self.sums.chunks_exact(SUMS).map(|sums| sums[column].abs()).sum::<f64>();
-        (sum(RHO) / sequences, sum(ROWS) / sequences)
     }
 
     /// The step's metrics.

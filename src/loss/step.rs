@@ -4,7 +4,7 @@ use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Mean, Measured, Reading};
+use super::{Groups, Head, Loss, Mean, Measured, Reading, metrics::log_ratio};
 use crate::{
     device::{Buffer, Device},
     ops::{
@@ -159,6 +159,15 @@ impl<'a> Step<'a> {
         let penalties = [penalty(parameter::WEIGHT_PENALTY), penalty(parameter::DIVERGENCE_WEIGHT_PENALTY)];
         let slots = &self.micro[micro].slots;
         loss_rows::by_weights(self.device, outputs, &self.groups.slopes, rows, sequence_rows, slots, penalties)
+    }
+
+    /// Waits for the mean absolute log-ratio of a sequence, 0 while the policy is the reference; and the rows of a sequence on
+    /// average.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub fn log_ratio(&self) -> Result<(f64, f64)> {
+        Ok(log_ratio(&self.device.download(&self.groups.sums)?))
     }
 
     /// Starts to read what the step's metrics are made of.

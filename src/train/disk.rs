@@ -5,13 +5,14 @@
 use std::{
     io::{self, ErrorKind},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use rustix::fs::statvfs;
+
+use super::Stop;
 
 /// How often a stop is looked for while waiting.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -32,10 +33,10 @@ impl Patience {
     ///
     /// # Errors
     /// That of the last attempt.
-    pub fn run<R>(&self, stop: &AtomicBool, say: impl Fn(&str), mut attempt: impl FnMut() -> Result<R>) -> Result<R> {
+    pub fn run<R>(&self, stop: &Stop, say: impl Fn(&str), mut attempt: impl FnMut() -> Result<R>) -> Result<R> {
         for wait in &self.0 {
             match attempt() {
-                Err(why) if is_full(&why) && !stop.load(Ordering::SeqCst) => {
+                Err(why) if is_full(&why) && !stop.requested() => {
                     say(&format!("disk full: waiting, trying again in {} s: {why:#}", wait.as_secs()));
                     sleep(*wait, stop);
                 }
@@ -46,9 +47,9 @@ impl Patience {
     }
 }
 
-fn sleep(time: Duration, stop: &AtomicBool) {
+fn sleep(time: Duration, stop: &Stop) {
     let started = Instant::now();
-    while started.elapsed() < time && !stop.load(Ordering::SeqCst) {
+    while started.elapsed() < time && !stop.requested() {
         thread::sleep(GLANCE.min(time));
     }
 }

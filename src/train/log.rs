@@ -2,10 +2,13 @@
 
 use std::{
     io::{IsTerminal, Write, stderr, stdout},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::escape::visible;
 
 /// Where the terminal is not one, a progress line comes at least this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
@@ -85,7 +88,7 @@ impl Counter {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{msg}  {human_pos} rows  {per_sec}");
             bar.set_style(style.expect("the template is constant"));
-            bar.with_message(what.to_owned())
+            bar.with_message(visible(what).into_owned())
         });
         Self(bar)
     }
@@ -102,9 +105,21 @@ impl Drop for Counter {
     }
 }
 
-/// One line on standard output. A reader that went away (`| head`) does not stop a run.
+/// Whether standard output holds what a command makes, so that lines for people go to standard error.
+static OUTPUT_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on lines for people go to standard error: standard output holds what the command makes.
+pub fn leave_output_alone() {
+    OUTPUT_TAKEN.store(true, Ordering::SeqCst);
+}
+
+/// One line on standard output, shown as a terminal may see it. A reader that went away (`| head`) does not stop a run.
 pub fn say(line: &str) {
-    let _ = writeln!(stdout(), "{line}");
+    let line = visible(line);
+    let _ = match OUTPUT_TAKEN.load(Ordering::SeqCst) {
+        false => writeln!(stdout(), "{line}"),
+        true => writeln!(stderr(), "{line}"),
+    };
 }
 
 /// Seconds and minutes for people: `48s`, `3m05s`, `2h07m`.

@@ -29,6 +29,7 @@ pub struct Metrics {
     written: u64,
     /// Whole records that found no room yet.
     waiting: Vec<u8>,
+    evaluated: Option<u64>,
 }
 
 impl Metrics {
@@ -46,7 +47,13 @@ impl Metrics {
         files::write_whole(path, |file| Ok(file.write_all(&kept)?))?;
         let open = OpenOptions::new().append(true).open(path);
         let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
-        Ok(Self { path: path.to_path_buf(), file, written: kept.len() as u64, waiting: Vec::new() })
+        let (written, waiting, evaluated) = (kept.len() as u64, Vec::new(), evaluated(&kept));
+        Ok(Self { path: path.to_path_buf(), file, written, waiting, evaluated })
+    }
+
+    /// The step of the evaluation that the file ended with when it was opened, if it ended with one.
+    pub fn evaluated(&self) -> Option<u64> {
+        self.evaluated
     }
 
     /// Appends one record, or keeps it in memory while the disk is full: true if it is the first that has to wait. A number
@@ -101,4 +108,11 @@ fn keep_until(bytes: &[u8], step: u64) -> Vec<u8> {
         kept.extend_from_slice(line);
     }
     kept
+}
+
+/// The step of the last record, if that is one of held-out rows.
+fn evaluated(bytes: &[u8]) -> Option<u64> {
+    let last = bytes.strip_suffix(b"\n")?.rsplit(|&b| b == b'\n').next()?;
+    let record: Record = serde_json::from_slice(last).ok()?;
+    record.keys().any(|name| name.starts_with("eval_")).then(|| record.get("step").and_then(Value::as_u64))?
 }

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod evaluate;
 pub mod folder;
 mod hash;
+mod health;
 pub mod log;
 pub mod metrics;
 pub mod prepare;
@@ -20,13 +21,21 @@ pub mod score;
 pub mod settings;
 mod space;
 pub mod step;
+mod stop;
 pub mod token_mask;
+pub mod unused;
 
 use std::path::PathBuf;
 
-use crate::{config::Config, device::Choice};
+use anyhow::{Context, Result};
+
+use crate::{
+    config::Config,
+    device::{Choice, Device, HostOptions, host::workers},
+};
 
 pub use run::{run, run_with};
+pub use stop::{Phase, Stop};
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -45,4 +54,10 @@ pub enum Outcome {
     Finished,
     /// Stopped on request, with everything saved that a resume needs.
     Interrupted,
+}
+
+/// Opens the device that was asked for; `key` names the number of worker threads in messages.
+fn open_device(choice: Choice, host: HostOptions, key: &str) -> Result<Device> {
+    let opened = Device::open(choice, host);
+    if host.threads > workers::most() { opened.with_context(|| format!("`{key}` = {}", host.threads)) } else { opened }
 }

@@ -24,7 +24,7 @@ use crate::{
     data::{
         Dataset,
         cache::{Origin, TokenCache},
-        encode::Encoder,
+        encode::{Encoder, too_long_for_the_model},
         source,
     },
     device::{DType, Device},
@@ -147,7 +147,7 @@ impl Sets {
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
     pub fn read(config: &Config, model: &ModelConfig) -> Result<Self> {
-        let encoder = Encoder::from_config(config, model.vocab)?;
+        let encoder = Encoder::from_config(config, model.vocab)?.within(model.positions);
         let options = format!("{}\n{}", encoder.key().hex(), encoding_options(config)?);
         let open = |folder| TokenCache::new(folder, &config.model.path, &options);
         let cache = config.cache.folder().map(open).transpose()?;
@@ -336,14 +336,8 @@ pub fn dtype(config: &Config) -> DType {
 /// Names the first such row.
 pub fn check_lengths<'a>(trees: impl IntoIterator<Item = &'a Tree>, model: &ModelConfig) -> Result<()> {
     for tree in trees {
-        let longest = longest_path(tree);
-        ensure!(
-            longest <= model.positions,
-            "{}: prompt and response have {longest} tokens, the model has {} positions: shorten it or lower \
-             data.max_prompt_tokens",
-            tree.name,
-            model.positions
-        );
+        let longest = tree.longest_path();
+        ensure!(longest <= model.positions, "{}: {}", tree.name, too_long_for_the_model(longest, model.positions));
     }
     Ok(())
 }
@@ -375,12 +369,4 @@ pub fn capacity(files: &[&Dataset], config: &Config, device: &Device, model: &Mo
     let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
     let head_chunk_rows = head::default_chunk_rows(device, dtype(config), model.vocab, model.hidden);
     Capacity { tokens, rows, head_chunk_rows }
-}
-
-fn longest_path(tree: &Tree) -> usize {
-    let mut depth = vec![0; tree.segments.len()];
-    for (i, segment) in tree.segments.iter().enumerate() {
-        depth[i] = segment.parent.map_or(0, |parent| depth[parent]) + segment.tokens.len();
-    }
-    depth.into_iter().max().unwrap_or(0)
 }

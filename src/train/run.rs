@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,19 +11,22 @@ use half::bf16;
 use serde_json::Value;
 
 use super::{
-    Options, Outcome, batches,
+    Options, Outcome, Phase, Stop, batches,
     binding::{self, Hashes, Machine, REFERENCE},
     checkpoint::{self, State},
     disk::Patience,
     evaluate,
     folder::RunFolder,
+    health::{self, Course, Probe},
     log::{self, Terminal, say},
     metrics::{Metrics, Record},
+    open_device,
     prepare::{self, Inputs, Start},
     reference::{self, Pass, Reference},
     settings,
     step::{Done, Queued, Trainer},
     token_mask::TokenMasks,
+    unused::{self, Facts},
 };
 use crate::{
     config::{Config, Init, Precision},
@@ -43,11 +43,11 @@ const METRICS: &str = "metrics.jsonl";
 /// So many steps in a row without a finite gradient norm end the run.
 const SKIPS_ALLOWED: u64 = 5;
 
-/// Trains as `options` say. `stop` ends the run after the step at hand, with everything saved.
+/// Trains as `options` say. `stop` ends the run after the pack or the step at hand, with everything saved.
 ///
 /// # Errors
 /// Anything that ends the run before its last step, in one line.
-pub fn run(options: &Options, stop: &AtomicBool) -> Result<Outcome> {
+pub fn run(options: &Options, stop: &Stop) -> Result<Outcome> {
     let host = HostOptions { threads: options.config.train.threads, ..HostOptions::default() };
     run_with(options, host, stop)
 }
@@ -56,8 +56,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Result<Outcome> {
+pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
     let config = &options.config;
+    refuse_cache(options)?;
     // Before anything in the folder is read, and until the run has ended.
     let folder = RunFolder::open(&options.out)?;
     if !folder.is_locked() {
@@ -67,7 +68,7 @@ pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Resu
         ));
     }
     let start = prepare::start(options)?;
-    let device = Device::open(options.device, host)?;
+    let device = open_device(options.device, host, "train.threads")?;
     prepare::check_kernels(config, &device)?;
     let inputs = Inputs::read(config)?;
     let resumed = prepare::check_resumed(&start, &inputs, &options.out, config, &device)?;
@@ -84,10 +85,22 @@ pub fn run_with(options: &Options, host: HostOptions, stop: &AtomicBool) -> Resu
     }
 }
 
+/// A run must not end up among what the cache keeps, as `warpo train cache.toml` would.
+fn refuse_cache(options: &Options) -> Result<()> {
+    let Some(cache) = options.config.cache.folder() else { return Ok(()) };
+    let same = std::path::absolute(&options.out)? == std::path::absolute(cache)?;
+    ensure!(
+        !same,
+        "run folder {}: it is the folder of the cache (`cache.dir`): name another by --out",
+        options.out.display()
+    );
+    Ok(())
+}
+
 /// Says what is about to happen, before it takes time.
 fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPlan) -> Result<()> {
     say(&format!("device: {}", device.describe()));
-    say(&plan.to_string());
+    plan.to_string().lines().for_each(say);
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
     say(&format!("loss: {}", inputs.loss.names()));
     say(&format!("data: {} rows to train on, {eval} held out", inputs.train.rows()));
@@ -107,6 +120,8 @@ fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &MemoryPla
     }
     let packing = batches::packing(&inputs.train, config)?;
     say(&packing.describe(&config.batch));
+    let facts = Facts { config, loss: &inputs.loss, total_steps: inputs.total_steps, device: Some(device) };
+    unused::notes(&facts)?.iter().for_each(|note| say(note));
     Ok(())
 }
 
@@ -136,6 +151,13 @@ struct Run<'a, T> {
     /// When the last checkpoint was saved, or the first step began.
     saved: Instant,
     patience: Patience,
+    /// What the first training row was given before the first step.
+    start: Option<Probe>,
+    /// Of the first and the last step that were read.
+    losses: Option<[f64; 2]>,
+    grad_norms: Option<[f64; 2]>,
+    /// Of the held-out rows, the last time they were looked at.
+    eval_loss: Option<f64>,
 }
 
 impl<'a, T: Float> Run<'a, T> {
@@ -194,16 +216,32 @@ impl<'a, T: Float> Run<'a, T> {
         }
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
         let launched = state.step;
-        let (saved, patience) = (Instant::now(), Patience::default());
-        Ok(Self { options, inputs, trainer, loader, rate, state, launched, unread: None, resumed, saved, patience })
+        let run = Self {
+            options,
+            inputs,
+            trainer,
+            loader,
+            rate,
+            state,
+            launched,
+            unread: None,
+            resumed,
+            saved: Instant::now(),
+            patience: Patience::default(),
+            start: None,
+            losses: None,
+            grad_norms: None,
+            eval_loss: None,
+        };
+        Ok(run)
     }
 
-    fn train(mut self, stop: &AtomicBool) -> Result<Outcome> {
+    fn train(mut self, stop: &Stop) -> Result<Outcome> {
+        stop.enter(Phase::Starting);
         // Nothing was written until here: a run refused for its inputs leaves no folder behind.
         prepare::open_folder(&self.options.out, self.config())?;
         let Some(references) = self.references(stop)? else {
-            say("interrupted before the first step: there is nothing to save yet");
-            return Ok(Outcome::Interrupted);
+            return Ok(self.interrupted_early());
         };
         let before = std::mem::take(&mut self.state.bound);
         self.state.bound = self.inputs.bound.clone().with_reference(&self.options.out.join(REFERENCE))?.hashes();
@@ -213,9 +251,18 @@ impl<'a, T: Float> Run<'a, T> {
         let mut terminal = Terminal::new(self.state.step, self.state.total_steps, self.config().train.log_every);
         if let Some(step) = self.resumed {
             terminal.say(&format!("resumed after step {step} of {}", self.state.total_steps));
-        } else {
-            self.evaluate(&held_out, &references.1, &mut metrics, &terminal)?;
         }
+        // An interruption may have left off the evaluation that belongs to the checkpoint.
+        let owed = self.resumed.is_none_or(|step| self.evaluates(step) && metrics.evaluated() != Some(step));
+        if owed {
+            self.evaluate(stop, &held_out, &references.1, &mut metrics, &terminal)?;
+        }
+        if stop.requested() {
+            terminal.finish();
+            return Ok(self.interrupted_early());
+        }
+        self.look_before(&terminal)?;
+        stop.enter(Phase::Stepping);
         let stopped = self.steps(stop, &references, &held_out, &mut metrics, &mut terminal)?;
         terminal.finish();
         if stopped {
@@ -223,13 +270,39 @@ impl<'a, T: Float> Run<'a, T> {
             say(&format!("interrupted after step {step} of {total_steps}: --resume goes on"));
             return Ok(Outcome::Interrupted);
         }
-        self.finish(stop)
+        self.finish(stop, &terminal)
+    }
+
+    /// Says before the first step what cannot go well.
+    fn look_before(&mut self, terminal: &Terminal) -> Result<()> {
+        let probe = Probe::of(&self.trainer.model, &self.inputs.train.trees[0])?;
+        health::too_fast(self.config().optim.lr, probe.size).iter().for_each(|warning| terminal.say(warning));
+        self.start = self.resumed.is_none().then_some(probe);
+        Ok(())
+    }
+
+    /// Refuses weights that are of no use, and says what speaks against the others.
+    fn look_after(&self, terminal: &Terminal) -> Result<()> {
+        let Trainer { model, .. } = &self.trainer;
+        let end = Probe::of(model, &self.inputs.train.trees[0])?;
+        if let Some(why) = health::useless(model, self.start, end)? {
+            bail!(
+                "the run diverged: {why}: the model is not saved; lower `optim.lr` = {:?} or lengthen the warm-up; checkpoints \
+                 in {} are kept",
+                self.config().optim.lr,
+                self.options.out.display()
+            );
+        }
+        let probes = self.start.map(|start| [start, end]);
+        let course = Course { probes, losses: self.losses, grad_norms: self.grad_norms };
+        course.warning(model.config().vocab).iter().for_each(|warning| terminal.say(warning));
+        Ok(())
     }
 
     /// All steps, with their evaluations and checkpoints. True if `stop` came before the last.
     fn steps(
         &mut self,
-        stop: &AtomicBool,
+        stop: &Stop,
         (train_reference, eval_reference): &(Reference, Reference),
         held_out: &[Vec<usize>],
         metrics: &mut Metrics,
@@ -240,20 +313,22 @@ impl<'a, T: Float> Run<'a, T> {
             self.launch(train_reference, metrics, terminal)?;
             let step = self.launched;
             let last = step == self.state.total_steps;
-            let evaluates = last || is_due(step, self.config().train.eval_every);
+            let evaluates = self.evaluates(step);
             let saves = last || is_due(step, self.config().train.save_every) || self.is_overdue();
             // The first step's gradients are looked at before the next one overwrites them.
             let goes_on = self.trainer.model.device().runs_ahead() && step > 1;
-            if goes_on && !evaluates && !saves && !stop.load(Ordering::SeqCst) {
+            if goes_on && !evaluates && !saves && !stop.requested() {
                 continue;
             }
             self.read(metrics, terminal)?;
-            if evaluates {
-                self.evaluate(held_out, eval_reference, metrics, terminal)?;
-            }
-            let stopping = !last && stop.load(Ordering::SeqCst);
+            let done = !evaluates || self.evaluate(stop, held_out, eval_reference, metrics, terminal)?;
+            let stopping = stop.requested() && !(last && done);
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state.skipped_in_a_row == 0;
+            if last && !stopping {
+                stop.enter(Phase::Ending);
+                self.look_after(terminal)?;
+            }
             if last || stopping || (healthy && saves) {
                 let saved = self.save(metrics, terminal, healthy, stop)?;
                 self.saved = Instant::now();
@@ -277,9 +352,22 @@ impl<'a, T: Float> Run<'a, T> {
         &self.options.config
     }
 
+    /// Whether the held-out rows are looked at after this step.
+    fn evaluates(&self, step: u64) -> bool {
+        step == self.state.total_steps || is_due(step, self.config().train.eval_every)
+    }
+
+    fn interrupted_early(&self) -> Outcome {
+        match self.resumed {
+            None => say("interrupted before the first step: there is nothing to save yet"),
+            Some(step) => say(&format!("interrupted before another step: the checkpoint of step {step} is as it was")),
+        }
+        Outcome::Interrupted
+    }
+
     /// Reference log-probabilities of both files: read if they are there, computed and written if this run starts.
     /// `None` if `stop` came first.
-    fn references(&self, stop: &AtomicBool) -> Result<Option<(Reference, Reference)>> {
+    fn references(&self, stop: &Stop) -> Result<Option<(Reference, Reference)>> {
         let loss = &self.trainer.loss;
         // A reference that runs beside the policy gives its values as they are needed.
         if loss.needs_divergence() || !loss.needs_reference() && !self.config().train.track_reference {
@@ -329,7 +417,7 @@ impl<'a, T: Float> Run<'a, T> {
     }
 
     /// Log-probabilities of both files under the weights the model has now; `None` if `stop` came first.
-    fn reference_pass(&self, stop: &AtomicBool, name: &str) -> Result<Option<[Reference; 2]>> {
+    fn reference_pass(&self, stop: &Stop, name: &str) -> Result<Option<[Reference; 2]>> {
         let (train, eval) = (&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees));
         let config = self.config();
         let started = Instant::now();
@@ -341,7 +429,7 @@ impl<'a, T: Float> Run<'a, T> {
         let bar = Terminal::new(0, missing as u64, u64::MAX);
         let sets = pass.run(|done| {
             bar.show(done as u64, "reference log-probabilities");
-            !stop.load(Ordering::SeqCst)
+            !stop.requested()
         });
         bar.finish();
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
@@ -381,12 +469,16 @@ impl<'a, T: Float> Run<'a, T> {
     fn read(&mut self, metrics: &mut Metrics, terminal: &mut Terminal) -> Result<()> {
         let Some(Launched { queued, lr, data, epoch, time: [start, end] }) = self.unread.take() else { return Ok(()) };
         let done = self.trainer.finish(queued)?;
+        let course = |seen: Option<[f64; 2]>, now: f64| Some([seen.map_or(now, |[first, _]| first), now]);
+        self.losses = done.metrics.get("loss").and_then(|loss| course(self.losses, loss));
+        self.grad_norms = course(self.grad_norms, f64::from(done.update.grad_norm));
         let seconds = self.trainer.model.device().elapsed_ms(&start, &end)? / 1e3;
         self.advance(&done, data, epoch);
         if metrics.write(&self.record(&done, lr, seconds))? {
             terminal.say("disk full: the records of metrics.jsonl wait in memory");
         }
         terminal.step(self.state.step, &summary(&done, seconds));
+        done.notes.iter().for_each(|note| terminal.say(note));
         if !done.update.applied {
             let State { step, skipped_steps, skipped_in_a_row, .. } = self.state;
             terminal.say(&format!(
@@ -440,25 +532,30 @@ impl<'a, T: Float> Run<'a, T> {
         record
     }
 
+    /// Writes a record of the held-out rows, if there are any. False, and no record, if `stop` came first.
     fn evaluate(
-        &self,
+        &mut self,
+        stop: &Stop,
         held_out: &[Vec<usize>],
         reference: &Reference,
         metrics: &mut Metrics,
         terminal: &Terminal,
-    ) -> Result<()> {
-        let Some(eval) = &self.inputs.eval else { return Ok(()) };
+    ) -> Result<bool> {
+        let Some(eval) = &self.inputs.eval else { return Ok(true) };
         let State { step, epoch, .. } = self.state;
-        let means = self.trainer.evaluate(&eval.trees, held_out, reference, step == 0)?;
+        let go_on = || !stop.requested();
+        let means = self.trainer.evaluate(&eval.trees, held_out, reference, step == 0, go_on)?;
+        let Some(means) = means else { return Ok(false) };
+        self.eval_loss = means.get("loss");
         if metrics.write(&evaluate::record(step, epoch, &means))? {
             terminal.say("disk full: the records of metrics.jsonl wait in memory");
         }
         terminal.say(&evaluate::summary(step, &means));
-        Ok(())
+        Ok(true)
     }
 
     /// A full disk is waited for; what is there stays.
-    fn save(&self, metrics: &mut Metrics, terminal: &Terminal, prune: bool, stop: &AtomicBool) -> Result<PathBuf> {
+    fn save(&self, metrics: &mut Metrics, terminal: &Terminal, prune: bool, stop: &Stop) -> Result<PathBuf> {
         let Trainer { model, optimizer, masks, .. } = &self.trainer;
         let out = &self.options.out;
         let attempt = || {
@@ -486,10 +583,35 @@ impl<'a, T: Float> Run<'a, T> {
         format!("{}: not saved: make room there{spare}, then go on with --resume: {from}", folder.display())
     }
 
+    /// What the last steps and the last evaluation say against the weights.
+    fn unsound_end(&self) -> Option<String> {
+        let State { skipped_in_a_row, total_steps, .. } = self.state;
+        if skipped_in_a_row > 0 {
+            return Some(format!(
+                "the gradient norm was not finite in the last {skipped_in_a_row} of {total_steps} steps"
+            ));
+        }
+        let losses = [("last step's", self.losses.map(|[_, last]| last)), ("held-out rows'", self.eval_loss)];
+        let (whose, loss) = losses.into_iter().find(|(_, loss)| loss.is_some_and(|loss| !loss.is_finite()))?;
+        Some(format!("the {whose} loss is {}", loss?))
+    }
+
     /// The last checkpoint's model files under a name that does not depend on the number of steps.
-    fn finish(&self, stop: &AtomicBool) -> Result<Outcome> {
+    fn finish(&self, stop: &Stop, terminal: &Terminal) -> Result<Outcome> {
         let out = &self.options.out;
         let last = checkpoint::folder(out, self.state.step);
+        if let Some(why) = self.unsound_end() {
+            bail!(
+                "the run diverged: {why}: no final model is made; lower `optim.lr` = {:?} or lengthen the warm-up; the last \
+                 weights are in {}",
+                self.config().optim.lr,
+                last.display()
+            );
+        }
+        // Saved by an interruption, and not looked at then.
+        if self.resumed == Some(self.state.total_steps) && !out.join("final").exists() {
+            self.look_after(terminal)?;
+        }
         let made = self.patience.run(stop, say, || checkpoint::finish(out, &last));
         let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
         say(&format!("done: the model is in {}", made.display()));

@@ -1,23 +1,26 @@
 //! Scoring a data file: the log-probability a model gives to every response, without training anything.
 
 use std::{
-    io::Write,
+    fs::{self, File, OpenOptions},
+    io::{BufWriter, ErrorKind, Write, stdout},
     path::{Path, PathBuf},
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use serde_json::{Map, Value, json};
 
 use super::{
     log::{self, Terminal, say},
+    open_device,
     prepare::{self, Sets},
     reference::{Pass, Reference},
 };
 use crate::{
     config::{Config, Precision},
     device::{Choice, Device, Float, HostOptions},
+    escape::visible_json,
     files,
     forest::{Forest, Tree},
     model::{MemoryPlan, Model, ModelConfig, check_kernels},
@@ -29,22 +32,22 @@ pub struct Options {
     /// `model.path`, `data.train`, `batch.tokens`, `train.precision`, `train.threads` and the options of `[data]` count.
     pub config: Config,
     pub device: Choice,
-    /// JSON lines; must not exist.
+    /// JSON lines: a file, which must not exist; a device or a pipe; or `-` for standard output.
     pub out: PathBuf,
     /// Whether a line has the log-probability of every token as well.
     pub per_token: bool,
 }
 
-/// Writes one JSON line a row of the file, in its order. The file appears whole, when all rows are scored; what a killed
+/// Writes one JSON line a row of the file, in its order. A file appears whole, when all rows are scored; what a killed
 /// run computed is in the cache.
 ///
 /// # Errors
 /// The output exists, the model or the data cannot be read, a row is bad, or the run does not fit on the device.
 pub fn run(options: &Options) -> Result<()> {
     let config = &options.config;
-    refuse_existing(&options.out)?;
+    let output = Output::open(&options.out)?;
     let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
-    let device = Device::open(options.device, host)?;
+    let device = open_device(options.device, host, "train.threads")?;
     let shape = ModelConfig::load(&config.model.path)?;
     check_kernels(&device, &shape, prepare::dtype(config), false)?;
     let sets = Sets::read(config, &shape)?;
@@ -53,30 +56,18 @@ pub fn run(options: &Options) -> Result<()> {
     let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?.on(&device, &shape);
     prepare::check_fits(&plan, &device)?;
     say(&format!("device: {}", device.describe()));
-    say(&plan.to_string());
+    plan.to_string().lines().for_each(say);
     sets.train.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
     sets.origins.iter().for_each(|origin| say(origin));
     match config.train.precision {
-        Precision::F32 => score::<f32>(options, &sets, &shape, &device, plan),
-        Precision::Bf16 => score::<bf16>(options, &sets, &shape, &device, plan),
+        Precision::F32 => score::<f32>(options, output, &sets, &shape, &device, plan),
+        Precision::Bf16 => score::<bf16>(options, output, &sets, &shape, &device, plan),
     }
-}
-
-fn refuse_existing(out: &Path) -> Result<()> {
-    let shown = out.display();
-    let exists = out.try_exists().with_context(|| format!("{shown}: cannot be looked up"))?;
-    ensure!(!exists, "{shown} exists: name another file by --out, or remove it");
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(
-        folder.is_dir(),
-        "{shown}: the folder {} does not exist: make it, or name another by --out",
-        folder.display()
-    );
-    Ok(())
 }
 
 fn score<T: Float>(
     options: &Options,
+    output: Output,
     sets: &Sets,
     shape: &ModelConfig,
     device: &Device,
@@ -98,16 +89,81 @@ fn score<T: Float>(
     bar.finish();
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
     let [values, _] = scored?.context("nothing interrupts the pass")?;
-    files::write_whole(&options.out, |file| {
+    output.write(&options.out, |file| {
         for (example, tree) in trees.iter().enumerate() {
-            serde_json::to_writer(&mut *file, &line(example, tree, &values, options.per_token)?)?;
-            file.write_all(b"\n")?;
+            let line = serde_json::to_string(&line(example, tree, &values, options.per_token)?)?;
+            writeln!(file, "{}", visible_json(&line))?;
         }
         Ok(())
     })?;
     let time = log::duration(started.elapsed());
     say(&format!("{} rows, {missing} of them computed in {time}: {}", trees.len(), options.out.display()));
     Ok(())
+}
+
+/// Names of standard output.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
+/// Where the lines go.
+enum Output {
+    /// A file that appears whole.
+    File,
+    Stdout,
+    /// A device or a pipe.
+    Stream(File),
+}
+
+impl Output {
+    /// Finds out before anything is computed whether there can be an output.
+    fn open(out: &Path) -> Result<Self> {
+        let shown = out.display();
+        if STDOUT.iter().any(|name| out == Path::new(name)) {
+            log::leave_output_alone();
+            return Ok(Self::Stdout);
+        }
+        let remedy = "name another file by --out";
+        match fs::metadata(out) {
+            Err(why) if why.kind() == ErrorKind::NotFound => {
+                let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                ensure!(
+                    folder.is_dir(),
+                    "{shown}: the folder {} does not exist: make it, or name another by --out",
+                    folder.display()
+                );
+                files::try_whole(out).with_context(|| remedy)?;
+                Ok(Self::File)
+            }
+            Err(why) => Err(why).with_context(|| format!("{shown}: cannot be looked up: {remedy}")),
+            Ok(found) if found.is_file() => bail!("{shown} exists: {remedy}, or remove it"),
+            Ok(found) if found.is_dir() => bail!("{shown} is a folder: {remedy}"),
+            Ok(_) => {
+                let stream = OpenOptions::new().write(true).open(out);
+                Ok(Self::Stream(stream.with_context(|| format!("{shown}: cannot be written: {remedy}"))?))
+            }
+        }
+    }
+
+    /// Writes through `fill`. A reader that has seen enough (`| head`) is no error.
+    fn write(self, out: &Path, fill: impl Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
+        let stream: Box<dyn Write> = match self {
+            Self::File => return files::write_whole(out, |file| fill(file)),
+            Self::Stdout => Box::new(stdout()),
+            Self::Stream(file) => Box::new(file),
+        };
+        let mut stream = BufWriter::new(stream);
+        match fill(&mut stream).and_then(|()| Ok(stream.flush()?)) {
+            Err(why) if is_broken_pipe(&why) => {
+                // What is left in the buffer has nowhere to go.
+                let _ = stream.into_parts();
+                Ok(())
+            }
+            done => done.with_context(|| format!("{}: cannot be written", out.display())),
+        }
+    }
+}
+
+fn is_broken_pipe(why: &anyhow::Error) -> bool {
+    why.downcast_ref::<std::io::Error>().is_some_and(|why| why.kind() == ErrorKind::BrokenPipe)
 }
 
 /// A row's line: `chosen_` and `rejected_` for a pair, arrays in the order of the responses for anything else.

@@ -54,6 +54,11 @@ const CONFIGURATION: &[Case] = &[
     set("an unknown key by --set", &["--set", "optim.lrr=1"], &["--set optim.lrr=1", "`optim.lrr`", "`lr`"]),
 ];
 
+/// A row whose chosen response alone is longer than the model reads.
+fn long_row() -> String {
+    format!(r#"{{"prompt": "Well?", "chosen": "{}", "rejected": " no"}}"#, " yes and no".repeat(120))
+}
+
 const DATA: &[Case] = &[
     file("no training file", |s| s.remove("train.jsonl"), &["train.jsonl", "cannot be read", "name an existing file"]),
     file("no evaluation file", |s| s.remove("eval.jsonl"), &["eval.jsonl", "cannot be read", "name an existing file"]),
@@ -108,6 +113,17 @@ const DATA: &[Case] = &[
         ],
     ),
     set(
+        "rows that are all dropped",
+        &["--set", "data.max_prompt_tokens=1", "--set", "data.long_prompt=drop"],
+        &["train.jsonl: no row is left: 4 of 4 were dropped", "data.long_prompt", "train.jsonl:1: `prompt` has"],
+    ),
+    Case {
+        name: "a response over the positions of the model",
+        damage: |s| s.second_row(long_row()),
+        args: &["--set", "batch.tokens=2048", "--set", "data.max_response_tokens=1000"],
+        says: &["train.jsonl:2: prompt and response have", "256 positions", "data.long_response", "data.on_error"],
+    },
+    set(
         "a tree over the budget of a micro-batch",
         &["--set", "batch.tokens=12"],
         &["train.jsonl:1:", "tokens, `batch.tokens` = 12", "raise batch.tokens"],
@@ -144,6 +160,15 @@ const MODEL: &[Case] = &[
         },
         &["model/model.safetensors", "truncated: expected", "found", "again"],
     ),
+];
+
+const MACHINE: &[Case] = &[
+    set(
+        "more worker threads than fit into memory",
+        &["--set", "train.threads=100000"],
+        &["`train.threads` = 100000", "at most ", "vm.max_map_count", "lower it"],
+    ),
+    set("the cache's folder as a run folder", &["--set", "cache.dir=out"], &["run folder out", "`cache.dir`", "--out"]),
 ];
 
 /// The last line of a refusal, checked for its form.
@@ -198,6 +223,33 @@ fn data() {
 #[test]
 fn model() {
     check(MODEL);
+}
+
+#[test]
+fn machine() {
+    check(MACHINE);
+}
+
+/// The model's positions are one more limit of the policies for long rows.
+#[test]
+fn rows_over_the_positions_follow_the_policies() {
+    let scratch = Scratch::new();
+    scratch.second_row(long_row());
+    let common = ["--device", "host", "--set", "batch.tokens=2048", "--set", "data.max_response_tokens=1000"];
+    for (out, policy, said) in [
+        ("skipped", "data.on_error=skip", "left out: "),
+        ("dropped", "data.long_response=drop", "long training rows: 0 prompts cut, 0 responses cut, 1 rows dropped"),
+        ("cut", "data.long_response=keep_start", "long training rows: 0 prompts cut, 1 responses cut, 0 rows dropped"),
+    ] {
+        let output = scratch.train(out, &[&common[..], &["--set", policy]].concat());
+        assert!(output.status.success(), "{policy}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(said), "{policy}: {text}");
+        let output = scratch.data(&[&common[2..], &["--set", policy, "--show", "2"]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rows = if out == "cut" { "train: 4 rows" } else { "train: 3 rows" };
+        assert!(text.contains(rows), "{policy}: {text}");
+    }
 }
 
 #[test]

@@ -7,3 +7,5 @@ mod hostile;
 mod losses;
 mod score;
 mod scratch;
+mod signals;
+mod terminal;

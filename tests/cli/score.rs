@@ -115,3 +115,60 @@ fn what_cannot_be_scored_is_refused_in_one_line() {
     let why = refused(&scratch, &[]);
     assert!(why.contains("model.safetensors") && why.lines().count() == 1, "{why}");
 }
+
+/// Keys of a run that scoring does not read, and names of outputs that cannot be.
+#[test]
+fn what_has_no_effect_or_no_place_is_refused_before_anything_is_computed() {
+    let scratch = Scratch::new();
+    for key in ["optim.lr=1", "data.eval=eval.jsonl", "train.seed=1", "batch.pairs=2", "model.init=random"] {
+        let why = refused(&scratch, &["--set", key]);
+        let name = key.split('=').next().unwrap();
+        assert!(why.contains(&format!("`{name}` has no effect on `warpo score`")), "{why}");
+    }
+    let out = |name: &str| {
+        let output = scratch.score_to(name, &[]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{name}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(out("model").contains("model is a folder"));
+    assert!(out("nowhere/x.jsonl").contains("the folder nowhere does not exist"));
+    #[cfg(target_os = "linux")]
+    for name in ["/proc/scores.jsonl", "/sys/scores.jsonl"] {
+        assert!(out(name).contains(&format!("{name}: cannot be written")), "{}", out(name));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn scores_go_to_standard_output_and_to_pipes() {
+    let scratch = Scratch::new();
+    let output = scratch.score(&[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let want = fs::read(scratch.path("scores.jsonl")).unwrap();
+    for name in ["-", "/dev/stdout"] {
+        let output = scratch.score_to(name, &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, want, "{name}: standard output has the lines and nothing else");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("4 rows, "),
+            "what people read goes to standard error"
+        );
+    }
+    assert!(!scratch.path("-").exists());
+    let pipe = scratch.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn(move || fs::read(pipe).unwrap());
+    assert!(scratch.score_to("pipe", &[]).status.success());
+    assert_eq!(reader.join().unwrap(), want);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn scores_that_nothing_takes_are_an_error() {
+    let scratch = Scratch::new();
+    let output = scratch.score_to("/dev/full", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.starts_with("error: /dev/full: cannot be written: "), "{why}");
+    assert!(scratch.score_to("/dev/null", &[]).status.success());
+}

@@ -140,8 +140,13 @@ impl Scratch {
 
     /// `warpo score` of `train.jsonl` into `scores.jsonl`, without a cache.
     pub fn score(&self, args: &[&str]) -> Output {
+        self.score_to("scores.jsonl", args)
+    }
+
+    /// The same into another file.
+    pub fn score_to(&self, out: &str, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
-        command.args(["score", "--model", "model", "--data", "train.jsonl", "--out", "scores.jsonl"]);
+        command.args(["score", "--model", "model", "--data", "train.jsonl", "--out", out]);
         self.run(command.args(["--device", "host", "--set", "cache.dir=off"]).args(args))
     }
 

@@ -1,14 +1,11 @@
 //! A device whose launches return before they are done has the next step launched before one is read: nothing but the order of
 //! the host's work may change.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use warpo::{
     device::{Choice, HostOptions},
-    train::{Options, Outcome, run_with},
+    train::{Options, Outcome, Stop, run_with},
 };
 
 use super::fixture::Fixture;
@@ -20,7 +17,7 @@ fn options(fixture: &Fixture, out: &str, set: &[&str], resume: bool) -> Options 
     Options { config: fixture.config(set), device: Choice::Host, out: fixture.path(out), resume }
 }
 
-fn ahead(options: &Options, stop: &AtomicBool) -> anyhow::Result<Outcome> {
+fn ahead(options: &Options, stop: &Stop) -> anyhow::Result<Outcome> {
     run_with(options, HostOptions { threads: 2, ahead: true, ..HostOptions::default() }, stop)
 }
 
@@ -44,7 +41,7 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     let fixture = Fixture::new();
     let set = [&FREE[..], &["train.steps=40"]].concat();
     fixture.run("straight", &set).unwrap();
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     let from_outside = options(&fixture, "ahead", &set, false);
     let outcome = std::thread::scope(|scope| {
         let run = scope.spawn(|| ahead(&from_outside, &stop));
@@ -53,7 +50,7 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
             assert!(started.elapsed() < Duration::from_secs(60), "no metrics");
             std::thread::sleep(Duration::from_millis(1));
         }
-        stop.store(true, Ordering::SeqCst);
+        stop.request();
         run.join().unwrap().unwrap()
     });
     assert_eq!(outcome, Outcome::Interrupted);

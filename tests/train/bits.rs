@@ -114,3 +114,24 @@ pub fn wait_for(path: &Path, child: &mut Child) {
 fn send(signal: &str, child: &Child) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
+
+/// An interruption during an evaluation saves the step and leaves the evaluation to whoever resumes.
+#[test]
+fn an_evaluation_that_was_left_off_is_made_up_for() {
+    let fixture = Fixture::new();
+    let set = ["train.save_every=3"];
+    fixture.run("straight", &set).unwrap();
+    fixture.run("cut", &set).unwrap();
+    for folder in ["final", "checkpoint-6", "checkpoint-8"] {
+        fs::remove_dir_all(fixture.path("cut").join(folder)).unwrap();
+    }
+    let metrics = fixture.path("cut/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).unwrap();
+    let trained = |line: &&str| !(line.contains("\"step\":3,") && line.contains("eval_loss"));
+    let kept: Vec<&str> = text.lines().filter(trained).collect();
+    assert_eq!(kept.len() + 1, text.lines().count());
+    fs::write(&metrics, kept.join("\n") + "\n").unwrap();
+    let resumed = fixture.execute("cut", &["--set", set[0], "--resume"]);
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    fixture.assert_same_run("straight", "cut");
+}

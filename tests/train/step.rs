@@ -102,6 +102,47 @@ fn rounding_to_bf16_is_no_wrong_reference() {
     assert!(why.starts_with("the first log-ratios to the reference are "), "{why}");
 }
 
+/// Large logits and long responses: rounding alone moves a sequence by more than any fixed number of nats. What it does to
+/// the very rows is the limit, and another model's values are still further off.
+#[test]
+fn rounding_of_large_logits_is_no_wrong_reference() {
+    let device = Device::host(HostOptions { threads: 2, ..HostOptions::default() }).unwrap();
+    let shape = tiny_config(false, 2);
+    let trees: Vec<Tree> = (0..4).map(|seed| pair(seed, [11, 110, 97])).collect();
+    let capacity = Capacity { tokens: 1024, rows: 1024, head_chunk_rows: 512 };
+    for scale in [1.0, 30.0, 300.0] {
+        let plan = MemoryPlan::new(&shape, DType::Bf16, capacity).unwrap();
+        let model = Model::<bf16>::new(&device, &shape, plan).unwrap();
+        let start = |seed: u64| {
+            model.randomize(seed).unwrap();
+            let head = model.params().slice(model.layout().head.clone());
+            let scaled =
+                device.download(&head).unwrap().iter().map(|w| bf16::from_f32(w.to_f32() * scale)).collect::<Vec<_>>();
+            device.copy_in(&head, &scaled).unwrap();
+        };
+        start(4);
+        let reference = Reference::compute(&model, &trees, 256).unwrap();
+        let packs = batches::pack(&trees, &[0, 1, 2, 3], 1024).unwrap();
+        let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+        let trainer = Trainer::new(model, optimizer, Loss::with("dpo", &[("beta", 1.0)]).unwrap()).unwrap();
+        let done = trainer.step(&trees, &packs, &reference, 0.0, true).unwrap();
+        let rewards = ["rewards/chosen", "rewards/rejected"].map(|name| done.metrics.get(name).unwrap().abs());
+        println!("logits times {scale}: rewards of {rewards:.2?} by rounding");
+        // Far over what the limit without a look at the rows allows: 8 / 64 of the root of 100 rows.
+        assert!(scale < 300.0 || rewards[0].max(rewards[1]) > 2.0, "{rewards:?} does not show anything");
+        let other = Reference::compute(&trainer.model, &trees, 256).unwrap();
+        assert_eq!(other, reference, "a first step with a rate of 0 changes nothing");
+        trainer.model.randomize(5).unwrap();
+        let head = trainer.model.params().slice(trainer.model.layout().head.clone());
+        let scaled =
+            device.download(&head).unwrap().iter().map(|w| bf16::from_f32(w.to_f32() * scale)).collect::<Vec<_>>();
+        device.copy_in(&head, &scaled).unwrap();
+        let why =
+            trainer.step(&trees, &packs, &reference, 0.0, true).err().expect("another model's reference").to_string();
+        assert!(why.starts_with("the first log-ratios to the reference are "), "{why}");
+    }
+}
+
 #[test]
 fn an_update_that_is_not_finite_changes_nothing() {
     for_each_device(|device, on| {

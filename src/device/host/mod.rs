@@ -6,6 +6,7 @@
 pub(crate) mod gemm;
 mod simt;
 mod strict;
+pub mod workers;
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
@@ -207,7 +208,7 @@ impl HostDevice {
             std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
             "host device: this processor has no AVX2 and FMA; the host kernels are built for x86-64-v3"
         );
-        let threads = if options.strict { 1 } else { options.threads };
+        let threads = if options.strict { 1 } else { workers::resolve(options.threads)? };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("host-device-{i}"))
