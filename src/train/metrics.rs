@@ -44,7 +44,8 @@ impl Metrics {
             Err(why) if why.kind() == ErrorKind::NotFound => Vec::new(),
             Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
         };
-        files::write_whole(path, |file| Ok(file.write_all(&kept)?))?;
+        files::write_whole(path, |file| Ok(file.write_all(&kept)?))
+            .context("make room in the run folder, then go on with --resume")?;
         let open = OpenOptions::new().append(true).open(path);
         let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
         let (written, waiting, evaluated) = (kept.len() as u64, Vec::new(), evaluated(&kept));

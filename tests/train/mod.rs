@@ -1,5 +1,6 @@
 mod ahead;
 mod bits;
+mod disk;
 mod files;
 pub mod fixture;
 mod lists;
