@@ -117,17 +117,26 @@ impl State {
 
     /// As the file has it, with the hashes of the files in `folder` and its own.
     fn sealed(&self, folder: &Path) -> Result<String> {
-        let mut files = Hashes::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            files.insert(entry.file_name().to_string_lossy().into_owned(), file_hash(&entry.path())?);
-        }
-        let state = Self { format: FORMAT, files, check: NO_CHECK.into(), ..self.clone() };
+        let mut state = Self { format: FORMAT, files: Hashes::new(), check: NO_CHECK.into(), ..self.clone() };
+        hash_below(folder, "", &mut state.files)?;
         let mut text = serde_json::to_string_pretty(&state)?;
         text.push('\n');
         let check = blake3::hash(text.as_bytes()).to_hex();
         Ok(text.replace(NO_CHECK, &check))
     }
+}
+
+/// Takes in every file below `folder`, whose name is `prefix`.
+fn hash_below(folder: &Path, prefix: &str, files: &mut Hashes) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+        match path.is_dir() {
+            true => hash_below(&path, &format!("{name}/"), files)?,
+            false => drop(files.insert(name, file_hash(&path)?)),
+        }
+    }
+    Ok(())
 }
 
 /// What to do about a checkpoint that cannot be read.
@@ -342,4 +351,55 @@ fn read_header(file: &mut File) -> Result<(u64, Metadata)> {
     let expected = start + metadata.data_len() as u64;
     ensure!(bytes == expected, "{bytes} bytes instead of {expected}");
     Ok((start, metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let machine = Machine { warpo: "0".into(), kernels: "0".into(), device: "host".into() };
+        let mut state = State::new(9, 1, "seed = 1".into(), machine);
+        // Seventeen digits, which a hasty reader takes for its neighbour.
+        (state.step, state.epoch) = (3, 0.1 + 0.2);
+        state.loss_state.fill(1.0 / 3.0 + 1e-16);
+        state
+    }
+
+    /// A checkpoint folder with a file in a folder of its own.
+    fn saved() -> tempfile::TempDir {
+        let out = tempfile::tempdir().unwrap();
+        files::folder_whole(&folder(out.path(), 3), |folder| {
+            fs::write(folder.join("a.safetensors"), "weights")?;
+            fs::create_dir(folder.join("templates"))?;
+            fs::write(folder.join("templates/tool_use.jinja"), "{{ tools }}")?;
+            Ok(fs::write(folder.join(STATE), state().sealed(folder)?)?)
+        })
+        .unwrap();
+        out
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let out = saved();
+        let (_, found) = newest(out.path()).unwrap().unwrap();
+        assert_eq!(found.files.keys().collect::<Vec<_>>(), ["a.safetensors", "templates/tool_use.jinja"]);
+        assert_eq!(State { files: Hashes::new(), check: String::new(), ..found }, state());
+    }
+
+    #[test]
+    fn no_bit_of_a_checkpoint_may_turn() {
+        for name in ["a.safetensors", "templates/tool_use.jinja", STATE] {
+            let out = saved();
+            let path = folder(out.path(), 3).join(name);
+            let bytes = fs::read(&path).unwrap();
+            for at in 0..bytes.len() {
+                let mut other = bytes.clone();
+                other[at] ^= 1;
+                fs::write(&path, other).unwrap();
+                let why = format!("{:#}", newest(out.path()).unwrap_err());
+                assert!(why.contains("remove its folder") && why.contains(name), "byte {at} of {name}: {why}");
+            }
+        }
+    }
 }
