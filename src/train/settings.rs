@@ -169,7 +169,7 @@ mod tests {
         let check = |now: &str| check_saved(&saved, &config(now), Path::new("out"));
         check("train.threads = 3").unwrap();
         assert!(
-            check("optim.eps = 1e-7").unwrap_err().to_string().starts_with("`optim.eps` = 1e-7: the run in out began")
+            check("optim.eps = 0.5").unwrap_err().to_string().starts_with("`optim.eps` = 0.5: the run in out began")
         );
         assert!(check("loss.beta = 0.2").is_err());
     }
