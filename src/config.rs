@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::data::OnError;
 use crate::data::records::Columns;
 use crate::data::source::MAX_ROW_BYTES;
-use crate::data::template::RESERVED;
+use crate::data::template::{Date, RESERVED};
 pub use files::{Files, Source};
 use source::Origins;
 
@@ -76,6 +76,9 @@ pub struct Data {
     /// Jinja file with the chat template for conversational rows, instead of the model folder's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
+    /// The day that templates with `strftime_now` write, as "YYYY-MM-DD"; else the day on which the run began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<Date>,
     /// What a bad row does.
     pub on_error: OnError,
     /// Longest row, in bytes of its line or values, unpacked, 1 KiB to 1 TiB: a longer one is a bad row and never kept in
@@ -299,6 +302,7 @@ impl Default for Data {
             long_response: LongResponse::Error,
             long_text: LongText::Error,
             template: None,
+            date: None,
             on_error: OnError::Stop,
             max_row_bytes: MAX_ROW_BYTES,
             template_kwargs: toml::Table::new(),

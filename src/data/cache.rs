@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use super::{
     Dataset, Report,
     notes::{Note, Notes, Seen},
+    template,
 };
 use crate::{
     cache::{Cache, Found, Key, KeyBuilder},
@@ -60,7 +61,6 @@ const CODE: &[&str] = &[
     include_str!("encode/marks.rs"),
     include_str!("encode/reading.rs"),
     include_str!("encode/turns.rs"),
-    include_str!("template.rs"),
     include_str!("tokenize.rs"),
     include_str!("tokenize/added.rs"),
     include_str!("tokenize/long.rs"),
@@ -68,7 +68,7 @@ const CODE: &[&str] = &[
 ];
 
 /// Crates that make tokens of text; another version is another key.
-const CRATES: [&str; 4] = ["fancy-regex", "minijinja", "minijinja-contrib", "tokenizers"];
+const CRATES: [&str; 2] = ["fancy-regex", "tokenizers"];
 
 /// Where trees are kept, and what every file's key begins with.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ impl TokenCache {
                 Err(why) => return Err(why).with_context(|| format!("`{}` cannot be read", path.display())),
             };
         }
-        for code in CODE {
+        for code in CODE.iter().chain(&template::CODE) {
             key.part("code", code.as_bytes());
         }
         key.part("crates", crates(include_str!("../../Cargo.lock")).as_bytes());

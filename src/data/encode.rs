@@ -125,7 +125,7 @@ impl Encoder {
             bail!("`data.template_kwargs` is not a table");
         };
         let (long_prompt, long_response, long_text) = (data.long_prompt, data.long_response, data.long_text);
-        let templates = Templates::load(&model.path, data.template.as_deref())?;
+        let templates = Templates::of(config)?;
         let options = Options { limits, long_prompt, long_response, long_text, template_kwargs, positions: usize::MAX };
         Ok(Self::new(Tokenizer::load(&model.path, vocab)?, templates, options))
     }

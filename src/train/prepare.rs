@@ -26,6 +26,7 @@ use crate::{
         cache::{Origin, TokenCache},
         encode::{Encoder, too_long_for_the_model},
         source,
+        template::{Date, Templates},
     },
     device::{DType, Device},
     files,
@@ -37,6 +38,27 @@ use crate::{
 
 /// The resolved configuration in the run folder.
 pub const CONFIG: &str = "config.toml";
+
+/// The options with the day that the templates write, where they write one: the configuration's, that of the run that
+/// goes on, else today.
+///
+/// # Errors
+/// A template cannot be read.
+pub fn dated(options: &Options) -> Result<Options> {
+    let mut options = options.clone();
+    let date = options.config.data.date;
+    if date.is_none() && Templates::of(&options.config)?.is_some_and(|templates| templates.uses_date()) {
+        options.config.data.date = Some(recorded_date(&options).unwrap_or_else(Date::today));
+    }
+    Ok(options)
+}
+
+/// The day in the run folder's configuration.
+fn recorded_date(options: &Options) -> Option<Date> {
+    let text = fs::read_to_string(options.out.join(CONFIG)).ok().filter(|_| options.resume)?;
+    let table: toml::Table = text.parse().ok()?;
+    table.get("data")?.get("date")?.clone().try_into().ok()
+}
 
 /// Where a run begins.
 pub enum Start {

@@ -57,7 +57,6 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Outcome> {
 /// # Errors
 /// As [`run`].
 pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
-    let config = &options.config;
     refuse_cache(options)?;
     // Before anything in the folder is read, and until the run has ended.
     let folder = RunFolder::open(&options.out)?;
@@ -67,6 +66,8 @@ pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Out
             options.out.display()
         ));
     }
+    let options = &prepare::dated(options)?;
+    let config = &options.config;
     let start = prepare::start(options)?;
     let device = open_device(options.device, host, "train.threads")?;
     prepare::check_kernels(config, &device)?;

@@ -1,5 +1,6 @@
 //! Reading, tokenizing and packing of preference rows, through the public interface.
 
+mod jinja;
 mod pack;
 mod published;
 pub mod quickstart;
