@@ -28,7 +28,7 @@ fn rendered(text: &str, variables: &Map<String, Value>) -> anyhow::Result<String
 }
 
 fn refusal(text: &str) -> String {
-    format!("{:#}", rendered(text, &Map::new()).unwrap_err())
+    rendered(text, &Map::new()).unwrap_err().root_cause().to_string()
 }
 
 /// `tests/parity/make_jinja_goldens.py` made the goldens.
@@ -41,7 +41,7 @@ fn small_templates_render_and_raise_as_in_transformers() {
         let variables = case.get("variables").unwrap_or(&golden["variables"]).as_object().unwrap();
         let got = rendered(case["template"].as_str().unwrap(), variables);
         if got.as_ref().ok().map(String::as_str) != case["text"].as_str() {
-            wrong.push(format!("{case}\n  {got:?}"));
+            wrong.push(format!("{case}\n  {:?}", got.map_err(|error| error.to_string())));
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -88,7 +88,7 @@ fn hostile_templates_are_refused_in_seconds() {
         "{{ range(99999)|batch(1, 1)|list|map('list')|list * 99 }}".into(),
         "{{ [1]|batch(10**12, 1)|list }}".into(),
         "{{ [1]|slice(10**12)|list }}".into(),
-        "{{ 2 ** 10**12 }}".into(),
+        "{{ 2 ** (10**12) }}".into(),
         format!("{{{{ {deep} }}}}"),
         format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
         format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
@@ -110,7 +110,8 @@ fn hostile_templates_are_refused_in_seconds() {
 
 #[test]
 fn a_template_reaches_nothing_outside_of_its_conversation() {
-    for text in ["{% include '/etc/passwd' %}", "{% import 'a' as b %}", "{% from 'a' import b %}", "{% extends 'a' %}"] {
+    for text in ["{% include '/etc/passwd' %}", "{% import 'a' as b %}", "{% from 'a' import b %}", "{% extends 'a' %}"]
+    {
         assert!(refusal(text).contains("no other templates"), "{text}");
     }
     for text in ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"] {

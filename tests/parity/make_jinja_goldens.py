@@ -7,6 +7,7 @@ pip install transformers==5.24.0 jinja2==3.1.6
 
 import argparse
 import collections
+import copy
 import json
 import pathlib
 import random
@@ -168,6 +169,8 @@ def cases():
 
 def expected(template, variables):
     """The text, or what is raised."""
+    # The filter `indent` of a list changes the list.
+    variables = copy.deepcopy(variables)
     try:
         compiled = _compile_jinja_template(template)
         return {"text": compiled.render(messages=[], tools=None, documents=None, add_generation_prompt=False, **variables)}
@@ -175,8 +178,12 @@ def expected(template, variables):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def has_address(result):
-    return re.search(r"0x[0-9a-f]{6,}", result.get("text", "")) is not None
+def left_out(template, result):
+    """Addresses in memory, which change, and sets, which have no order."""
+    address = re.search(r"0x[0-9a-f]{6,}", result.get("text", "").replace("-", ""))
+    of_address = "|map(attribute='v'))" in template and re.search(r"wordcount|trim|truncate|lower|upper", template)
+    of_set = re.search(r"dict.(keys|items)\(\)\) (-|<=?|>=?) |(-|<=?|>=?) \(dict.(keys|items)|< \(dict.(keys|items)", template)
+    return bool(address or of_address or of_set)
 
 
 def compare(chosen):
@@ -186,7 +193,7 @@ def compare(chosen):
             for _, text, variables in chosen]
     for (kind, text, variables), got in zip(chosen, sweep_templates.render(rows)):
         want = expected(text, variables)
-        verdict = "an address" if has_address(want) else sweep_templates.verdict(want, got)
+        verdict = "left out" if left_out(text, want) else sweep_templates.verdict(want, got)
         counts[kind, verdict] += 1
         if verdict == "different" and counts[kind, verdict] <= 30:
             print(f"{text!r}\n  transformers {want}\n  warpo {got}")
@@ -208,7 +215,7 @@ def main():
     rows = []
     for kind, text, variables in chosen:
         want = expected(text, variables)
-        if not has_address(want):
+        if not left_out(text, want):
             rows.append({"template": text, "text": want.get("text"), **({} if variables is VALUES else {"variables": variables})})
     made_with = {"transformers": transformers.__version__, "jinja2": jinja2.__version__}
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)

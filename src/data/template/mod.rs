@@ -249,7 +249,8 @@ fn in_json(folder: &Path, config: &Value) -> Result<(BTreeMap<String, String>, s
         Value::Null => BTreeMap::new(),
         Value::String(text) => BTreeMap::from([("default".to_owned(), text.clone())]),
         _ => {
-            let entry = |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()));
+            let entry =
+                |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()));
             let texts: Option<BTreeMap<_, _>> = source.as_array().and_then(|list| list.iter().map(entry).collect());
             texts.filter(|texts| !texts.is_empty()).with_context(|| {
                 format!(
@@ -266,7 +267,9 @@ fn in_json(folder: &Path, config: &Value) -> Result<(BTreeMap<String, String>, s
 fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>> {
     let map = read_json(&folder.join("special_tokens_map.json"))?;
     let mut tokens = Map::new();
-    for (name, token) in [&map, config, &config["extra_special_tokens"]].into_iter().filter_map(Value::as_object).flatten() {
+    for (name, token) in
+        [&map, config, &config["extra_special_tokens"]].into_iter().filter_map(Value::as_object).flatten()
+    {
         let text = token.as_str().or_else(|| token["content"].as_str());
         if let Some(text) = text.filter(|_| name.ends_with("_token")) {
             tokens.insert(name.clone(), text.into());

@@ -276,9 +276,9 @@ fn subscript(value: &Value, index: &Value) -> Result<Option<Value>> {
             let c = from_end(text.count()).and_then(|at| text.at(at));
             c.map(|c| Value::text_like(value, c))
         }
-        Value::Range(range) => from_end(usize::try_from(range.len()).unwrap_or(0))
-            .and_then(|at| range.at(at as i128))
-            .map(Value::Int),
+        Value::Range(range) => {
+            from_end(usize::try_from(range.len()).unwrap_or(0)).and_then(|at| range.at(at as i128)).map(Value::Int)
+        }
         _ => None,
     })
 }

@@ -29,10 +29,7 @@ impl Iter {
     ///
     /// # Errors
     /// What it reads nests too deep.
-    pub fn over(
-        of: &Value,
-        next: impl FnMut(&mut Machine) -> Result<Option<Value>> + 'static,
-    ) -> Result<Value> {
+    pub fn over(of: &Value, next: impl FnMut(&mut Machine) -> Result<Option<Value>> + 'static) -> Result<Value> {
         let depth = depth_over(of)?;
         Ok(Value::Iter(Rc::new(Self { next: RefCell::new(Some(Box::new(next))), depth })))
     }

@@ -39,8 +39,12 @@ pub fn to_json(machine: &mut Machine, value: &Value, args: Args) -> Result<Value
         None | Some(Value::None) => [comma.to_owned(), ": ".to_owned()],
         Some(pair) => {
             let pair: Vec<_> = iter::items(machine, &pair)?;
-            let text = |value: Option<&Value>| given(value.cloned(), "separators")?.as_text().map(|text| text.to_string())
-                .ok_or_else(|| Fault::new("a separator is no text"));
+            let text = |value: Option<&Value>| {
+                given(value.cloned(), "separators")?
+                    .as_text()
+                    .map(|text| text.to_string())
+                    .ok_or_else(|| Fault::new("a separator is no text"))
+            };
             if pair.len() != 2 {
                 return Err(Fault::new("separators are two texts"));
             }

@@ -80,7 +80,8 @@ impl<'a> Lexer<'a> {
     fn all(&mut self) -> Result<()> {
         loop {
             let rest = self.rest();
-            let Some(start) = ["{%", "{{", "{#"].iter().filter_map(|tag| rest.find(tag)).min() else {
+            let begins = |at: &usize| matches!(rest.as_bytes().get(at + 1), Some(b'%' | b'{' | b'#'));
+            let Some(start) = rest.match_indices('{').map(|(at, _)| at).find(begins) else {
                 if !rest.is_empty() {
                     self.push(Token::Data(rest.into()));
                     self.skip(rest.len());

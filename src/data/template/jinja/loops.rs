@@ -64,13 +64,7 @@ pub fn recurse(machine: &mut Machine, state: &LoopState, iterable: &Value) -> Re
     Ok(Value::text(text))
 }
 
-fn repeat(
-    machine: &mut Machine,
-    node: &Arc<For>,
-    scope: &Rc<Scope>,
-    iterable: &Value,
-    depth: usize,
-) -> Result<Flow> {
+fn repeat(machine: &mut Machine, node: &Arc<For>, scope: &Rc<Scope>, iterable: &Value, depth: usize) -> Result<Flow> {
     let (source, length) = match &node.test {
         None => (Source::new(iterable)?, iterable.len()),
         Some(_) => (Source::new(&filtered(node, scope, iterable)?)?, None),

@@ -141,7 +141,9 @@ impl Machine<'_> {
     /// A variable of the conversation, or a global function.
     fn resolve(&self, name: &str) -> Option<Value> {
         let own = self.exported.get(name).or_else(|| self.context.get(name));
-        own.cloned().or_else(|| Function::named(name).map(Value::Function))
+        let own = own.cloned().or_else(|| Function::named(name).map(Value::Function));
+        // The template itself, of which only this is known: that it is there.
+        own.or_else(|| (name == "self").then(|| super::eval::method(&Value::None, name)))
     }
 
     /// Gives the names of a scope what they begin with.

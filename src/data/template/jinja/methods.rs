@@ -22,10 +22,21 @@ const DICT_CHANGES: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "updat
 const INT: [&str; 5] = ["as_integer_ratio", "bit_count", "bit_length", "conjugate", "to_bytes"];
 const FLOAT: [&str; 4] = ["as_integer_ratio", "conjugate", "hex", "is_integer"];
 /// Attributes that Python's objects have and the sandbox hides.
-const INTERNAL: [&str; 22] = [
-    "__class__", "__dict__", "__doc__", "__init__", "__module__", "__subclasses__", "__mro__", "__base__", "__bases__",
-    "__globals__", "__call__", "__getattribute__", "__getitem__", "__len__", "__iter__", "__str__", "__repr__",
-    "__eq__", "__hash__", "__reduce__", "__dir__", "__format__",
+const INTERNAL: [&str; 14] = [
+    "__class__",
+    "__doc__",
+    "__init__",
+    "__getattribute__",
+    "__getitem__",
+    "__len__",
+    "__iter__",
+    "__str__",
+    "__repr__",
+    "__eq__",
+    "__hash__",
+    "__reduce__",
+    "__dir__",
+    "__format__",
 ];
 
 /// Whether Python's objects have an attribute of that name that is hidden.
@@ -35,9 +46,8 @@ pub fn is_internal(name: &str) -> bool {
 
 /// An attribute of the object that Python finds before any item.
 pub fn own(value: &Value, name: &str) -> Option<Value> {
-    let hidden = || {
-        Value::undefined(format!("access to attribute '{name}' of '{}' object is unsafe", value.type_name()))
-    };
+    let hidden =
+        || Value::undefined(format!("access to attribute '{name}' of '{}' object is unsafe", value.type_name()));
     let has = match value {
         Value::Str(_) | Value::Markup(_) => strings::NAMES.contains(&name),
         Value::List(_) if CHANGES.contains(&name) => return Some(hidden()),

@@ -291,9 +291,7 @@ pub fn reads(body: &[Stmt], name: &str) -> bool {
         Stmt::Macro(node) => node.defaults.iter().any(|expr| mentions(expr, name)) || reads(&node.body, name),
         Stmt::CallBlock(expr, node, _) => any(&[expr]) || reads(&node.body, name),
         Stmt::Filter(expr, scope, _) => any(&[expr]) || reads(&scope.body, name),
-        Stmt::With(values, scope, _) => {
-            values.iter().any(|(_, expr)| mentions(expr, name)) || reads(&scope.body, name)
-        }
+        Stmt::With(values, scope, _) => values.iter().any(|(_, expr)| mentions(expr, name)) || reads(&scope.body, name),
         Stmt::SetBlock(_, filter, scope, _) => {
             filter.as_ref().is_some_and(|expr| mentions(expr, name)) || reads(&scope.body, name)
         }

@@ -153,9 +153,7 @@ fn add(a: &Value, b: &Value) -> Result<Value> {
             meter::spend(x.len() + y.len())?;
             Value::tuple([&***x, &***y].concat())
         }
-        (Value::Str(_), _) => {
-            Err(Fault::new(format!("can only concatenate text to text, found '{}'", b.type_name())))
-        }
+        (Value::Str(_), _) => Err(Fault::new(format!("can only concatenate text to text, found '{}'", b.type_name()))),
         _ => Err(unsupported("+", a, b)),
     }
 }
@@ -234,11 +232,9 @@ pub fn order(a: &Value, b: &Value, op: &str) -> Result<Option<Ordering>> {
         _ => match (a.as_int(), b.as_int(), a.as_number(), b.as_number()) {
             (Some(x), Some(y), ..) => Ok(Some(x.cmp(&y))),
             (.., Some(x), Some(y)) => Ok(x.partial_cmp(&y)),
-            _ => Err(Fault::new(format!(
-                "'{op}' is not supported between '{}' and '{}'",
-                a.type_name(),
-                b.type_name()
-            ))),
+            _ => {
+                Err(Fault::new(format!("'{op}' is not supported between '{}' and '{}'", a.type_name(), b.type_name())))
+            }
         },
     }
 }

@@ -414,16 +414,7 @@ impl Parser {
 }
 
 fn macro_of(name: Option<Name>, parameters: Vec<Name>, defaults: Vec<Expr>, body: Body) -> MacroDef {
-    MacroDef {
-        name,
-        parameters,
-        defaults,
-        body,
-        names: Vec::new(),
-        caller: false,
-        kwargs: false,
-        varargs: false,
-    }
+    MacroDef { name, parameters, defaults, body, names: Vec::new(), caller: false, kwargs: false, varargs: false }
 }
 
 /// No arguments.

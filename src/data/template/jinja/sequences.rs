@@ -412,4 +412,3 @@ fn slices(value: &Value, args: Args) -> Result<Value> {
         slices.collect()
     })
 }
-

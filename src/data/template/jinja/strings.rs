@@ -12,11 +12,53 @@ use super::{
 
 /// Names of all methods.
 pub const NAMES: [&str; 47] = [
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "maketrans", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
 ];
 
 /// Calls a method of `text`, which is `value`.
@@ -65,7 +107,8 @@ pub fn call(machine: &mut Machine, value: &Value, text: &Text, name: &str, args:
         "format_map" => {
             let [map] = args.plain(1)?;
             let Value::Dict(fields) = given(map, "mapping")? else { return Err(Fault::new("needs a mapping")) };
-            let named = fields.iter().filter_map(|(key, value)| Some(((&***key.value().as_text()?).into(), value.clone())));
+            let named =
+                fields.iter().filter_map(|(key, value)| Some(((&***key.value().as_text()?).into(), value.clone())));
             let named = named.collect();
             format::braces(machine, value, text, Args { positional: Vec::new(), named })
         }
@@ -131,13 +174,21 @@ fn cased(text: &str, name: &str) -> String {
         }
         "swapcase" => text
             .chars()
-            .flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<String>() } else { c.to_uppercase().collect() }.chars().collect::<Vec<_>>())
+            .flat_map(|c| {
+                if c.is_uppercase() { c.to_lowercase().collect::<String>() } else { c.to_uppercase().collect() }
+                    .chars()
+                    .collect::<Vec<_>>()
+            })
             .collect(),
         _ => {
             let mut inside = false;
             let mut out = String::with_capacity(text.len());
             for c in text.chars() {
-                if inside { out.extend(c.to_lowercase()) } else { out.push_str(&title_case(c)) }
+                if inside {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.push_str(&title_case(c))
+                }
                 inside = is_cased(c);
             }
             out

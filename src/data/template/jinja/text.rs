@@ -166,7 +166,9 @@ fn repr_at(out: &mut String, value: &Value, depth: usize) -> Result<()> {
         },
         _ => {
             let what = value.type_name();
-            return Err(Fault::new(format!("a {what} is printed: its text is an address in memory, another each time")));
+            return Err(Fault::new(format!(
+                "a {what} is printed: its text is an address in memory, another each time"
+            )));
         }
     }
     Ok(())
@@ -188,11 +190,7 @@ fn sequence<'a>(
     Ok(())
 }
 
-fn pairs<'a>(
-    out: &mut String,
-    pairs: impl Iterator<Item = (&'a Value, &'a Value)>,
-    depth: usize,
-) -> Result<()> {
+fn pairs<'a>(out: &mut String, pairs: impl Iterator<Item = (&'a Value, &'a Value)>, depth: usize) -> Result<()> {
     out.push('{');
     for (i, (key, value)) in pairs.enumerate() {
         out.push_str(if i > 0 { ", " } else { "" });
@@ -262,7 +260,8 @@ pub fn parse_int(text: &str, base: i128) -> Option<i128> {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let prefix = |c: char| digits.len() > 2 && digits.starts_with('0') && digits[1..].starts_with([c, c.to_ascii_uppercase()]);
+    let prefix =
+        |c: char| digits.len() > 2 && digits.starts_with('0') && digits[1..].starts_with([c, c.to_ascii_uppercase()]);
     let (base, digits) = match base {
         0 | 16 if prefix('x') => (16, &digits[2..]),
         0 | 8 if prefix('o') => (8, &digits[2..]),
@@ -282,9 +281,11 @@ pub fn parse_int(text: &str, base: i128) -> Option<i128> {
 pub fn parse_float(text: &str) -> Option<f64> {
     let text = ascii_digits(text.trim_matches(is_space));
     let bytes = text.as_bytes();
-    let grouped = bytes.iter().enumerate().filter(|(_, b)| **b == b'_').all(|(i, _)| {
-        i > 0 && bytes[i - 1].is_ascii_digit() && bytes.get(i + 1).is_some_and(u8::is_ascii_digit)
-    });
+    let grouped = bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| **b == b'_')
+        .all(|(i, _)| i > 0 && bytes[i - 1].is_ascii_digit() && bytes.get(i + 1).is_some_and(u8::is_ascii_digit));
     text.replace('_', "").parse().ok().filter(|_| grouped)
 }
 

@@ -54,7 +54,6 @@ impl Text {
         }
         self.text.char_indices().nth(index).map_or(self.text.len(), |(byte, _)| byte)
     }
-
 }
 
 impl Deref for Text {
@@ -254,7 +253,8 @@ impl Value {
             Json::String(text) => Self::text(text.as_str()),
             Json::Array(items) => Self::list(items.iter().map(Self::from_json).collect::<Result<_>>()?)?,
             Json::Object(fields) => {
-                let pair = |(key, value): (&String, &Json)| Ok((Key(Self::text(key.as_str())), Self::from_json(value)?));
+                let pair =
+                    |(key, value): (&String, &Json)| Ok((Key(Self::text(key.as_str())), Self::from_json(value)?));
                 Self::dict(fields.iter().map(pair).collect::<Result<_>>()?)?
             }
         })
