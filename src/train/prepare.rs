@@ -392,3 +392,33 @@ pub fn capacity(files: &[&Dataset], config: &Config, device: &Device, model: &Mo
     let head_chunk_rows = head::default_chunk_rows(device, dtype(config), model.vocab, model.hidden);
     Capacity { tokens, rows, head_chunk_rows }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Choice;
+
+    /// The day that a run in a folder with this configuration writes, and one that goes on in it.
+    fn days(template: &str, before: &str) -> [Option<String>; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        fs::write(folder.path().join(CONFIG), before).unwrap();
+        let mut config = Config::default();
+        config.model.path = folder.path().into();
+        [false, true].map(|resume| {
+            let out = folder.path().into();
+            let options = Options { config: config.clone(), device: Choice::Host, out, resume };
+            dated(&options).unwrap().config.data.date.map(Date::text)
+        })
+    }
+
+    #[test]
+    fn a_run_keeps_the_day_it_began_on_where_its_template_writes_one() {
+        let today = Some(Date::today().text());
+        let began = Some("2024-03-05".to_owned());
+        let before = "[data]\ndate = \"2024-03-05\"\n";
+        assert_eq!(days("{{ strftime_now('%d') }}", before), [today.clone(), began]);
+        assert_eq!(days("{{ strftime_now('%d') }}", ""), [today.clone(), today]);
+        assert_eq!(days("{{ messages }}", before), [None, None]);
+    }
+}
