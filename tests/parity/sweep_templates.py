@@ -148,7 +148,7 @@ def main():
     fix_date()
     # As transformers reads them: newlines become \n.
     cases = [dict(case, file=file.name) for file in files for case in rows(file.read_text(encoding="utf-8"))]
-    counts, steps, held, ratio = collections.Counter(), 0, 0, 0
+    counts, steps, held = collections.Counter(), 0, 0
     for case, got in zip(cases, render(cases)):
         want = reference(case)
         found = verdict(want, got)

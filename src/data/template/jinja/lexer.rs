@@ -214,12 +214,11 @@ impl<'a> Lexer<'a> {
     fn token(&mut self, open: &mut Vec<&'static str>) -> Result<()> {
         let rest = self.rest();
         let Some(first) = rest.chars().next() else { return Err(Fault::new("a tag has no end")) };
-        if self.tokens.last().is_none_or(|(last, _)| *last != Token::Op(".")) {
-            if let Some(len) = float(rest) {
-                let text = self.skip(len).replace('_', "");
-                self.push(Token::Float(text.parse().unwrap_or(f64::INFINITY)));
-                return Ok(());
-            }
+        let behind_dot = self.tokens.last().is_some_and(|(last, _)| *last == Token::Op("."));
+        if let Some(len) = float(rest).filter(|_| !behind_dot) {
+            let text = self.skip(len).replace('_', "");
+            self.push(Token::Float(text.parse().unwrap_or(f64::INFINITY)));
+            return Ok(());
         }
         if first.is_ascii_digit() {
             return self.integer();

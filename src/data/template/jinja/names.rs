@@ -165,8 +165,7 @@ impl<'a> Symbols<'a> {
         self.expr(test);
         let [mut first, mut second, mut third] = [self.clone(), self.clone(), self.clone()];
         first.body(body);
-        for (test, body, line) in rest {
-            let _ = line;
+        for (test, body, _) in rest {
             second.expr(test);
             let mut branch = second.clone();
             branch.body(body);

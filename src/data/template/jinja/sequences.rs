@@ -33,7 +33,7 @@ pub fn apply(machine: &mut Machine, name: &str, value: Value, args: Args) -> Res
         }
         "sort" => sort(machine, &value, args),
         "dictsort" => dict_sort(&value, args),
-        "unique" => unique(machine, &value, args),
+        "unique" => unique(&value, args),
         "groupby" => group_by(machine, &value, args),
         "min" | "max" => extreme(machine, name == "max", &value, args),
         "sum" => sum(machine, &value, args),
@@ -284,10 +284,9 @@ fn dict_sort(value: &Value, args: Args) -> Result<Value> {
     Value::list(sort_by(pairs, keys, reverse.is_some_and(|reverse| reverse.is_true()))?)
 }
 
-fn unique(machine: &mut Machine, value: &Value, args: Args) -> Result<Value> {
+fn unique(value: &Value, args: Args) -> Result<Value> {
     let [case_sensitive, attribute] = args.bind(["case_sensitive", "attribute"])?;
     let getter = Getter::key(attribute, case_sensitive)?;
-    let _ = machine;
     let of = value.clone();
     let mut source = None;
     let mut seen = indexmap::IndexSet::new();
