@@ -102,7 +102,7 @@ def folder_for(template, model, folder):
     plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     tokenizer["added_tokens"] += [dict(id=first + i, content=mark, **plain) for i, mark in enumerate(sorted(marks - known))]
     config = json.loads((model / "config.json").read_text())
-    config["vocab_size"] = first + len(marks) + 1
+    config["vocab_size"], config["max_position_embeddings"] = first + len(marks) + 1, 40000
     target = folder / "model"
     target.mkdir(exist_ok=True)
     (target / "tokenizer.json").write_text(json.dumps(tokenizer))
