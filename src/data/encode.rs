@@ -213,8 +213,8 @@ impl Encoder {
                 let shared = if record.is_document() { Some(0) } else { prompt_ids.as_ref().map(Vec::len) };
                 self.check_response(name, &path, shared)?;
             }
-            let ids = self.tokenizer.encode(&path)?;
             let above = parent.map_or(prompt_ids.as_deref(), |parent| Some(&branches[parent].ids[..]));
+            let ids = self.tokenizer.encode_behind(&path, before, above.unwrap_or_default())?;
             let gained = ids.len() > above.map_or(0, |above| common_prefix(above, &ids));
             ensure!(gained, "`{name}` gives no tokens: give the response or remove the row");
             paths.push(path);

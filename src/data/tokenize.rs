@@ -98,6 +98,18 @@ impl Tokenizer {
         if ids.starts_with(&self.leading) { Ok(ids) } else { Ok([&self.leading[..], &ids].concat()) }
     }
 
+    /// Ids of a text that begins with another, whose ids are known: of a long one only the last piece is tokenised again.
+    pub fn encode_behind(&self, text: &str, before: &str, known: &[u32]) -> Result<Vec<u32>> {
+        let pieces = self.pieces(before);
+        let Some(last) = pieces.last().filter(|(start, _)| *start > 0 && text.starts_with(before)) else {
+            return self.encode(text);
+        };
+        let kept = known.len() - self.piece_tokens(last, false)?.0.len();
+        let rest = self.long().pieces(&text[last.0..]).into_iter().map(|(start, piece)| (last.0 + start, piece));
+        let ids = rest.map(|piece| Ok(self.piece_tokens(&piece, false)?.0)).collect::<Result<Vec<_>>>()?;
+        Ok([&known[..kept], &ids.concat()].concat())
+    }
+
     /// The text of these ids, special tokens written out.
     ///
     /// # Errors

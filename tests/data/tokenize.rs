@@ -273,6 +273,9 @@ fn long_texts_have_the_ids_of_the_whole() {
         assert!(tokenizer.encode_rendered(&text).unwrap() == want.get_ids(), "{name}: ids");
         assert!(tokenizer.encode_with_offsets(&text).unwrap().1 == want.get_offsets(), "{name}: places");
         assert_eq!(tokenizer.pieces(&text).len() > 3, known, "{name}");
+        let before = &text[..text.floor_char_boundary(400_000)];
+        let behind = tokenizer.encode_behind(&text, before, &tokenizer.encode(before).unwrap()).unwrap();
+        assert!(behind == want.get_ids(), "{name}: behind another");
         let least = tokenizer.at_least(&text);
         assert!(least <= want.get_ids().len() && (least > text.len() / 200) == known, "{name}: {least}");
     }
