@@ -151,9 +151,8 @@ impl Dataset {
                 break;
             }
         }
-        match first {
-            Some(error) => bail!("{error} {}", how_to_skip(bad, count)),
-            None => {}
+        if let Some(error) = first {
+            bail!("{error} {}", how_to_skip(bad, count));
         }
         if let (true, Some(dropped)) = (data.trees.is_empty(), dropped) {
             let (all, others) = (data.report.rows_dropped, data.skipped.len());

@@ -18,6 +18,9 @@ use crate::cache::KeyBuilder;
 use added::Folder;
 use long::{CONTEXT, LONG, Long};
 
+/// Where a token lies in its text, in bytes.
+pub type Place = (usize, usize);
+
 /// A tokenizer with the special tokens of its model folder.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -98,16 +101,26 @@ impl Tokenizer {
         if ids.starts_with(&self.leading) { Ok(ids) } else { Ok([&self.leading[..], &ids].concat()) }
     }
 
-    /// Ids of a text that begins with another, whose ids are known: of a long one only the last piece is tokenised again.
+    /// The same of a text that begins with another, whose ids are known: of a long one only the last piece is tokenised
+    /// again.
     pub fn encode_behind(&self, text: &str, before: &str, known: &[u32]) -> Result<Vec<u32>> {
+        self.behind(text, before, known)?.map_or_else(|| self.encode(text), Ok)
+    }
+
+    /// As [`encode_rendered`](Self::encode_rendered), of a text that begins with another.
+    pub fn rendered_behind(&self, text: &str, before: &str, known: &[u32]) -> Result<Vec<u32>> {
+        self.behind(text, before, known)?.map_or_else(|| self.encode_rendered(text), Ok)
+    }
+
+    fn behind(&self, text: &str, before: &str, known: &[u32]) -> Result<Option<Vec<u32>>> {
         let pieces = self.pieces(before);
         let Some(last) = pieces.last().filter(|(start, _)| *start > 0 && text.starts_with(before)) else {
-            return self.encode(text);
+            return Ok(None);
         };
         let kept = known.len() - self.piece_tokens(last, false)?.0.len();
         let rest = self.long().pieces(&text[last.0..]).into_iter().map(|(start, piece)| (last.0 + start, piece));
         let ids = rest.map(|piece| Ok(self.piece_tokens(&piece, false)?.0)).collect::<Result<Vec<_>>>()?;
-        Ok([&known[..kept], &ids.concat()].concat())
+        Ok(Some([&known[..kept], &ids.concat()].concat()))
     }
 
     /// The text of these ids, special tokens written out.
@@ -138,7 +151,7 @@ impl Tokenizer {
     }
 
     /// The ids of `encode_rendered`, and where in the text each token lies, in bytes.
-    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Place>)> {
         let pieces = self.pieces(text);
         let found = pieces.par_iter().map(|piece| self.piece_tokens(piece, true)).collect::<Result<Vec<_>>>()?;
         let (ids, offsets): (Vec<_>, Vec<_>) = found.into_iter().unzip();
@@ -146,7 +159,7 @@ impl Tokenizer {
     }
 
     /// Ids of a piece of a text and, if asked for, where in the text they lie.
-    fn piece_tokens(&self, &(start, piece): &(usize, &str), places: bool) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+    fn piece_tokens(&self, &(start, piece): &(usize, &str), places: bool) -> Result<(Vec<u32>, Vec<Place>)> {
         let encode = |text: &str| match places {
             true => self.inner.encode(text, false),
             false => self.inner.encode_fast(text, false),

@@ -109,6 +109,7 @@ impl Renderer<'_> {
 
     fn prompt(&self, messages: Vec<Value>) -> Result<Prompt> {
         let text = self.render(&messages, true)?;
+        self.encoder.check_prompt(&text)?;
         let ids = self.encoder.tokenizer.encode_rendered(&text)?;
         Ok(Prompt { messages, text, ids })
     }
@@ -134,6 +135,7 @@ impl Renderer<'_> {
         let common = splits.iter().map(|split| split.common).min().unwrap_or(0);
         let mut branches = Vec::new();
         for ((path, whole), split) in paths.iter().zip(&wholes).zip(&splits) {
+            self.encoder.check_response(&path.name, whole.text(), Some(prompt.ids.len()))?;
             let opening = split.shortened(common);
             let turns = whole.turns(self, prompt.messages.len(), opening).with_context(|| named(path))?;
             left_out::from_turns(whole, &turns, &path.muted, notes).with_context(|| named(path))?;
@@ -155,8 +157,9 @@ impl Renderer<'_> {
         }
         let text = self.render(messages, false).with_context(|| format!("`{name}`"))?;
         let Some(tail) = text.strip_prefix(&prompt.text) else { return Ok(None) };
+        self.encoder.check_response(name, &text, Some(prompt.ids.len()))?;
         left_out::from_tail(messages, &text, tail, notes).with_context(|| format!("`{name}`"))?;
-        let ids = self.encoder.tokenizer.encode_rendered(&text)?;
+        let ids = self.encoder.tokenizer.rendered_behind(&text, &prompt.text, &prompt.ids)?;
         Ok(Some(Branch { part: name.clone(), parent: *parent, ids, unscored: Vec::new() }))
     }
 
