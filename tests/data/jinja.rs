@@ -89,6 +89,21 @@ fn hostile_templates_are_refused_in_seconds() {
         "{{ [1]|batch(10**12, 1)|list }}".into(),
         "{{ [1]|slice(10**12)|list }}".into(),
         "{{ 2 ** (10**12) }}".into(),
+        // As deep as everything may nest at once, on a thread with a small stack.
+        format!("{{% macro f() %}}{{{{ {}f(){} }}}}{{% endmacro %}}{{{{ f() }}}}", "[".repeat(80), "]|list".repeat(80)),
+        format!(
+            "{{% macro f() %}}{}{{{{ f() }}}}{}{{% endmacro %}}{{{{ f() }}}}",
+            "{% for a in [1] if true %}{% if true %}".repeat(40),
+            "{% endif %}{% endfor %}".repeat(40)
+        ),
+        format!(
+            "{{% macro g() %}}{{{{ caller() }}}}{{% endmacro %}}{{% macro f() %}}{}{}{{% endmacro %}}{{{{ f() }}}}",
+            "{% call g() %}{% filter upper %}".repeat(40) + "{{ f() }}",
+            "{% endfilter %}{% endcall %}".repeat(40)
+        ),
+        "{% set s = namespace(x=[[]]) %}{% for i in range(190) %}{% set s.x = s.x|map('list')|select %}{% endfor %}\
+         {{ s.x|list }}{{ 1 + 'a' }}"
+            .into(),
         format!("{{{{ {deep} }}}}"),
         format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
         format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
