@@ -3,6 +3,7 @@
 //! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
 
 mod files;
+mod hub;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// Hugging Face folder: `config.json`, `tokenizer.json` and, for `init = "pretrained"`, the weights. Required.
+    /// Hugging Face folder: `config.json`, `tokenizer.json` and, for `init = "pretrained"`, the weights. Or a hub id such as
+    /// `org/name` whose snapshot is in Hugging Face's cache: nothing is downloaded, and a folder of that name wins. Required.
     pub path: PathBuf,
     /// Where the starting weights come from.
     pub init: Init,

@@ -1,15 +1,62 @@
-//! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, renamed.
+//! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, renamed. And small
+//! files of folders that others made: read only if they are files, and no larger than such files are.
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, ErrorKind, Write},
+    io::{BufWriter, ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 
 /// Ends the name of what is being written, or of what a killed run left behind.
 pub const PART: &str = ".part";
+
+/// The largest `tokenizer.json` that is read, and the largest file of any other kind that a model folder describes itself
+/// with. Released ones have at most 35 MB and 4 MB.
+pub const LARGEST_TOKENIZER: u64 = 256 << 20;
+/// See [`LARGEST_TOKENIZER`].
+pub const LARGEST_TEXT: u64 = 16 << 20;
+
+/// How every Git LFS pointer begins: what a clone without `git-lfs` has in place of a large file.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Whether these first bytes of a file are those of a Git LFS pointer.
+pub fn is_lfs_pointer(start: &[u8]) -> bool {
+    start.starts_with(LFS)
+}
+
+/// What to say of a file that is a Git LFS pointer.
+pub fn lfs_pointer(path: &Path) -> anyhow::Error {
+    anyhow!(
+        "{}: a Git LFS pointer, not the file: run `git lfs pull` in its folder or copy the file itself",
+        path.display()
+    )
+}
+
+/// The bytes of a file of at most `limit` bytes; `None` if there is none. Links are followed.
+///
+/// # Errors
+/// It is a folder, a pipe, a device or a Git LFS pointer, is larger, or cannot be read.
+pub fn read_regular(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let shown = path.display();
+    let metadata = match fs::metadata(path) {
+        Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        metadata => metadata.with_context(|| format!("{shown}: cannot be read"))?,
+    };
+    ensure!(!metadata.is_dir(), "{shown}: a folder, a file is needed in its place");
+    // Opening a pipe waits for its other end, and a device may never end.
+    ensure!(metadata.is_file(), "{shown}: a pipe or device, a file is needed in its place");
+    let too_large =
+        |bytes: u64| anyhow!("{shown}: takes {bytes} bytes, more than the {limit} that are read: replace it");
+    ensure!(metadata.len() <= limit, too_large(metadata.len()));
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let file = File::open(path).with_context(|| format!("{shown}: cannot be read"))?;
+    file.take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
+    ensure!(bytes.len() as u64 <= limit, too_large(bytes.len() as u64));
+    ensure!(!is_lfs_pointer(&bytes), lfs_pointer(path));
+    Ok(Some(bytes))
+}
 
 /// Writes `path` through `fill`; until the last step nothing that was there changes.
 ///

@@ -89,7 +89,7 @@ impl Safetensors {
     fn load<T: Float>(&self, config: &ModelConfig) -> Result<Vec<T>> {
         let layout = Layout::new(config);
         let params: Buffer<T> = self.device.alloc(layout.elements)?;
-        weights::load(&self.device, &params, &layout, config, &self.folder)?;
+        weights::load(&self.device, &params, None, &layout, config, &self.folder)?;
         self.device.download(&params)
     }
 }

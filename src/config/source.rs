@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, hub};
+
+/// Keys of `[model]` that name a model folder.
+const MODELS: [&str; 2] = ["path", "older_reference"];
 
 /// How serde begins to tell of a key that there is not.
 const UNKNOWN: &str = "unknown field ";
@@ -59,6 +62,7 @@ pub(super) fn read(file: &Path, overrides: &[String]) -> Result<(Config, Origins
     let document = Document::parse(&name, &text)?;
     let mut table = document.config()?;
     let folder = std::path::absolute(file)?.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    forget_overridden_models(&mut table, overrides);
     make_absolute(&mut table, &folder).with_context(|| name.clone())?;
     override_all(table, overrides, Origins { file: name.clone(), keys: document.lines() })
 }
@@ -206,17 +210,23 @@ impl Config {
     }
 }
 
-/// Joins relative paths to `folder`. Paths made absolute earlier stay as they are.
+/// A model of the file that the command line replaces need not be on this machine.
+fn forget_overridden_models(table: &mut toml::Table, overrides: &[String]) {
+    let is_set = |key: &str| overrides.iter().any(|text| text.split('=').next().is_some_and(|name| name.trim() == key));
+    if let Some(toml::Value::Table(model)) = table.get_mut("model") {
+        model.retain(|key, _| !MODELS.contains(&key) || !is_set(&format!("model.{key}")));
+    }
+}
+
+/// Joins relative paths to `folder`, and finds models by their other names. Paths made absolute earlier stay as they are.
 fn make_absolute(table: &mut toml::Table, folder: &Path) -> Result<()> {
-    let paths = [
-        ("model", "path"),
-        ("model", "older_reference"),
-        ("data", "train"),
-        ("data", "eval"),
-        ("data", "template"),
-        ("cache", "dir"),
-    ];
-    for (section, key) in paths {
+    for key in MODELS {
+        let Some(toml::Value::String(path)) = table.get_mut("model").and_then(|s| s.get_mut(key)) else { continue };
+        if !path.is_empty() {
+            *path = utf8(&hub::model_folder(path, folder).with_context(|| format!("`model.{key}`"))?)?;
+        }
+    }
+    for (section, key) in [("data", "train"), ("data", "eval"), ("data", "template"), ("cache", "dir")] {
         let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) else { continue };
         if !(section == "cache" && value.as_str() == Some("off")) {
             join(value, folder)?;
@@ -225,15 +235,16 @@ fn make_absolute(table: &mut toml::Table, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A path as TOML can hold it.
+fn utf8(path: &Path) -> Result<String> {
+    let name = path.to_str().with_context(|| format!("{}: the name is not UTF-8: rename it", path.display()))?;
+    Ok(name.to_owned())
+}
+
 /// A path, a table with one, or a list of both.
 fn join(value: &mut toml::Value, folder: &Path) -> Result<()> {
     match value {
-        toml::Value::String(path) if !path.is_empty() => {
-            let joined = folder.join(&*path);
-            let name =
-                joined.to_str().with_context(|| format!("{}: the name is not UTF-8: rename it", joined.display()))?;
-            *path = name.to_owned();
-        }
+        toml::Value::String(path) if !path.is_empty() => *path = utf8(&folder.join(hub::home(path)))?,
         toml::Value::Array(list) => list.iter_mut().try_for_each(|value| join(value, folder))?,
         toml::Value::Table(table) => table.get_mut("path").into_iter().try_for_each(|path| join(path, folder))?,
         _ => {}

@@ -6,7 +6,7 @@
 mod added;
 mod long;
 
-use std::{fs, io::ErrorKind, path::Path, sync::OnceLock};
+use std::{path::Path, sync::OnceLock};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use rayon::prelude::*;
@@ -15,6 +15,7 @@ use tokenizers::models::ModelWrapper;
 
 use super::records::excerpt;
 use crate::cache::KeyBuilder;
+use crate::files::{LARGEST_TEXT, LARGEST_TOKENIZER, read_regular};
 use added::Folder;
 use long::{CONTEXT, LONG, Long};
 
@@ -47,7 +48,8 @@ impl Tokenizer {
         let file = folder.join("tokenizer.json");
         let name = file.display();
         let remedy = "the model folder needs the tokenizer.json of its model";
-        let bytes = fs::read(&file).with_context(|| format!("tokenizer `{name}` cannot be read: {remedy}"))?;
+        let bytes = read_regular(&file, LARGEST_TOKENIZER)?
+            .with_context(|| format!("tokenizer `{name}` cannot be read: there is no such file: {remedy}"))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| Error::msg(one_line(&error.to_string())))
             .with_context(|| format!("tokenizer `{name}` is not a Hugging Face tokenizer: {remedy}"))?;
@@ -302,10 +304,7 @@ fn check_eos(folder: &Path, beside: &Folder, tokenizer: &tokenizers::Tokenizer) 
 
 /// A file that is not there counts as an empty object.
 fn read_json(file: &Path) -> Result<Value> {
-    let bytes = match fs::read(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Value::Null),
-        bytes => bytes.with_context(|| format!("`{}` cannot be read", file.display()))?,
-    };
+    let Some(bytes) = read_regular(file, LARGEST_TEXT)? else { return Ok(Value::Null) };
     serde_json::from_slice(&bytes).with_context(|| format!("`{}` is broken JSON: restore the file", file.display()))
 }
 

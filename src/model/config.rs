@@ -3,18 +3,23 @@
 //! Owns the refusal of everything the engine does not run: by key, value and what runs instead. Keeps the file as it
 //! was read, so that a saved folder carries it on.
 
+mod class;
 mod families;
 mod fields;
+mod ropes;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Map, Value};
 
 pub use families::Family;
 
-use super::rope::Rope;
-use crate::device::DType;
+use super::{folder, rope::Rope};
+use crate::{
+    device::DType,
+    files::{LARGEST_TEXT, read_regular},
+};
 
 /// Name of the file in a model folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -120,9 +125,9 @@ impl ModelConfig {
     /// The file is missing, is not JSON or describes something that does not run here.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("{}: a model folder needs a {CONFIG_FILE} in the Hugging Face form", path.display())
-        })?;
+        folder::check(folder)?;
+        let bytes = read_regular(&path, LARGEST_TEXT)?.with_context(|| folder::without_config(folder))?;
+        let text = String::from_utf8(bytes).map_err(|_| anyhow!("{}: is not UTF-8", path.display()))?;
         Self::parse(&text).with_context(|| path.display().to_string())
     }
 
@@ -137,8 +142,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// The text of a `config.json` for weights saved as `dtype`: the file as it was read, but for the element type.
-    pub fn to_json(&self, dtype: DType) -> String {
+    /// A `config.json` for weights saved as `dtype`: the file as it was read, but for the element type.
+    pub fn to_map(&self, dtype: DType) -> Map<String, Value> {
         let mut raw = self.raw.clone();
         let name = Value::from(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
         // transformers 4 writes `torch_dtype`, transformers 5 `dtype`; both read either.
@@ -146,9 +151,7 @@ impl ModelConfig {
         for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
             raw.insert(key.to_owned(), name.clone());
         }
-        let mut text = serde_json::to_string_pretty(&raw).expect("JSON values can be written");
-        text.push('\n');
-        text
+        raw
     }
 
     /// Width of all query heads.
@@ -196,10 +199,17 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<()> {
+        let [hidden, heads] = match self.family {
+            Family::Gpt2 => ["n_embd", "n_head"],
+            _ => ["hidden_size", "num_attention_heads"],
+        };
         ensure!(
             HEAD_DIMS.contains(&self.head_dim),
-            "head_dim {} does not run: the attention kernels exist for 32, 64, 96, 128 and 256",
-            self.head_dim
+            "head_dim {} does not run, with {hidden} {} and {heads} {}: the attention kernels exist for 32, 64, 96, 128 and \
+             256",
+            self.head_dim,
+            self.hidden,
+            self.heads
         );
         ensure!(
             self.heads.is_multiple_of(self.kv_heads),

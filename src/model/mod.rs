@@ -5,6 +5,7 @@
 mod backward;
 mod batch;
 mod config;
+pub mod folder;
 mod forward;
 mod kernels;
 mod layout;
@@ -14,10 +15,11 @@ pub mod weights;
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
+pub use folder::Companions;
 pub use forward::Visit;
 pub use kernels::{check_kernels, shared_memory};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
@@ -118,7 +120,15 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// As [`weights::load`].
     pub fn load(&self, folder: &Path) -> Result<()> {
-        weights::load(&self.device, &self.params, &self.layout, &self.config, folder)
+        weights::load(&self.device, &self.params, None, &self.layout, &self.config, folder)
+    }
+
+    /// The same, and fills the optimizer's f32 master with the values as they are in the files.
+    ///
+    /// # Errors
+    /// As [`weights::load`].
+    pub fn load_with(&self, master: &Buffer<f32>, folder: &Path) -> Result<()> {
+        weights::load(&self.device, &self.params, Some(master), &self.layout, &self.config, folder)
     }
 
     /// Draws the parameters from a seed: see [`weights::random`].
@@ -129,12 +139,14 @@ impl<T: Float> Model<T> {
         weights::random(&self.device, &self.params, &self.layout, &self.config, seed)
     }
 
-    /// Writes a model folder: see [`weights::save`].
+    /// Writes a folder that `transformers` loads: weights as `T`, the config, and the companions. Every file appears whole.
     ///
     /// # Errors
-    /// As [`weights::save`].
-    pub fn save(&self, folder: &Path, source: Option<&Path>) -> Result<()> {
-        weights::save(&self.device, &self.params, &self.layout, &self.config, folder, source)
+    /// The folder cannot be made or written to, or a companion cannot be read.
+    pub fn save(&self, folder: &Path, companions: &Companions) -> Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+        weights::save(&self.device, &self.params, &self.layout, folder)?;
+        companions.save(&self.config, T::DTYPE, folder)
     }
 
     /// Checks a forest against model and plan and copies it to the device.

@@ -58,10 +58,10 @@ impl Rope {
             Scaling::Linear { factor } => frequency / factor,
             Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
                 let wavelength = TAU / frequency;
-                if wavelength < original_positions / high_freq_factor {
-                    frequency
-                } else if wavelength > original_positions / low_freq_factor {
+                if wavelength > original_positions / low_freq_factor {
                     frequency / factor
+                } else if wavelength < original_positions / high_freq_factor {
+                    frequency
                 } else {
                     let smooth =
                         (original_positions / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);

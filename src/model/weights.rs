@@ -1,4 +1,4 @@
-//! Model folders: weights in from safetensors, weights out with everything that belongs to them.
+//! Weights in from safetensors, and out under the names they came with.
 //!
 //! Owns the checks of names, shapes and sizes, the conversion of element types and the seeded random start. One tensor
 //! at a time is in host memory.
@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::{CONFIG_FILE, Family, Layout, ModelConfig, NormKind, TensorSpec};
 use crate::{
     device::{Buffer, DType, Device, Float},
-    files::write_whole,
+    files::{LARGEST_TEXT, is_lfs_pointer, lfs_pointer, read_regular, write_whole},
     rng::{Philox, Purpose},
 };
 
@@ -31,27 +31,19 @@ const TIED_HEAD: &str = "lm_head.weight";
 /// What GPT-2's released files leave out of their tensors' names.
 const GPT2_PREFIX: &str = "transformer.";
 
-/// What a saved folder takes over from the folder the run started from.
-const COMPANIONS: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
+/// The safetensors format's own limit, in bytes.
+const LARGEST_HEADER: u64 = 100_000_000;
 const COPY_AGAIN: &str = "copy the file again";
+/// What to do about weights in another form.
+pub(super) const CONVERT: &str = "warpo reads weights as transformers saves them: load the folder in transformers and \
+                                  write it with save_pretrained";
 const MATCH: &str = "use the config.json these weights were saved with";
 
 /// Tensors named in an error before it only counts the rest.
 const NAMED: usize = 4;
 
-/// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`.
+/// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`. `master`, if
+/// there is one, gets the values as they are in the files: f16 and bf16 fit in f32 exactly.
 ///
 /// With a tied head a `lm_head.weight` in the file is accepted if it equals the embedding.
 ///
@@ -61,6 +53,7 @@ const NAMED: usize = 4;
 pub fn load<T: Float>(
     device: &Device,
     params: &Buffer<T>,
+    master: Option<&Buffer<f32>>,
     layout: &Layout,
     config: &ModelConfig,
     folder: &Path,
@@ -84,6 +77,10 @@ pub fn load<T: Float>(
             checkpoint.check_tied_head(&spec.name, &values, config)?;
         }
         device.copy_in(&params.slice(spec.range()), &cast)?;
+        // In f32 the parameters are their own master.
+        if let Some(master) = master.filter(|_| T::DTYPE != DType::F32) {
+            device.copy_in(&master.slice(spec.range()), &values)?;
+        }
     }
     Ok(())
 }
@@ -113,20 +110,11 @@ pub fn random<T: Float>(
     Ok(())
 }
 
-/// Writes a folder that `transformers` loads: weights as `T`, the config, and the tokenizer's and generation's files
-/// of `source`. Every file appears whole.
+/// Writes `model.safetensors` into a folder, as `T` and whole.
 ///
 /// # Errors
-/// The folder cannot be made or written to, or a companion cannot be read.
-pub fn save<T: Float>(
-    device: &Device,
-    params: &Buffer<T>,
-    layout: &Layout,
-    config: &ModelConfig,
-    folder: &Path,
-    source: Option<&Path>,
-) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+/// The file cannot be written.
+pub fn save<T: Float>(device: &Device, params: &Buffer<T>, layout: &Layout, folder: &Path) -> Result<()> {
     write_whole(&folder.join(WEIGHTS_FILE), |out| {
         out.write_all(&header(layout, T::DTYPE)?)?;
         for spec in &layout.tensors {
@@ -137,18 +125,7 @@ pub fn save<T: Float>(
             out.write_all(bytemuck::cast_slice(&values))?;
         }
         Ok(())
-    })?;
-    let text = config.to_json(T::DTYPE);
-    write_whole(&folder.join(CONFIG_FILE), |out| Ok(out.write_all(text.as_bytes())?))?;
-    let Some(source) = source else { return Ok(()) };
-    for name in COMPANIONS {
-        let from = source.join(name);
-        if from.is_file() && fs::canonicalize(&from).ok() != fs::canonicalize(folder.join(name)).ok() {
-            let bytes = fs::read(&from).with_context(|| format!("{}: cannot be read", from.display()))?;
-            write_whole(&folder.join(name), |out| Ok(out.write_all(&bytes)?))?;
-        }
-    }
-    Ok(())
+    })
 }
 
 /// The transpose of a matrix with `rows` columns: what comes out has `rows` rows.
@@ -186,17 +163,28 @@ struct Shard {
 impl Shard {
     fn open(path: PathBuf) -> Result<Self> {
         let name = path.display().to_string();
+        let metadata = fs::metadata(&path).with_context(|| name.clone())?;
+        // Opening a pipe would wait for its other end.
+        ensure!(metadata.is_file(), "{name}: a folder, pipe or device: a file is needed in its place");
+        let bytes = metadata.len();
         let mut file = File::open(&path).with_context(|| name.clone())?;
-        let bytes = file.metadata().with_context(|| name.clone())?.len();
-        let mut length = [0; 8];
-        file.read_exact(&mut length)
-            .map_err(|_| anyhow!("{name}: truncated: {bytes} bytes hold no header: {COPY_AGAIN}"))?;
-        let length = u64::from_le_bytes(length);
+        let mut start = Vec::new();
+        (&mut file).take(64).read_to_end(&mut start).with_context(|| name.clone())?;
+        ensure!(!is_lfs_pointer(&start), lfs_pointer(&path));
+        let length = start
+            .first_chunk()
+            .ok_or_else(|| anyhow!("{name}: truncated: {bytes} bytes hold no header: {COPY_AGAIN}"))?;
+        let length = u64::from_le_bytes(*length);
+        ensure!(
+            length <= LARGEST_HEADER,
+            "{name}: not safetensors: the header takes {length} bytes, more than {LARGEST_HEADER}: {COPY_AGAIN}"
+        );
         ensure!(
             length <= bytes - 8,
             "{name}: truncated or not safetensors: the header takes {length} bytes, the file has {bytes}: {COPY_AGAIN}"
         );
         let mut json = vec![0; length as usize];
+        file.seek(SeekFrom::Start(8)).with_context(|| name.clone())?;
         file.read_exact(&mut json).with_context(|| name.clone())?;
         let metadata: Metadata =
             serde_json::from_slice(&json).with_context(|| format!("{name}: broken header: {COPY_AGAIN}"))?;
@@ -253,18 +241,26 @@ impl Checkpoint {
             return Ok(Self { path: single, shards: vec![shard], places, prefix: "" });
         }
         let index = folder.join(INDEX_FILE);
-        ensure!(
-            index.exists(),
-            "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there: add the weights or set model.init = \"random\"",
-            folder.display()
-        );
+        if !index.exists() {
+            let others = other_formats(folder);
+            ensure!(
+                others.is_empty(),
+                "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there, only {}: {CONVERT}",
+                folder.display(),
+                others.join(", ")
+            );
+            bail!(
+                "{}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there: add the weights or set model.init = \"random\"",
+                folder.display()
+            );
+        }
         Self::open_sharded(folder, index)
     }
 
     fn open_sharded(folder: &Path, index: PathBuf) -> Result<Self> {
         let name = index.display().to_string();
-        let text = fs::read_to_string(&index).with_context(|| name.clone())?;
-        let Index { weight_map } = serde_json::from_str(&text).with_context(|| format!("{name}: broken index"))?;
+        let text = read_regular(&index, LARGEST_TEXT)?.with_context(|| format!("{name}: there is no such file"))?;
+        let Index { weight_map } = serde_json::from_slice(&text).with_context(|| format!("{name}: broken index"))?;
         let mut checkpoint = Self { path: index, shards: Vec::new(), places: BTreeMap::new(), prefix: "" };
         let mut opened = BTreeMap::new();
         for (tensor, file) in weight_map {
@@ -278,11 +274,13 @@ impl Checkpoint {
                     checkpoint.shards.len() - 1
                 }
             };
-            ensure!(
-                checkpoint.shards[shard].metadata.info(&tensor).is_some(),
-                "{name}: tensor `{tensor}` is not in {file}, where the index places it"
-            );
-            checkpoint.places.insert(tensor, shard);
+            if checkpoint.shards[shard].metadata.info(&tensor).is_some() {
+                checkpoint.places.insert(tensor, shard);
+                continue;
+            }
+            // Models with a tied head were saved with its name in the index and nowhere else; one that is not tied
+            // is missed when the names are checked.
+            ensure!(tensor == TIED_HEAD, "{name}: tensor `{tensor}` is not in {file}, where the index places it");
         }
         Ok(checkpoint)
     }
@@ -354,6 +352,23 @@ impl Checkpoint {
     fn in_file<'a>(&self, name: &'a str) -> &'a str {
         name.strip_prefix(self.prefix).unwrap_or(name)
     }
+}
+
+/// Weights in a form that is not read.
+pub(super) fn other_formats(folder: &Path) -> Vec<String> {
+    let is_weights = |name: &str| {
+        let named = ["pytorch_model.", "tf_model.", "flax_model.", "model.ckpt", "consolidated."];
+        let endings = [".gguf", ".safetensors", ".pth", ".onnx"];
+        named.iter().any(|start| name.starts_with(start)) || endings.iter().any(|end| name.ends_with(end))
+    };
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut found: Vec<String> = names.filter_map(|name| name.into_string().ok()).filter(|n| is_weights(n)).collect();
+    found.sort();
+    if found.len() > NAMED {
+        let rest = found.split_off(NAMED).len();
+        found.push(format!("{rest} more"));
+    }
+    found
 }
 
 fn list(names: &[&str]) -> String {

@@ -25,7 +25,7 @@ use crate::{
     data::loader::Position,
     device::{Buffer, DType, Device, Float},
     files,
-    model::Model,
+    model::{Companions, Model},
     ops::loss_batch,
     optim::AdamW,
 };
@@ -147,21 +147,21 @@ pub fn folder(out: &Path, step: u64) -> PathBuf {
     out.join(format!("{PREFIX}{step}"))
 }
 
-/// Writes `out/checkpoint-N`, whole or not at all, and returns its path. The tokenizer's files come from `source`.
+/// Writes `out/checkpoint-N`, whole or not at all, and returns its path.
 ///
 /// # Errors
 /// The folder cannot be written.
 pub fn save<T: Float>(
     out: &Path,
     model: &Model<T>,
-    source: &Path,
+    companions: &Companions,
     optimizer: &AdamW<T>,
     masks: Option<&TokenMasks>,
     state: &State,
 ) -> Result<PathBuf> {
     let target = folder(out, state.step);
     files::folder_whole(&target, |folder| {
-        model.save(folder, Some(source))?;
+        model.save(folder, companions)?;
         save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
         masks.iter().try_for_each(|masks| masks.save(model.device(), folder))?;
         fs::write(folder.join(STATE), state.sealed(folder)?).context(STATE)
@@ -234,8 +234,8 @@ pub fn prune(out: &Path, keep: usize) -> Result<()> {
     checkpoints[..surplus].iter().try_for_each(|(_, folder)| files::remove_folder(folder))
 }
 
-/// Makes `out/final`, if it is not there, from a checkpoint's model files. They are linked where the file system can, so
-/// that a large model is not stored twice.
+/// Makes `out/final`, if it is not there, from a checkpoint's model files. They are copied, so that whoever changes one
+/// folder does not change the other: the disk needs room for the model once more, unless it can share what is equal.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -244,18 +244,27 @@ pub fn finish(out: &Path, checkpoint: &Path) -> Result<PathBuf> {
     if target.exists() {
         return Ok(target);
     }
-    files::folder_whole(&target, |folder| {
-        for entry in fs::read_dir(checkpoint)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name != STATE && name != OPTIMIZER {
-                let (from, to) = (entry.path(), folder.join(&name));
-                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))?;
-            }
-        }
-        Ok(())
-    })?;
+    files::folder_whole(&target, |folder| copy_model(checkpoint, folder))?;
     Ok(target)
+}
+
+/// Copies a folder, but for the run's own files.
+fn copy_model(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (name, target) = (entry.file_name(), to.join(entry.file_name()));
+        if name == STATE || name == OPTIMIZER {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&target)?;
+            copy_model(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            fs::File::open(&target)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// Steps and folders, oldest first.

@@ -35,7 +35,7 @@ use crate::{
         loader::{Loader, Position},
     },
     device::{Device, Event, Float, HostOptions},
-    model::{MemoryPlan, Model},
+    model::{Companions, MemoryPlan, Model},
     optim::{AdamW, LearningRate, Settings},
 };
 
@@ -147,6 +147,7 @@ struct Run<'a, T> {
     /// Steps launched, of which the last may be unread.
     launched: u64,
     unread: Option<Launched>,
+    companions: Companions,
     /// Records of `metrics.jsonl` up to this step stay; `None` if none does.
     resumed: Option<u64>,
     /// When the last checkpoint was saved, or the first step began.
@@ -173,11 +174,9 @@ impl<'a, T: Float> Run<'a, T> {
                 model.randomize(config.train.seed)?;
                 optimizer.start(device)?;
             }
-            (_, Init::Pretrained) => {
-                model.load(&config.model.path)?;
-                optimizer.start(device)?;
-            }
+            (_, Init::Pretrained) => model.load_with(&optimizer.master, &config.model.path)?,
         }
+        let companions = Companions::new(&config.model.path, config.data.template.as_deref())?;
         let mut loader = batches::loader(&inputs.train, config)?;
         let mut state = State::new(total_steps, config.train.seed, settings::text(config)?, Machine::here(device));
         state.bound = inputs.bound.hashes();
@@ -226,6 +225,7 @@ impl<'a, T: Float> Run<'a, T> {
             state,
             launched,
             unread: None,
+            companions,
             resumed,
             saved: Instant::now(),
             patience: Patience::default(),
@@ -562,7 +562,7 @@ impl<'a, T: Float> Run<'a, T> {
         let attempt = || {
             // The checkpoint promises the records up to its step.
             metrics.sync()?;
-            checkpoint::save(out, model, &self.config().model.path, optimizer, masks.as_ref(), &self.state)
+            checkpoint::save(out, model, &self.companions, optimizer, masks.as_ref(), &self.state)
         };
         let saved = self.patience.run(stop, |line| terminal.say(line), attempt).with_context(|| self.not_saved())?;
         if prune {

@@ -15,7 +15,7 @@ use warpo::{
     device::{Buffer, DType, Device, Float},
     forest::{Forest, Tree},
     loss::Loss,
-    model::{Batch, Capacity, MemoryPlan, Model, ModelConfig},
+    model::{Batch, Capacity, Companions, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
 };
 
@@ -379,7 +379,7 @@ fn a_saved_folder_holds_the_tensors_that_were_read() {
         // `tests/parity/families_in_transformers.py` reads what is kept.
         let kept = std::env::var_os("SAVE_FAMILIES").map(|folder| Path::new(&folder).join(family));
         let folder = kept.as_deref().unwrap_or(scratch.path());
-        loaded.model.save(folder, Some(&fixtures().join(family))).unwrap();
+        loaded.model.save(folder, &Companions::new(&fixtures().join(family), None).unwrap()).unwrap();
         let mut source = stored(&fixtures().join(family));
         source.retain(|name, _| !BUFFERS.iter().any(|buffer| name.ends_with(buffer)));
         if family == &"gpt2" {
@@ -404,11 +404,11 @@ fn save_and_load_keep_the_bits() {
         loaded.model.randomize(7).unwrap();
         let want = device.download(loaded.model.params()).unwrap();
         let folder = TempDir::new().unwrap();
-        loaded.model.save(folder.path(), None).unwrap();
+        loaded.model.save(folder.path(), &Companions::none()).unwrap();
         loaded.model.load(&fixtures().join(family)).unwrap();
         loaded.model.load(folder.path()).unwrap();
         assert_same_bits(family, &device.download(loaded.model.params()).unwrap(), &want);
         let config = ModelConfig::load(folder.path()).unwrap();
-        assert_eq!(config.to_json(DType::F32), loaded.model.config().to_json(DType::F32), "{family}");
+        assert_eq!(config.to_map(DType::F32), loaded.model.config().to_map(DType::F32), "{family}");
     }
 }

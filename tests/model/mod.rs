@@ -6,6 +6,8 @@ mod forest;
 mod golden;
 mod gradients;
 mod memory;
+mod optional_keys;
+mod saved;
 mod weights;
 
 use warpo::{

@@ -68,7 +68,7 @@ fn load<T: Float>(config: &ModelConfig, folder: &Path) -> anyhow::Result<Vec<T>>
     let device = device();
     let layout = Layout::new(config);
     let params: Buffer<T> = device.alloc(layout.elements)?;
-    weights::load(&device, &params, &layout, config, folder)?;
+    weights::load(&device, &params, None, &layout, config, folder)?;
     device.download(&params)
 }
 
@@ -104,30 +104,38 @@ fn save_and_load_give_the_same_bits() {
 fn save_and_load<T: Float>(tied: bool) {
     let config = tiny_config(tied, 2);
     let (device, layout) = (device(), Layout::new(&config));
-    let (source, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    fs::write(source.path().join("tokenizer.json"), "{}").unwrap();
-    fs::write(source.path().join("chat_template.jinja"), "{{ x }}").unwrap();
-    fs::write(source.path().join("pytorch_model.bin"), "not carried").unwrap();
+    let folder = TempDir::new().unwrap();
     let params: Buffer<T> = device.alloc(layout.elements).unwrap();
     weights::random(&device, &params, &layout, &config, 7).unwrap();
-    let folder = out.path().join("made/on/the/way");
-    weights::save(&device, &params, &layout, &config, &folder, Some(source.path())).unwrap();
+    weights::save(&device, &params, &layout, folder.path()).unwrap();
+    assert_eq!(load::<T>(&config, folder.path()).unwrap(), device.download(&params).unwrap());
 
-    assert_eq!(load::<T>(&config, &folder).unwrap(), device.download(&params).unwrap());
-    let again = ModelConfig::load(&folder).unwrap();
-    assert_eq!((again.hidden, again.tied), (config.hidden, tied));
-    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]);
-
-    // Saving over the folder that was loaded from keeps its companions.
-    weights::save(&device, &params, &layout, &config, &folder, Some(&folder)).unwrap();
-    assert_eq!(fs::read_to_string(folder.join("chat_template.jinja")).unwrap(), "{{ x }}");
-    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.len(), layout.tensors.len());
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+}
+
+/// What bf16 cannot hold is kept where the optimizer adds to it.
+#[test]
+fn the_master_has_the_values_of_the_files() {
+    let config = tiny_config(false, 2);
+    let layout = Layout::new(&config);
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let folder = TempDir::new().unwrap();
+        write(&folder.path().join("model.safetensors"), &tensors(&layout, dtype));
+        let device = device();
+        let params: Buffer<bf16> = device.alloc(layout.elements).unwrap();
+        let master: Buffer<f32> = device.alloc(layout.elements).unwrap();
+        weights::load(&device, &params, Some(&master), &layout, &config, folder.path()).unwrap();
+        let exact = load::<f32>(&config, folder.path()).unwrap();
+        assert_eq!(device.download(&master).unwrap(), exact, "{dtype:?}");
+        let rounded: Vec<bf16> = exact.iter().map(|&value| bf16::from_f32(value)).collect();
+        assert_eq!(device.download(&params).unwrap(), rounded, "{dtype:?}");
+        let lost = exact.iter().zip(&rounded).filter(|(exact, rounded)| rounded.to_f32() != **exact).count();
+        assert_eq!(lost == 0, dtype == Dtype::BF16, "{lost} values that bf16 cannot hold");
+    }
 }
 
 #[test]
@@ -257,8 +265,98 @@ fn broken_files_are_named() {
     let text = fs::read_to_string(&index).unwrap();
     fs::write(&index, text.replace("model-00002", "../model-00002")).unwrap();
     assert_contains(&refused(&config, folder.path()), &["is not a file name"]);
+    let far = text.replace("model-00002", "/etc/model-00002");
+    fs::write(&index, far).unwrap();
+    assert_contains(&refused(&config, folder.path()), &["is not a file name"]);
     fs::write(&index, "{}").unwrap();
     assert_contains(&refused(&config, folder.path()), &["index.json", "broken index"]);
+}
+
+/// Headers that say what is not so, each refused at once and without the memory that they ask for.
+#[test]
+fn lying_headers_are_refused() {
+    let config = tiny_config(true, 2);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let file = |length: u64, json: &str| [&length.to_le_bytes()[..], json.as_bytes(), &[0; 64]].concat();
+    let tensor = |shape: &str, offsets: &str| {
+        let json = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
+        file(json.len() as u64, &json)
+    };
+    for (bytes, part) in [
+        (file(u64::MAX, "{}"), "the header takes 18446744073709551615 bytes"),
+        (file(1 << 40, "{}"), "the header takes 1099511627776 bytes"),
+        (file(90_000_000, "{}"), "truncated"),
+        (tensor("[16]", "[0, 60]"), "broken header"),
+        (tensor("[16]", "[4, 68]"), "broken header"),
+        (tensor("[18446744073709551615, 16]", "[0, 64]"), "broken header"),
+        (tensor("[16]", "[64, 0]"), "broken header"),
+        (tensor("[17]", "[0, 68]"), "expected"),
+        (tensor("[-1]", "[0, 64]"), "broken header"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        assert_contains(&refused(&config, folder.path()), &["model.safetensors", part]);
+    }
+    // A hole of 64 GiB, all of it header.
+    let sparse = fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut &sparse, &((64u64 << 30) - 8).to_le_bytes()).unwrap();
+    sparse.set_len(64 << 30).unwrap();
+    assert_contains(&refused(&config, folder.path()), &["not safetensors", "100000000"]);
+}
+
+/// Models with a tied head were saved with its name in the index and in no file.
+#[test]
+fn an_index_may_name_a_tied_head_that_no_file_has() {
+    let (tied, untied) = (tiny_config(true, 2), tiny_config(false, 2));
+    let folder = TempDir::new().unwrap();
+    let index = folder.path().join("model.safetensors.index.json");
+    write_sharded(folder.path(), &tensors(&Layout::new(&tied), Dtype::F32));
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    json["weight_map"]["lm_head.weight"] = "model-00002-of-00002.safetensors".into();
+    fs::write(&index, json.to_string()).unwrap();
+    load::<f32>(&tied, folder.path()).unwrap();
+    assert_contains(&refused(&untied, folder.path()), &["missing tensor `lm_head.weight`"]);
+    json["weight_map"]["model.norm.weight_v"] = "model-00002-of-00002.safetensors".into();
+    fs::write(&index, json.to_string()).unwrap();
+    assert_contains(&refused(&tied, folder.path()), &["model.norm.weight_v", "where the index places it"]);
+}
+
+#[test]
+fn weights_in_other_forms_are_named_with_a_remedy() {
+    let config = tiny_config(true, 2);
+    for name in [
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "consolidated.00.pth",
+        "consolidated.safetensors",
+        "tiny-Q4_K_M.gguf",
+        "tf_model.h5",
+        "model.ckpt.index",
+        "flax_model.msgpack",
+        "model.fp16.safetensors",
+    ] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join(name), "not read").unwrap();
+        assert_contains(&refused(&config, folder.path()), &["neither model.safetensors nor", name, "save_pretrained"]);
+        let why = format!("{:#}", ModelConfig::load(folder.path()).unwrap_err());
+        assert_contains(&why, &["needs a config.json", name, "save_pretrained"]);
+    }
+}
+
+#[test]
+fn git_lfs_pointers_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsize 123456\n";
+    let config = tiny_config(true, 2);
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("config.json"), pointer).unwrap();
+    let why = format!("{:#}", ModelConfig::load(folder.path()).unwrap_err());
+    assert_contains(&why, &["config.json", "a Git LFS pointer", "git lfs pull"]);
+    fs::write(folder.path().join("model.safetensors"), pointer).unwrap();
+    assert_contains(&refused(&config, folder.path()), &["model.safetensors", "a Git LFS pointer", "git lfs pull"]);
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    write_sharded(folder.path(), &tensors(&Layout::new(&config), Dtype::F32));
+    fs::write(folder.path().join("model-00001-of-00002.safetensors"), pointer).unwrap();
+    assert_contains(&refused(&config, folder.path()), &["model-00001-of-00002.safetensors", "a Git LFS pointer"]);
 }
 
 #[test]
@@ -267,7 +365,7 @@ fn a_failed_save_leaves_the_old_file() {
     let (device, layout) = (device(), Layout::new(&config));
     let folder = TempDir::new().unwrap();
     let params: Buffer<f32> = device.zeros(layout.elements).unwrap();
-    weights::save(&device, &params, &layout, &config, folder.path(), None).unwrap();
+    weights::save(&device, &params, &layout, folder.path()).unwrap();
     let path = folder.path().join("model.safetensors");
     let before = fs::read(&path).unwrap();
     let failed = warpo::files::write_whole(&path, |out| {
@@ -276,5 +374,5 @@ fn a_failed_save_leaves_the_old_file() {
     });
     assert_contains(&format!("{:#}", failed.unwrap_err()), &["model.safetensors", "the disk is full"]);
     assert_eq!(fs::read(&path).unwrap(), before);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

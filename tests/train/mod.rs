@@ -10,5 +10,6 @@ mod paths;
 mod reference_cache;
 mod refusals;
 mod resume;
+mod saved;
 mod schedule;
 mod step;

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fs, io::ErrorKind as Io, path::Path, sync::Arc}
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    files::{LARGEST_TEXT, read_regular},
+};
 
 pub mod date;
 mod jinja;
@@ -63,7 +66,7 @@ impl Templates {
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         let (texts, place) = match file {
             Some(file) => {
-                let text = read(file)?.with_context(|| {
+                let text = named_file(file)?.with_context(|| {
                     format!("`data.template` = {}: there is no such file: name a Jinja chat template", file.display())
                 })?;
                 ([("default".to_owned(), text)].into(), file.to_path_buf())
@@ -278,17 +281,22 @@ fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>> {
     Ok(tokens)
 }
 
-/// `None` if the file is not there.
-fn read(file: &Path) -> Result<Option<String>> {
+/// A file that a run names, which may be a pipe; `None` if it is not there.
+fn named_file(file: &Path) -> Result<Option<String>> {
     match fs::read(file) {
         Err(error) if error.kind() == Io::NotFound => Ok(None),
-        bytes => {
-            let bytes = bytes.with_context(|| format!("`{}` cannot be read", file.display()))?;
-            let text = String::from_utf8(bytes);
-            ensure!(text.is_ok(), "`{}` is not UTF-8: save the template as UTF-8", file.display());
-            Ok(text.ok())
-        }
+        bytes => text(file, Some(bytes.with_context(|| format!("`{}` cannot be read", file.display()))?)),
     }
+}
+
+/// A file of the model folder; `None` if it is not there.
+fn read(file: &Path) -> Result<Option<String>> {
+    text(file, read_regular(file, LARGEST_TEXT)?)
+}
+
+fn text(file: &Path, bytes: Option<Vec<u8>>) -> Result<Option<String>> {
+    let text = bytes.map(String::from_utf8).transpose();
+    text.ok().with_context(|| format!("`{}` is not UTF-8: save the template as UTF-8", file.display()))
 }
 
 fn read_json(file: &Path) -> Result<Value> {

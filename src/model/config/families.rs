@@ -4,9 +4,10 @@ use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::{
-    super::rope::{Rope, Scaling},
     Activation, LayerKind, ModelConfig, NormKind, QkNorm,
+    class::{Class, HeadDim},
     fields::Fields,
+    ropes,
 };
 
 /// Families by `model_type`.
@@ -65,29 +66,13 @@ impl Family {
 
 /// Reads the whole file.
 pub(super) fn read(raw: &Map<String, Value>) -> Result<ModelConfig> {
-    let fields = Fields(raw);
+    let fields = Fields::new(raw);
     let family = Family::read(&fields)?;
-    if let Some(value) = fields.get("quantization_config") {
-        bail!("quantization_config {value} does not run: only weights in f32, f16 or bf16 do");
-    }
+    refuse(&fields)?;
     if family == Family::Gpt2 {
         return gpt2(&fields);
     }
     let mut config = base(family, &fields)?;
-    match family {
-        Family::Mistral => {
-            // The class's own default is a window of 4096; null is none.
-            let window =
-                if raw.contains_key("sliding_window") { fields.optional_dim("sliding_window")? } else { Some(4096) };
-            config.layer_kinds.iter_mut().for_each(|kind| kind.window = window);
-        }
-        Family::Phi3 => {
-            let window = fields.optional_dim("sliding_window")?;
-            config.layer_kinds.iter_mut().for_each(|kind| kind.window = window);
-        }
-        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => optional_window(&mut config, &fields)?,
-        _ => {}
-    }
     match family {
         Family::Qwen2 => config.qkv_bias = true,
         Family::Qwen3 => config.qk_norm = QkNorm::Head,
@@ -97,88 +82,156 @@ pub(super) fn read(raw: &Map<String, Value>) -> Result<ModelConfig> {
             (config.norm_before, config.norm_after) = (false, true);
         }
         Family::Gemma2 | Family::Gemma3 => gemma(&mut config, &fields)?,
-        _ => {}
+        Family::Llama | Family::Mistral | Family::Phi3 | Family::Gpt2 => {}
     }
+    windows(&mut config, &fields)?;
     Ok(config)
+}
+
+/// Keys that every class of transformers reads, or its loader, and that ask for another model than the one that runs.
+fn refuse(fields: &Fields) -> Result<()> {
+    for key in ["quantization_config", "compression_config"] {
+        fields.nothing(key, "only weights in f32, f16 or bf16 do")?;
+    }
+    fields.nothing("per_layer_config", "only models whose layers have one size do")?;
+    for key in ["transformers_weights", "configuration_files"] {
+        fields.nothing(key, "name the files as transformers saves them, and remove the key")?;
+    }
+    fields.only("is_causal", &true.into())?;
+    for key in ["use_bidirectional_attention", "is_encoder_decoder"] {
+        if fields.get(key).is_some() {
+            fields.only(key, &false.into())?;
+        }
+    }
+    Ok(())
 }
 
 /// What all families but GPT-2 have in common.
 fn base(family: Family, fields: &Fields) -> Result<ModelConfig> {
+    let class = family.class();
     let is_gemma = matches!(family, Family::Gemma2 | Family::Gemma3);
     if is_gemma {
         fields.only("hidden_activation", &"gelu_pytorch_tanh".into())?;
-        fields.only("hidden_act", &"gelu_pytorch_tanh".into())?;
+        if fields.get("hidden_act").is_some() {
+            fields.only("hidden_act", &"gelu_pytorch_tanh".into())?;
+        }
     } else {
         fields.only("hidden_act", &"silu".into())?;
     }
-    fields.only("attention_bias", &false.into())?;
-    fields.only("mlp_bias", &false.into())?;
-    for (key, only) in [("attention_dropout", 0.0), ("partial_rotary_factor", 1.0)] {
-        if let Some(value) = fields.number(key)?.filter(|&value| value != only) {
-            bail!("{key} {value} does not run: only {only} does");
-        }
-    }
-    let (hidden, heads) = (fields.dim("hidden_size")?, fields.dim("num_attention_heads")?);
-    let head_dim = match fields.optional_dim("head_dim")? {
-        Some(dim) => dim,
-        None if is_gemma => 256,
-        None => {
-            ensure!(
-                hidden.is_multiple_of(heads),
-                "hidden_size {hidden} does not divide by num_attention_heads {heads}"
-            );
-            hidden / heads
-        }
-    };
-    let layers = fields.layers("num_hidden_layers")?;
-    let positions = fields.optional_dim("max_position_embeddings")?.unwrap_or(2048);
-    let tied_default = is_gemma || family == Family::SmolLm3;
+    class.biases.iter().try_for_each(|bias| fields.only(bias, &false.into()))?;
+    fields.only_number("attention_dropout", 0.0, class.dropout_null)?;
+    let hidden = fields.dim("hidden_size", class.hidden)?;
+    let heads = fields.dim("num_attention_heads", class.heads)?;
+    let head_dim = head_dim(class, fields, hidden, heads)?;
+    let layers = fields.layers("num_hidden_layers", class.layers)?;
+    let positions = fields.dim("max_position_embeddings", class.positions)?;
     Ok(ModelConfig {
         family,
-        vocab: fields.dim("vocab_size")?,
+        vocab: fields.dim("vocab_size", class.vocab)?,
         hidden,
-        ffn: fields.dim("intermediate_size")?,
+        ffn: fields.dim("intermediate_size", class.ffn)?,
         layers,
         heads,
-        kv_heads: fields.optional_dim("num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: kv_heads(class, fields, heads)?,
         head_dim,
         positions,
         norm: NormKind::Rms,
-        norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        norm_eps: fields.positive("rms_norm_eps", class.norm_eps)? as f32,
         norm_before: true,
         norm_after: false,
         qk_norm: QkNorm::None,
-        ropes: if family == Family::Gemma3 { gemma3_ropes(fields, positions)? } else { vec![rope(fields, positions)?] },
+        ropes: ropes::read(family, fields, positions)?,
         layer_kinds: vec![LayerKind { rope: Some(0), window: None }; layers],
         qkv_bias: false,
         bias: false,
-        activation: Activation::SwiGlu,
+        activation: if is_gemma { Activation::GeGlu } else { Activation::SwiGlu },
         embedding_scale: 1.0,
         attention_scale: 1.0 / (head_dim as f64).sqrt(),
         attention_softcap: None,
         final_softcap: None,
-        tied: if fields.get("tie_word_embeddings").is_some() {
-            fields.flag("tie_word_embeddings")?
-        } else {
-            tied_default
-        },
-        initializer_range: fields.positive("initializer_range")?.unwrap_or(0.02),
-        raw: fields.0.clone(),
+        tied: fields.flag("tie_word_embeddings", class.tied)?,
+        initializer_range: fields.positive("initializer_range", 0.02)?,
+        raw: fields.raw().clone(),
     })
 }
 
-/// Qwen and SmolLM3 write a window into the file and switch it on by another key.
-fn optional_window(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
-    if !fields.flag("use_sliding_window")? {
-        return Ok(());
+fn kv_heads(class: &Class, fields: &Fields, heads: usize) -> Result<usize> {
+    const KEY: &str = "num_key_value_heads";
+    let default = class.kv_heads.unwrap_or(heads);
+    if class.kv_heads_null {
+        Ok(fields.nullable_dim(KEY, Some(default))?.unwrap_or(heads))
+    } else {
+        fields.dim(KEY, default)
     }
-    let Some(window) = fields.optional_dim("sliding_window")? else { return Ok(()) };
-    let first = fields.number("max_window_layers")?.unwrap_or(28.0) as usize;
-    let is_windowed = layer_types(fields, config.layers, |i| i >= first)?;
-    for (kind, windowed) in config.layer_kinds.iter_mut().zip(is_windowed) {
-        kind.window = windowed.then_some(window);
+}
+
+fn head_dim(class: &Class, fields: &Fields, hidden: usize, heads: usize) -> Result<usize> {
+    let given = match class.head_dim {
+        HeadDim::QuotientOrNull => fields.nullable_dim("head_dim", None)?,
+        HeadDim::Quotient => fields.given("head_dim").map(|_| fields.dim("head_dim", 0)).transpose()?,
+        HeadDim::Fixed(dim) => Some(fields.dim("head_dim", dim)?),
+    };
+    ensure!(
+        hidden.is_multiple_of(heads) || (given.is_some() && !class.divides),
+        "hidden_size {hidden} does not divide by num_attention_heads {heads}"
+    );
+    Ok(given.unwrap_or(hidden / heads))
+}
+
+/// Which layers see a window, and how far.
+fn windows(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
+    const KEY: &str = "sliding_window";
+    let layers = config.layers;
+    let flag = || fields.flag("use_sliding_window", false);
+    let (window, windowed) = match config.family {
+        Family::Llama | Family::Olmo2 | Family::Gpt2 => (None, uniform(fields, layers)?),
+        Family::Mistral => {
+            // With this key the file is loaded as another family, whose layers differ.
+            fields.nothing(
+                "layer_types",
+                "transformers takes such a file for a Ministral; remove the key if it is none",
+            )?;
+            (fields.nullable_dim(KEY, Some(4096))?, uniform(fields, layers)?)
+        }
+        Family::Phi3 => (fields.nullable_dim(KEY, None)?, uniform(fields, layers)?),
+        Family::Qwen2 | Family::Qwen3 => {
+            let window = if flag()? { fields.nullable_dim(KEY, Some(4096))? } else { None };
+            let first = fields.count("max_window_layers", 28)?;
+            (window, layer_types(fields, layers, |i| window.is_some() && i >= first)?)
+        }
+        Family::SmolLm3 => {
+            let window = if flag()? { fields.nullable_dim(KEY, None)? } else { None };
+            let without_rope = |i: usize| config.layer_kinds[i].rope.is_none();
+            (window, layer_types(fields, layers, |i| window.is_some() && without_rope(i))?)
+        }
+        Family::Gemma2 => (Some(fields.dim(KEY, 4096)?), layer_types(fields, layers, |i| i.is_multiple_of(2))?),
+        Family::Gemma3 => {
+            // `layer_types`, where it is there, counts alone.
+            let listed = fields.get("layer_types").is_some();
+            let pattern = if listed { 1 } else { fields.dim("sliding_window_pattern", 6)? };
+            let windowed = layer_types(fields, layers, |i| !(i + 1).is_multiple_of(pattern))?;
+            (Some(fields.dim(KEY, 4096)?), windowed)
+        }
+    };
+    let only_some = !matches!(config.family, Family::Llama | Family::Olmo2 | Family::Mistral | Family::Phi3);
+    ensure!(
+        window.is_some() || !only_some || !windowed.contains(&true),
+        "layer_types names \"sliding_attention\" and there is no window: set use_sliding_window to true and \
+         sliding_window to its length, or take \"sliding_attention\" out"
+    );
+    for (kind, windowed) in config.layer_kinds.iter_mut().zip(windowed) {
+        kind.window = window.filter(|_| windowed);
+        if config.family == Family::Gemma3 {
+            kind.rope = Some(usize::from(windowed));
+        }
     }
     Ok(())
+}
+
+/// All layers alike: `layer_types` is not read by these families, but for its length.
+fn uniform(fields: &Fields, layers: usize) -> Result<Vec<bool>> {
+    fields.list("layer_types", layers)?;
+    Ok(vec![true; layers])
 }
 
 /// Which layers have a window: by `layer_types`, or by the family's rule.
@@ -194,8 +247,8 @@ fn layer_types(fields: &Fields, layers: usize, rule: impl Fn(usize) -> bool) -> 
 
 /// SmolLM3: every fourth layer has no rotary positions, or those the file lists with 0.
 fn without_rope(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
-    let interval = fields.optional_dim("no_rope_layer_interval")?.unwrap_or(4);
-    let listed = fields.list("no_rope_layers", config.layers)?;
+    let interval = fields.dim("no_rope_layer_interval", 4)?;
+    let listed = fields.list_of_at_least("no_rope_layers", config.layers)?;
     for (i, kind) in config.layer_kinds.iter_mut().enumerate() {
         let turns = match listed.map(|list| &list[i]) {
             None => !(i + 1).is_multiple_of(interval),
@@ -210,115 +263,25 @@ fn without_rope(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
 }
 
 fn gemma(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
-    let is_third = config.family == Family::Gemma3;
     config.norm = NormKind::RmsPlusOne;
     config.norm_after = true;
-    config.activation = Activation::GeGlu;
     config.embedding_scale = (config.hidden as f64).sqrt() as f32;
-    config.attention_scale = fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5);
+    config.attention_scale = (fields.dim("query_pre_attn_scalar", 256)? as f64).powf(-0.5);
+    let is_third = config.family == Family::Gemma3;
     let cap = |key, default: f64| -> Result<Option<f32>> {
         // Gemma 2 has caps unless the file says null; Gemma 3 has none unless it gives them.
-        if fields.0.contains_key(key) || is_third {
-            return Ok(fields.positive(key)?.map(|cap| cap as f32));
-        }
-        Ok(Some(default as f32))
+        let default = if is_third { None } else { Some(default) };
+        Ok(fields.nullable_positive(key, default)?.map(|cap| cap as f32))
     };
-    config.attention_softcap = cap("attn_logit_softcapping", 50.0)?;
     config.final_softcap = cap("final_logit_softcapping", 30.0)?;
     if is_third {
         config.qk_norm = QkNorm::Head;
-    }
-    let window = fields.optional_dim("sliding_window")?.unwrap_or(4096);
-    let pattern = fields.optional_dim("sliding_window_pattern")?.unwrap_or(if is_third { 6 } else { 2 });
-    let is_windowed = layer_types(fields, config.layers, |i| !(i + 1).is_multiple_of(pattern))?;
-    for (kind, windowed) in config.layer_kinds.iter_mut().zip(is_windowed) {
-        kind.window = windowed.then_some(window);
-        kind.rope = Some(usize::from(is_third && windowed));
+        // transformers reads it and leaves it out of the attention.
+        fields.nothing("attn_logit_softcapping", "only null does in Gemma 3")?;
+    } else {
+        config.attention_softcap = cap("attn_logit_softcapping", 50.0)?;
     }
     Ok(())
-}
-
-/// Table 0 is for layers that see everything, table 1 for those with a window.
-fn gemma3_ropes(fields: &Fields, positions: usize) -> Result<Vec<Rope>> {
-    if let Some(parameters) = fields.object("rope_parameters")?
-        && let (Some(full), Some(sliding)) =
-            (parameters.object("full_attention")?, parameters.object("sliding_attention")?)
-    {
-        return Ok(vec![scaled_rope(&full, &full, 1e6, positions)?, scaled_rope(&sliding, &sliding, 1e4, positions)?]);
-    }
-    let theta = fields.positive("rope_theta")?.unwrap_or(1e6);
-    let local = fields.positive("rope_local_base_freq")?.unwrap_or(1e4);
-    let global = match fields.object("rope_scaling")? {
-        Some(scaling) => Rope { theta, scaling: scaling_of(&scaling, "rope_scaling", positions)? },
-        None => Rope { theta, scaling: Scaling::None },
-    };
-    Ok(vec![global, Rope { theta: local, scaling: Scaling::None }])
-}
-
-/// `rope_theta` and `rope_scaling` stand at the top in transformers 4 and in `rope_parameters` in transformers 5.
-fn rope(fields: &Fields, positions: usize) -> Result<Rope> {
-    const DEFAULT: f64 = 10_000.0;
-    if let Some(parameters) = fields.object("rope_parameters")? {
-        return scaled_rope(&parameters, fields, DEFAULT, positions);
-    }
-    let theta = fields.positive("rope_theta")?.unwrap_or(DEFAULT);
-    let scaling = match fields.object("rope_scaling")? {
-        Some(scaling) => scaling_of(&scaling, "rope_scaling", positions)?,
-        None => Scaling::None,
-    };
-    Ok(Rope { theta, scaling })
-}
-
-fn scaled_rope(parameters: &Fields, outer: &Fields, default: f64, positions: usize) -> Result<Rope> {
-    if let Some(value) = parameters.number("partial_rotary_factor")?.filter(|&value| value != 1.0) {
-        bail!("rope_parameters.partial_rotary_factor {value} does not run: only 1 does");
-    }
-    let theta = parameters.positive("rope_theta")?.or(outer.positive("rope_theta")?).unwrap_or(default);
-    Ok(Rope { theta, scaling: scaling_of(parameters, "rope_parameters", positions)? })
-}
-
-/// By the formulas of transformers' `modeling_rope_utils`.
-fn scaling_of(fields: &Fields, key: &str, positions: usize) -> Result<Scaling> {
-    let kind = fields.get("rope_type").or_else(|| fields.get("type"));
-    let need = |name: &str| -> Result<f64> { fields.positive(name)?.ok_or_else(|| anyhow!("{key}.{name} is missing")) };
-    let original =
-        || -> Result<f64> { Ok(fields.positive("original_max_position_embeddings")?.unwrap_or(positions as f64)) };
-    match kind.map(|kind| kind.as_str().unwrap_or_default()) {
-        None | Some("default") => Ok(Scaling::None),
-        Some("linear") => Ok(Scaling::Linear { factor: need("factor")? }),
-        Some("llama3") => Ok(Scaling::Llama3 {
-            factor: need("factor")?,
-            low_freq_factor: need("low_freq_factor")?,
-            high_freq_factor: need("high_freq_factor")?,
-            original_positions: original()?,
-        }),
-        Some("yarn") => {
-            let factor = need("factor")?;
-            Ok(Scaling::Yarn {
-                factor,
-                attention_factor: yarn_attention_factor(fields, factor)?,
-                beta_fast: fields.positive("beta_fast")?.unwrap_or(32.0),
-                beta_slow: fields.positive("beta_slow")?.unwrap_or(1.0),
-                truncate: fields.get("truncate").is_none() || fields.flag("truncate")?,
-                original_positions: original()?,
-            })
-        }
-        Some(_) => bail!(
-            "{key} {} does not run: only rope_type \"default\", \"linear\", \"llama3\" and \"yarn\" do",
-            Value::Object(fields.0.clone())
-        ),
-    }
-}
-
-fn yarn_attention_factor(fields: &Fields, factor: f64) -> Result<f64> {
-    let by = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-    if let Some(given) = fields.positive("attention_factor")? {
-        return Ok(given);
-    }
-    Ok(match (fields.positive("mscale")?, fields.positive("mscale_all_dim")?) {
-        (Some(scale), Some(all)) => by(scale) / by(all),
-        _ => by(1.0),
-    })
 }
 
 /// GPT-2 under its own key names. Its dropout rates are read over: preference training switches dropout off, as TRL does.
@@ -327,21 +290,24 @@ fn gpt2(fields: &Fields) -> Result<ModelConfig> {
     fields.only("scale_attn_weights", &true.into())?;
     fields.only("scale_attn_by_inverse_layer_idx", &false.into())?;
     fields.only("add_cross_attention", &false.into())?;
-    let (hidden, heads, layers) = (fields.dim("n_embd")?, fields.dim("n_head")?, fields.layers("n_layer")?);
+    let dim = |key, alias, default| renamed(fields, key, alias)?.dim(default);
+    let (hidden, heads) = (dim("n_embd", "hidden_size", 768)?, dim("n_head", "num_attention_heads", 12)?);
+    let layers = renamed(fields, "n_layer", "num_hidden_layers")?.layers(12)?;
+    uniform(fields, layers)?;
     ensure!(hidden.is_multiple_of(heads), "n_embd {hidden} does not divide by n_head {heads}");
     let head_dim = hidden / heads;
     Ok(ModelConfig {
         family: Family::Gpt2,
-        vocab: fields.dim("vocab_size")?,
+        vocab: fields.dim("vocab_size", 50_257)?,
         hidden,
-        ffn: fields.optional_dim("n_inner")?.unwrap_or(4 * hidden),
+        ffn: fields.nullable_dim("n_inner", None)?.unwrap_or(4 * hidden),
         layers,
         heads,
         kv_heads: heads,
         head_dim,
-        positions: fields.optional_dim("n_positions")?.unwrap_or(1024),
+        positions: dim("n_positions", "max_position_embeddings", 1024)?,
         norm: NormKind::Layer,
-        norm_eps: fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        norm_eps: fields.positive("layer_norm_epsilon", 1e-5)? as f32,
         norm_before: true,
         norm_after: false,
         qk_norm: QkNorm::None,
@@ -354,8 +320,32 @@ fn gpt2(fields: &Fields) -> Result<ModelConfig> {
         attention_scale: 1.0 / (head_dim as f64).sqrt(),
         attention_softcap: None,
         final_softcap: None,
-        tied: fields.get("tie_word_embeddings").is_none() || fields.flag("tie_word_embeddings")?,
-        initializer_range: fields.positive("initializer_range")?.unwrap_or(0.02),
-        raw: fields.0.clone(),
+        tied: fields.flag("tie_word_embeddings", true)?,
+        initializer_range: fields.positive("initializer_range", 0.02)?,
+        raw: fields.raw().clone(),
     })
+}
+
+/// A key of GPT-2 that transformers also takes under the name that other families have for it.
+struct Renamed<'a> {
+    fields: &'a Fields<'a>,
+    key: &'a str,
+}
+
+fn renamed<'a>(fields: &'a Fields<'a>, key: &'a str, other: &'a str) -> Result<Renamed<'a>> {
+    let values = [key, other].map(|key| fields.given(key));
+    if let [Some(value), Some(second)] = values {
+        ensure!(value == second, "{key} {value} and {other} {second} are one setting: remove one of them");
+    }
+    Ok(Renamed { fields, key: if values[1].is_some() { other } else { key } })
+}
+
+impl Renamed<'_> {
+    fn dim(&self, default: usize) -> Result<usize> {
+        self.fields.dim(self.key, default)
+    }
+
+    fn layers(&self, default: usize) -> Result<usize> {
+        self.fields.layers(self.key, default)
+    }
 }
