@@ -489,7 +489,7 @@ impl<'a, T: Float> Run<'a, T> {
             ));
             ensure!(
                 skipped_in_a_row < SKIPS_ALLOWED,
-                "step {step}: the gradient norm was not finite {SKIPS_ALLOWED} times in a row: lower `optim.lr` = {} or \
+                "step {step}: the gradient norm was not finite {SKIPS_ALLOWED} times in a row: lower `optim.lr` = {:?} or \
                  lengthen the warm-up; checkpoints in {} are kept",
                 self.config().optim.lr,
                 self.options.out.display()

@@ -56,9 +56,9 @@ impl Options {
 /// Says that a row is too long for a model of so many positions, and what helps.
 pub fn too_long_for_the_model(tokens: usize, positions: usize) -> String {
     format!(
-        "prompt and response have {tokens} tokens, the model has {positions} positions: shorten the row, let \
+        "prompt and response have {tokens} tokens, the model has {positions} positions: shorten the row, or let \
          data.long_response or data.long_prompt cut or drop it (beside data.max_response_tokens and \
-         data.max_prompt_tokens), or leave it out by data.on_error = \"skip\""
+         data.max_prompt_tokens)"
     )
 }
 
