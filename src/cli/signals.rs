@@ -53,8 +53,12 @@ pub fn listen(stop: &Stop) -> Result<()> {
     let (stop, armed) = (stop.clone(), armed.clone());
     let wait = move || {
         if signals.forever().next().is_some() {
-            thread::sleep(SAME_REQUEST);
-            armed.store(true, Ordering::SeqCst);
+            // Beside the answer, which may hang in a pipe that nobody reads, and at once, lest the run ends before it.
+            let arm = move || {
+                thread::sleep(SAME_REQUEST);
+                armed.store(true, Ordering::SeqCst);
+            };
+            thread::spawn(arm);
             answer(&stop);
         }
     };

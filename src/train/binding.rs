@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn every_field_of_a_row_but_its_name_is_bound() {
-        let changes: [(&str, fn(&mut Tree)); 11] = [
+        type Change = fn(&mut Tree);
+        let changes: [(&str, Change); 11] = [
             ("token", |tree| tree.segments[1].tokens[0] = 9),
             ("border", |tree| {
                 let moved = tree.segments[1].tokens.remove(0);
@@ -245,7 +246,7 @@ mod tests {
             }),
             ("parent", |tree| tree.segments[2].parent = Some(1)),
             ("scored", |tree| tree.segments[2].scored = false),
-            ("mask", |tree| tree.segments[1].unscored = vec![0..1]),
+            ("mask", |tree| tree.segments[1].unscored.push(0..1)),
             ("role", |tree| tree.segments[2].role = Role::Rationale),
             ("pair", |tree| tree.pairs[0] = [1, 0]),
             ("scores", |tree| tree.scores = vec![1.0, 0.0]),

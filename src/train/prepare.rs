@@ -65,7 +65,7 @@ pub enum Start {
     Fresh,
     /// From the start, in the folder of a run that saved nothing.
     Again,
-    From(PathBuf, State),
+    From(PathBuf, Box<State>),
 }
 
 impl Start {
@@ -95,7 +95,7 @@ pub fn start(options: &Options) -> Result<Start> {
     ensure!(path.is_file(), "run folder {shown} holds no run: {CONFIG} is missing; --out names another");
     settings::check_unchanged(&path, config)?;
     Ok(match checkpoint::newest(out)? {
-        Some((folder, state)) => Start::From(folder, state),
+        Some((folder, state)) => Start::From(folder, Box::new(state)),
         None => Start::Again,
     })
 }

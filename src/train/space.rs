@@ -70,8 +70,9 @@ impl Writes<'_> {
         let [done, all] = self.steps;
         let train = &config.train;
         let last = u64::from(done < all);
-        let due = |every: u64| if every == 0 { 0 } else { (all - 1) / every - done.min(all - 1) / every };
-        let planned = if all == 0 { 0 } else { due(train.save_every) + last };
+        let saved_by = |step: u64| step.checked_div(train.save_every).unwrap_or(0);
+        let before_last = all.saturating_sub(1);
+        let planned = if all == 0 { 0 } else { saved_by(before_last) - saved_by(done.min(before_last)) + last };
         let keep = train.keep_checkpoints as u64;
         // The oldest goes when a new one is whole.
         let at_once = (keep + 1).saturating_sub(there).max(1);
@@ -116,9 +117,11 @@ mod tests {
     use super::*;
 
     /// Steps, `save_every`, `save_minutes` and `keep_checkpoints` of a run, checkpoints there are, and how many come at a time.
+    type Case = ([u64; 2], u64, f64, usize, u64, [u64; 2]);
+
     #[test]
     fn checkpoints_at_a_time_are_those_kept_and_one_in_the_making() {
-        let cases: [([u64; 2], u64, f64, usize, u64, [u64; 2]); 10] = [
+        let cases: [Case; 10] = [
             ([0, 40], 0, 0.0, 2, 0, [1, 1]),
             ([0, 40], 0, 30.0, 2, 0, [1, 3]),
             ([0, 40], 10, 0.0, 2, 0, [3, 3]),

@@ -187,9 +187,12 @@ fn resume(fixture: &Fixture, class: &Class) -> anyhow::Result<Outcome> {
     warpo::train::run(&options, &false.into())
 }
 
+/// What is changed, how, and what a run says of it.
+type Edit<'a> = (&'static str, Box<dyn Fn(&Fixture) + 'a>, &'static str);
+
 /// Everything a class can be changed in, and how a run says what changed.
-fn changes(class: &Class) -> Vec<(&'static str, Box<dyn Fn(&Fixture) + '_>, &'static str)> {
-    let mut all: Vec<(&'static str, Box<dyn Fn(&Fixture) + '_>, &'static str)> = Vec::new();
+fn changes(class: &Class) -> Vec<Edit<'_>> {
+    let mut all: Vec<Edit> = Vec::new();
     for (what, change, says) in CHANGES {
         all.push((what, Box::new(move |fixture| change(fixture, class)), says));
     }
@@ -291,7 +294,8 @@ fn parts_of_a_checkpoint_belong_together() {
     assert!(fixture.execute("straight", &set).status.success());
     let parts =
         ["model.safetensors", "optimizer.safetensors", "token_mask.safetensors", "config.json", "trainer_state.json"];
-    let damages: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 3] = [
         ("a bit turned", turn_a_bit),
         ("of another step", |path| {
             let other = path.parent().unwrap().with_file_name("checkpoint-2").join(path.file_name().unwrap());
