@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, ErrorKind, Read, Write},
+    io::{self, BufWriter, ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -56,6 +56,21 @@ pub fn read_regular(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     ensure!(bytes.len() as u64 <= limit, too_large(bytes.len() as u64));
     ensure!(!is_lfs_pointer(&bytes), lfs_pointer(path));
     Ok(Some(bytes))
+}
+
+/// The bytes of a file that a run names, which may be a pipe; no more than `limit` are read.
+///
+/// # Errors
+/// It cannot be read, or has more.
+pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let fits = bytes.len() as u64 <= limit;
+    if fits {
+        Ok(bytes)
+    } else {
+        Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")))
+    }
 }
 
 /// Writes `path` through `fill`; until the last step nothing that was there changes.

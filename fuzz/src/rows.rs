@@ -7,11 +7,12 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 use warpo::{
-    config::{LongPrompt, LongResponse},
+    config::{LongPrompt, LongResponse, LongText},
     data::{
         Dataset, Limits, OnError,
         encode::{Encoder, Options},
         records::{Column, Columns},
+        source,
         template::Templates,
     },
 };
@@ -25,6 +26,8 @@ const CUT: u8 = 0x08;
 const REWRITES: u8 = 0x10;
 const STOP: u8 = 0x20;
 const RENAMED: u8 = 0x40;
+/// No row may be longer than a line of text.
+const SHORT: u8 = 0x80;
 
 const CHATML: &str = "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}{% for message in messages %}\
     <|{{ message.role }}|>{{ message.content }}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}\
@@ -67,9 +70,18 @@ impl Target for Rows {
         let all = ROWS.join("\n");
         seeds.push(input(RENAMED, ROWS[0].replace("prompt", "question").as_bytes()));
         seeds.push(input(4, &gzip(all.as_bytes())));
+        seeds.push(input(SHORT, all.as_bytes()));
         seeds.push(input(5 | STOP, &gzip(format!("[{}]", ROWS.join(",")).as_bytes())));
         seeds.push(input(6, &zstd::encode_all(all.as_bytes(), 3).expect("text is compressed")));
-        let tables: [&[u8]; 4] = [
+        let tables: [&[u8]; 12] = [
+            include_bytes!("../../tests/fixtures/parquet/plain.brotli.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/plain.gzip.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/plain.lz4.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/plain.delta.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/plain.pages.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/plain.binary.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/nested.parquet"),
+            include_bytes!("../../tests/fixtures/parquet/types.parquet"),
             include_bytes!("../../tests/fixtures/parquet/lists.snappy.parquet"),
             include_bytes!("../../tests/fixtures/parquet/unpaired.zstd.parquet"),
             include_bytes!("../../tests/fixtures/parquet/conversations.zstd.parquet"),
@@ -89,6 +101,7 @@ impl Target for Rows {
         let cutting = Options {
             long_prompt: LongPrompt::KeepEnd,
             long_response: LongResponse::KeepStart,
+            long_text: LongText::Split,
             ..Options::new(Limits { prompt: 6, response: 3, tree: 64 })
         };
         Self {
@@ -109,7 +122,9 @@ impl Target for Rows {
             Columns::new()
         };
         let on_error = if choice & STOP > 0 { OnError::Stop } else { OnError::Skip };
-        match Dataset::load(&file, &columns, encoder, on_error) {
+        let longest = if choice & SHORT > 0 { 256 } else { source::MAX_ROW_BYTES };
+        let rows = source::open(&file, longest);
+        match rows.and_then(|rows| Dataset::load_counting(rows, &columns, encoder, on_error, |_| ())) {
             Ok(data) => check_rows(&data),
             Err(why) => check_refusal(&why),
         }

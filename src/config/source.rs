@@ -3,13 +3,13 @@
 //! The TOML reader explains itself over several lines; here each of its errors becomes one line with file and line.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, hub};
+use crate::files::{LARGEST_TEXT, read_named};
 
 /// Keys of `[model]` that name a model folder.
 const MODELS: [&str; 2] = ["path", "older_reference"];
@@ -52,7 +52,7 @@ impl Origins {
 
 /// The configuration with absolute paths, not yet checked, and where its values came from.
 pub(super) fn read(file: &Path, overrides: &[String]) -> Result<(Config, Origins)> {
-    let bytes = fs::read(file)
+    let bytes = read_named(file, LARGEST_TEXT)
         .with_context(|| format!("configuration `{}` cannot be read: name an existing TOML file", file.display()))?;
     let name = file.display().to_string();
     let text = String::from_utf8(bytes).map_err(|error| {

@@ -27,8 +27,10 @@ use records::{Columns, Form, Record};
 /// Rows whose text is in memory at the same time, and the bytes of it, one row more.
 const BLOCK_ROWS: usize = 4096;
 const BLOCK_BYTES: usize = 64 << 20;
-/// Bytes of rows behind the first bad one that are read to count how many are.
+/// Bytes of rows behind the first bad one that are read to count how many are, or to find the first good one.
 const COUNTED_BYTES: usize = 1 << 30;
+/// What a row counts for beside its own bytes: a bad one's error takes as long as reading so many.
+const BAD_BYTES: usize = 8 << 10;
 
 /// What a bad row does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +124,8 @@ impl Dataset {
                 break;
             }
             count += block.len();
-            behind_bad += if first.is_some() { block.iter().map(source::Row::bytes).sum() } else { 0 };
+            let hopeless = first.is_some() || data.trees.is_empty() && !data.skipped.is_empty();
+            behind_bad += if hopeless { block.iter().map(|row| row.bytes() + BAD_BYTES).sum() } else { 0 };
             let encode = |row: source::Row| {
                 let at = format!("{name}{}", row.place);
                 let record = row.fields().and_then(|fields| Record::from_row(fields, columns));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::Config,
-    files::{LARGEST_TEXT, read_regular},
+    files::{LARGEST_TEXT, read_named, read_regular},
 };
 
 pub mod date;
@@ -283,7 +283,7 @@ fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>> {
 
 /// A file that a run names, which may be a pipe; `None` if it is not there.
 fn named_file(file: &Path) -> Result<Option<String>> {
-    match fs::read(file) {
+    match read_named(file, LARGEST_TEXT) {
         Err(error) if error.kind() == Io::NotFound => Ok(None),
         bytes => text(file, Some(bytes.with_context(|| format!("`{}` cannot be read", file.display()))?)),
     }
