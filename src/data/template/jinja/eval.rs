@@ -193,7 +193,7 @@ fn own(machine: &mut Machine, value: &Value, name: &str) -> Result<Option<Value>
     if name.starts_with('_') {
         let there = methods::is_internal(name) || matches!(value, Value::Namespace(_));
         let unsafe_value = || {
-            let what = format!("access to attribute '{name}' of '{}' object is unsafe", value.type_name());
+            let what = format!("access to attribute '{name}' of '{}' object is not allowed", value.type_name());
             Value::undefined(what)
         };
         return Ok(there.then(unsafe_value));

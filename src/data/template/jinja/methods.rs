@@ -47,7 +47,7 @@ pub fn is_internal(name: &str) -> bool {
 /// An attribute of the object that Python finds before any item.
 pub fn own(value: &Value, name: &str) -> Option<Value> {
     let hidden =
-        || Value::undefined(format!("access to attribute '{name}' of '{}' object is unsafe", value.type_name()));
+        || Value::undefined(format!("access to attribute '{name}' of '{}' object is not allowed", value.type_name()));
     let has = match value {
         Value::Str(_) | Value::Markup(_) => strings::NAMES.contains(&name),
         Value::List(_) if CHANGES.contains(&name) => return Some(hidden()),
