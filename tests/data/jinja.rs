@@ -130,7 +130,7 @@ fn a_template_reaches_nothing_outside_of_its_conversation() {
         assert!(refusal(text).contains("no other templates"), "{text}");
     }
     for text in ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"] {
-        assert!(refusal(text).contains("unsafe"), "{text}: {}", refusal(text));
+        assert!(refusal(text).contains("is not allowed"), "{text}: {}", refusal(text));
     }
     assert_eq!(rendered("{{ ''.__class__ }}{{ [].append }}", &Map::new()).unwrap(), "");
 }

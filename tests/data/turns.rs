@@ -207,6 +207,13 @@ fn what_a_template_leaves_out_is_said_and_an_empty_response_refused() {
         template("leaves out the tools"),
     ];
     assert_eq!(notes, want);
+    // A call that is left out in the middle of a response leaves an empty turn, which nobody said.
+    let found = json!({"role": "tool", "content": "cold"});
+    let row = json!({"messages": [ask, calls, found, says("assistant", "it is cold")]});
+    let (whole, notes) = tree(&encoder, row);
+    assert_eq!(learnt(&encoder, &whole.segments[1]), ["it is cold<|im_end|>\n"]);
+    let nothing = template("shows nothing of a turn of the assistant, which is read and not learnt");
+    assert!(notes.contains(&nothing), "{notes:?}");
     // The same row under a template that writes all of it.
     let whole = self::encoder(WHOLE);
     let row = json!({"prompt": [ask], "chosen": [both], "rejected": [no], "tools": tools});

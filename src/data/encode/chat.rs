@@ -137,8 +137,9 @@ impl Renderer<'_> {
         for ((path, whole), split) in paths.iter().zip(&wholes).zip(&splits) {
             self.encoder.check_response(&path.name, whole.text(), Some(prompt.ids.len()))?;
             let opening = split.shortened(common);
-            let turns = whole.turns(self, prompt.messages.len(), opening).with_context(|| named(path))?;
-            left_out::from_turns(whole, &turns, &path.muted, notes).with_context(|| named(path))?;
+            let mut turns = whole.turns(self, prompt.messages.len(), opening).with_context(|| named(path))?;
+            turns.retain(|turn| !path.muted.contains(&turn.message));
+            let turns = left_out::from_turns(whole, turns, notes).with_context(|| named(path))?;
             branches.push(self.branch(path, whole, &turns).with_context(|| named(path))?);
         }
         let begins = wholes.iter().all(|whole| whole.text().starts_with(&prompt.text));
@@ -167,7 +168,7 @@ impl Renderer<'_> {
     fn branch(&self, path: &Path, whole: &Whole, turns: &[Turn]) -> Result<(Branch, usize)> {
         let (ids, offsets) = self.encoder.tokenizer.encode_with_offsets(whole.text())?;
         let (mut unscored, mut at, mut first) = (Vec::new(), 0, None);
-        for turn in turns.iter().filter(|turn| !path.muted.contains(&turn.message)) {
+        for turn in turns {
             let tokens = turn.tokens(whole.text(), &offsets);
             let start = tokens.start.max(at);
             if start >= tokens.end {

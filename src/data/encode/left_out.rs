@@ -13,14 +13,14 @@ use crate::data::{
     records::{Record, excerpt, role},
 };
 
-/// Looks for everything that the learnt turns say.
+/// Looks for everything that the turns say, and gives back those of which anything is shown: an empty turn was not said.
 ///
 /// # Errors
-/// Nothing of them is shown, or some of it only outside of their turns.
-pub(super) fn from_turns(whole: &Whole, turns: &[Turn], muted: &[usize], notes: &mut Vec<Note>) -> Result<()> {
-    let learnt = || turns.iter().filter(|turn| !muted.contains(&turn.message));
-    let (mut seen, mut missing) = (0, Vec::new());
-    for turn in learnt() {
+/// Nothing of all of them is shown, or some of it only outside of their turns.
+pub(super) fn from_turns(whole: &Whole, turns: Vec<Turn>, notes: &mut Vec<Note>) -> Result<Vec<Turn>> {
+    let (mut seen, mut missing, mut shown) = (0, Vec::new(), Vec::new());
+    for turn in turns {
+        let (before, left) = (seen, missing.len());
         let own = |piece: &usize| whole.pieces[*piece].message == turn.message;
         for piece in (0..whole.pieces.len()).filter(own) {
             if whole.shows(piece, &turn.span) {
@@ -31,14 +31,20 @@ pub(super) fn from_turns(whole: &Whole, turns: &[Turn], muted: &[usize], notes: 
             }
         }
         check_tools(&whole.messages[turn.message], &whole.text()[turn.span.clone()], notes);
+        if seen > before || missing.len() == left {
+            shown.push(turn);
+        } else {
+            notes.push(Note::Template("shows nothing of a turn of the assistant, which is read and not learnt".into()));
+        }
     }
-    judge(seen, &missing, notes)
+    judge(seen, &missing, notes)?;
+    Ok(shown)
 }
 
 /// The same for a response of one message, all of whose text is in `tail`, the end of `text`.
 ///
 /// # Errors
-/// As [`from_turns`].
+/// Nothing of it is shown, or some of it only in the prompt.
 pub(super) fn from_tail(messages: &[Value], text: &str, tail: &str, notes: &mut Vec<Note>) -> Result<()> {
     let Some((message, _)) = messages.split_last() else { return Ok(()) };
     let pieces = marks::pieces(std::slice::from_ref(message));
