@@ -217,3 +217,14 @@ pub fn assert_same_bits<T: Element>(what: &str, got: &[T], want: &[T]) {
 pub fn max_abs(data: &[f64]) -> f64 {
     data.iter().fold(0.0, |most, x| x.abs().max(most))
 }
+
+/// A folder with these files.
+pub fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}

@@ -179,16 +179,6 @@ fn renders_the_cases_of_a_file() {
     }
 }
 
-fn folder_with(files: &[(&str, &str)]) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    for (name, text) in files {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    folder
-}
-
 fn choices(folder: &Path) -> [String; 2] {
     let templates = Templates::load(folder, None).unwrap().unwrap();
     let render = |tools: &[Value]| {
@@ -205,13 +195,13 @@ fn rows_with_tools_take_the_folders_template_for_them() {
     let tool = ("additional_chat_templates/tool_use.jinja", "FT");
     let rag = ("additional_chat_templates/rag.jinja", "R");
     let json = ("tokenizer_config.json", list);
-    assert_eq!(choices(folder_with(&[file, tool, rag]).path()), ["F", "FT"]);
-    assert_eq!(choices(folder_with(&[file, rag]).path()), ["F", "F"]);
-    assert_eq!(choices(folder_with(&[json]).path()), ["L", "LT"]);
-    assert_eq!(choices(folder_with(&[json, file]).path()), ["F", "F"], "files come before JSON");
-    let [without, with] = choices(folder_with(&[json, tool]).path());
+    assert_eq!(choices(crate::support::folder_with(&[file, tool, rag]).path()), ["F", "FT"]);
+    assert_eq!(choices(crate::support::folder_with(&[file, rag]).path()), ["F", "F"]);
+    assert_eq!(choices(crate::support::folder_with(&[json]).path()), ["L", "LT"]);
+    assert_eq!(choices(crate::support::folder_with(&[json, file]).path()), ["F", "F"], "files come before JSON");
+    let [without, with] = choices(crate::support::folder_with(&[json, tool]).path());
     assert!(without.contains("tools alone") && with == "FT", "{without}");
-    let folder = folder_with(&[rag]);
+    let folder = crate::support::folder_with(&[rag]);
     let alone = format!("{:#}", Templates::load(folder.path(), None).unwrap_err());
     assert!(alone.contains("no template is named `default`"), "{alone}");
     let file = folder.path().join(rag.0);
@@ -221,7 +211,7 @@ fn rows_with_tools_take_the_folders_template_for_them() {
 #[test]
 fn the_key_follows_every_template_of_the_folder_and_the_date_where_it_is_written() {
     let key = |files: &[(&str, &str)], day: &str| {
-        let templates = Templates::load(folder_with(files).path(), None).unwrap().unwrap();
+        let templates = Templates::load(crate::support::folder_with(files).path(), None).unwrap().unwrap();
         templates.on(Date::parse(day).unwrap()).fingerprint()
     };
     let file = ("chat_template.jinja", "F");

@@ -22,17 +22,6 @@ fn config(more: Value) -> Value {
     config
 }
 
-/// A folder with these files.
-fn folder(files: &[(&str, &str)]) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    for (name, text) in files {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    folder
-}
-
 /// What a model saved with the companions of `source` has beside its weights.
 fn saved(source: &Path, template: Option<&Path>) -> BTreeMap<String, String> {
     let out = TempDir::new().unwrap();
@@ -76,7 +65,7 @@ fn companions_come_along_byte_for_byte() {
         ("vocab.json", "{}"),
         ("merges.txt", "#version\n"),
     ];
-    let source = folder(&kept);
+    let source = crate::support::folder_with(&kept);
     fs::write(source.path().join("config.json"), config(json!({})).to_string()).unwrap();
     fs::write(source.path().join("pytorch_model.bin"), "not carried").unwrap();
     fs::write(source.path().join("setup.py"), "not carried").unwrap();
@@ -90,7 +79,7 @@ fn companions_come_along_byte_for_byte() {
 /// A file of that name wins over `tokenizer_config.json` in transformers, and templates with names stand beside it.
 #[test]
 fn the_template_of_a_run_takes_the_place_of_all_others() {
-    let source = folder(&[
+    let source = crate::support::folder_with(&[
         ("config.json", &config(json!({})).to_string()),
         ("tokenizer_config.json", r#"{"chat_template": [{"name": "default", "template": "OTHER"}], "eos_token": "x"}"#),
         ("chat_template.jinja", "OTHER"),
@@ -107,7 +96,7 @@ fn the_template_of_a_run_takes_the_place_of_all_others() {
 #[test]
 fn a_template_that_only_processors_find_becomes_one_that_tokenizers_find() {
     let processor = ("chat_template.json", r#"{"chat_template": "{{ p }}"}"#);
-    let source = folder(&[("config.json", &config(json!({})).to_string()), processor]);
+    let source = crate::support::folder_with(&[("config.json", &config(json!({})).to_string()), processor]);
     assert_eq!(saved(source.path(), None)["chat_template.jinja"], "{{ p }}");
     fs::write(source.path().join("tokenizer_config.json"), r#"{"chat_template": "{{ t }}"}"#).unwrap();
     assert!(!saved(source.path(), None).contains_key("chat_template.jinja"));
@@ -117,7 +106,7 @@ fn a_template_that_only_processors_find_becomes_one_that_tokenizers_find() {
 fn the_files_of_auto_map_come_along_or_auto_map_goes() {
     let auto_map: Value = serde_json::from_str(AUTO_MAP).unwrap();
     let tokenizer = r#"{"auto_map": {"AutoTokenizer": ["tokenization_own.Own", null]}}"#;
-    let source = folder(&[
+    let source = crate::support::folder_with(&[
         ("config.json", &config(json!({"auto_map": auto_map})).to_string()),
         ("tokenizer_config.json", tokenizer),
         ("configuration_own.py", "class Own: pass\n"),
@@ -144,7 +133,10 @@ fn the_files_of_auto_map_come_along_or_auto_map_goes() {
 
 #[test]
 fn companions_that_are_pointers_are_refused_before_anything_is_trained() {
-    let source = folder(&[("tokenizer.model", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")]);
+    let source = crate::support::folder_with(&[(
+        "tokenizer.model",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+    )]);
     let why = format!("{:#}", Companions::new(source.path(), None).unwrap_err());
     assert!(why.contains("tokenizer.model") && why.contains("git lfs pull"), "{why}");
 }
@@ -152,7 +144,7 @@ fn companions_that_are_pointers_are_refused_before_anything_is_trained() {
 #[test]
 fn adapters_are_refused_alone_and_beside_a_model() {
     let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "some/base", "r": 8}"#;
-    let source = folder(&[("adapter_config.json", adapter), ("adapter_model.safetensors", "")]);
+    let source = crate::support::folder_with(&[("adapter_config.json", adapter), ("adapter_model.safetensors", "")]);
     let refusal = || format!("{:#}", ModelConfig::load(source.path()).unwrap_err());
     let why = refusal();
     for part in ["adapter_config.json", "a PEFT adapter for some/base", "merge_and_unload"] {
@@ -167,7 +159,7 @@ fn adapters_are_refused_alone_and_beside_a_model() {
 #[cfg(unix)]
 #[test]
 fn what_is_no_file_of_a_usual_size_is_refused() {
-    let source = folder(&[]);
+    let source = crate::support::folder_with(&[]);
     let path = source.path().join("config.json");
     let refused = |part: &str| {
         let why = format!("{:#}", ModelConfig::load(source.path()).unwrap_err());
@@ -194,7 +186,7 @@ fn what_is_no_file_of_a_usual_size_is_refused() {
 
 #[test]
 fn a_file_is_read_up_to_its_limit() {
-    let source = folder(&[("a", "12345")]);
+    let source = crate::support::folder_with(&[("a", "12345")]);
     let path = source.path().join("a");
     assert_eq!(read_regular(&path, 5).unwrap().unwrap(), b"12345");
     assert!(read_regular(&path, 4).is_err());
