@@ -59,13 +59,18 @@ fn run(mut job: Job) -> Result<(), String> {
     }
     // Judged messages are kept for the reports that quote registers and shared memory.
     fs::write(job.output.with_extension("log"), log.as_bytes()).map_err(|e| e.to_string())?;
-    fs::write(&stamp, format!("{:?}", job.command)).map_err(|e| e.to_string())
+    fs::write(&stamp, words(&job.command)).map_err(|e| e.to_string())
+}
+
+/// The program and its arguments. Not the environment: a shell variable such as `OLDPWD` must not compile everything anew.
+fn words(command: &Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    words.map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
 }
 
 /// True when the output was made by this very command and is newer than everything its depfile lists.
 fn is_fresh(job: &Job) -> bool {
-    let same_command =
-        fs::read_to_string(job.output.with_extension("cmd")).is_ok_and(|old| old == format!("{:?}", job.command));
+    let same_command = fs::read_to_string(job.output.with_extension("cmd")).is_ok_and(|old| old == words(&job.command));
     let modified = |p: &Path| fs::metadata(p).and_then(|m| m.modified());
     let (Ok(built), Ok(deps)) = (modified(&job.output), fs::read_to_string(Job::depfile(&job.output))) else {
         return false;
