@@ -14,8 +14,8 @@ use std::{env, fs, process::ExitCode, time::Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use warpo::{
-    device::{Choice, CudaOptions, DType, Device, GemmBackend, HostOptions},
-    ops::gemm_library::Library,
+    device::{Arch, Choice, CudaOptions, DType, Device, GemmBackend, HostOptions},
+    ops::gemm::library::Library,
 };
 
 use cases::{Case, GPU_SIZE, Product, SMALL_SIZE};
@@ -73,7 +73,7 @@ fn on_gpu(device: &Device, choice: Choice, filter: &str) -> Result<Vec<Value>> {
     let library = Library::open(device).inspect_err(|why| println!("no library to compare with: {why:#}")).ok();
     let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
     let portable = CudaOptions { portable: true, ..CudaOptions::default() };
-    let portable = device.is_hopper().then(|| Device::cuda_with(ordinal, portable)).transpose()?;
+    let portable = (device.arch() == Arch::Sm90).then(|| Device::cuda_with(ordinal, portable)).transpose()?;
     let flush = device.alloc::<u8>(FLUSH_BYTES)?;
     println!(
         "\n| kernel | shape | µs | spread | rate | % of roof | of cuBLASLt's rate | of the portable kernels' |\n\

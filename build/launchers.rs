@@ -73,9 +73,19 @@ fn kernel_static(stem: &str, entry: &Entry) -> String {
     )
 }
 
-/// Entries `x_f32` and `x_bf16` with matching parameters share one launcher `x<T>`.
-fn launchers(module: &Module) -> Result<String, String> {
-    let mut text = String::new();
+/// Entries `x_f32` and `x_bf16` with matching parameters are one kernel `x<T>`.
+struct Launched<'a> {
+    name: String,
+    entry: &'a Entry,
+    /// Rust types of the parameters.
+    types: Vec<String>,
+    /// The expression of its table entry.
+    kernel: String,
+    generic: bool,
+}
+
+fn launched(module: &Module) -> Result<Vec<Launched<'_>>, String> {
+    let mut all = Vec::new();
     for entry in &module.entries {
         let twin_of = |from: &str, to: &str| {
             let base = entry.name.strip_suffix(from)?;
@@ -83,16 +93,17 @@ fn launchers(module: &Module) -> Result<String, String> {
             Some((base.to_string(), twin))
         };
         if let Some((base, bf16)) = twin_of("_f32", "_bf16") {
-            text += &generic(&base, entry, bf16)?;
+            all.push(generic(base, entry, bf16)?);
         } else if twin_of("_bf16", "_f32").is_none() {
-            let types: Vec<String> = entry.params.iter().map(|p| rust_type(p, p.ty)).collect();
-            text += &launcher(&entry.name, "", entry, &types, &format!("&{}", entry.name.to_uppercase()));
+            let types = entry.params.iter().map(|p| rust_type(p, p.ty)).collect();
+            let kernel = format!("&{}", entry.name.to_uppercase());
+            all.push(Launched { name: entry.name.clone(), entry, types, kernel, generic: false });
         }
     }
-    Ok(text)
+    Ok(all)
 }
 
-fn generic(base: &str, f32_entry: &Entry, bf16_entry: &Entry) -> Result<String, String> {
+fn generic<'a>(name: String, f32_entry: &'a Entry, bf16_entry: &Entry) -> Result<Launched<'a>, String> {
     let differ = |what: &str| {
         format!(
             "{}: `{}` and `{}` ({}) differ in {what}; a pair that shares a launcher takes the same parameters",
@@ -108,17 +119,17 @@ fn generic(base: &str, f32_entry: &Entry, bf16_entry: &Entry) -> Result<String, 
             return Err(differ(&format!("parameter `{}`", a.name)));
         }
         types.push(match (a.ty, b.ty) {
-            (Type::Float, Type::Bf16) if a.pointer => "&Buffer<T>".to_string(),
+            (Type::Float, Type::Bf16) if a.pointer => "&'a Buffer<T>".to_string(),
             (x, y) if x == y => rust_type(a, x),
             _ => return Err(differ(&format!("the type of `{}`", a.name))),
         });
     }
-    let pick = format!(
+    let kernel = format!(
         "match T::DTYPE {{ DType::Bf16 => &{}, _ => &{} }}",
         bf16_entry.name.to_uppercase(),
         f32_entry.name.to_uppercase()
     );
-    Ok(launcher(base, "<T: Float>", f32_entry, &types, &pick))
+    Ok(Launched { name, entry: f32_entry, types, kernel, generic: true })
 }
 
 fn rust_type(param: &Param, ty: Type) -> String {
@@ -131,27 +142,121 @@ fn rust_type(param: &Param, ty: Type) -> String {
         Type::UnsignedChar => "u8",
         Type::LongLong => "i64",
         Type::UnsignedLongLong => "u64",
-        Type::TensorMap => "&TensorMap",
+        Type::TensorMap => "&'a TensorMap",
     };
-    if param.pointer { format!("&Buffer<{scalar}>") } else { scalar.to_string() }
+    if param.pointer { format!("&'a Buffer<{scalar}>") } else { scalar.to_string() }
 }
 
-fn launcher(name: &str, generics: &str, entry: &Entry, types: &[String], kernel: &str) -> String {
-    let mut text = format!("    /// {}\n    ///\n", entry.place);
-    for param in entry.params.iter().filter(|p| !p.comment.is_empty()) {
-        let _ = writeln!(text, "    /// * `{}`: {}", param.name, param.comment.replace(['<', '>', '[', ']'], "`"));
+/// Kernels that take the same parameters share a structure of arguments. One of its own has `launch`; of several each has a
+/// function of its name.
+fn launchers(module: &Module) -> Result<String, String> {
+    let mut families: Vec<Vec<Launched>> = Vec::new();
+    for kernel in launched(module)? {
+        match families.iter_mut().find(|family| takes_the_same(&family[0], &kernel)) {
+            Some(family) => family.push(kernel),
+            None => families.push(vec![kernel]),
+        }
     }
-    let params: Vec<String> = entry.params.iter().zip(types).map(|(p, ty)| format!("{}: {ty}", p.name)).collect();
-    let args: Vec<String> = entry.params.iter().map(|p| format!("{}.into()", p.name)).collect();
-    let _ = writeln!(
-        text,
-        "    ///\n    /// # Safety\n    /// Buffers are as long as these dimensions say.\n    \
-         pub unsafe fn {name}{generics}(device: &Device, launch: Launch, {}) -> Result<()> {{\n        \
-         let kernel = {kernel};\n        let args: &mut [Arg] = &mut [{}];\n        \
+    let (mut text, mut names) = (String::new(), Vec::new());
+    for family in &families {
+        let name = family_name(family, &module.stem);
+        if names.contains(&name) {
+            return Err(format!("{}: the arguments of two kernels would be called `{name}`", family[0].entry.place));
+        }
+        text += &arguments(&name, family);
+        text += &match family.as_slice() {
+            [only] => method(&name, only),
+            several => several.iter().map(|kernel| function(&name, kernel)).collect(),
+        };
+        names.push(name);
+    }
+    Ok(text)
+}
+
+fn takes_the_same(a: &Launched, b: &Launched) -> bool {
+    let names = |x: &Launched| x.entry.params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    a.generic == b.generic && a.types == b.types && names(a) == names(b)
+}
+
+/// What the names of all have in common at both ends, in `CamelCase`; the file's, if that is nothing.
+fn family_name(family: &[Launched], stem: &str) -> String {
+    let words: Vec<Vec<&str>> = family.iter().map(|kernel| kernel.name.split('_').collect()).collect();
+    let shortest = words.iter().map(Vec::len).min().unwrap_or(0);
+    let first = &words[0];
+    let same_head = |at: usize| words.iter().all(|name| name[at] == first[at]);
+    let head = (0..shortest).take_while(|&at| same_head(at)).count();
+    let same_tail = |back: usize| words.iter().all(|name| name[name.len() - back] == first[first.len() - back]);
+    let tail = (1..=shortest - head).take_while(|&back| same_tail(back)).count();
+    let shared = first[..head].iter().chain(&first[first.len() - tail..]).copied();
+    let name: String = shared.map(capitalised).collect();
+    if name.is_empty() { stem.split('_').map(capitalised).collect() } else { name }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+}
+
+/// Generic parameters of a structure of arguments: as it is declared, and as it is named.
+fn generics(kernel: &Launched) -> [&'static str; 2] {
+    let borrows = kernel.types.iter().any(|ty| ty.starts_with('&'));
+    match (kernel.generic, borrows) {
+        (true, _) => ["<'a, T: Float>", "<'_, T>"],
+        (false, true) => ["<'a>", "<'_>"],
+        (false, false) => ["", ""],
+    }
+}
+
+fn arguments(name: &str, family: &[Launched]) -> String {
+    let Launched { entry, types, .. } = &family[0];
+    let names: Vec<String> = family.iter().map(|kernel| format!("`{}`", kernel.name)).collect();
+    let mut text = format!("    /// Arguments of {}: {}.\n    #[derive(Clone, Copy)]\n", names.join(", "), entry.place);
+    let _ = writeln!(text, "    pub struct {name}{} {{", generics(&family[0])[0]);
+    for (param, ty) in entry.params.iter().zip(types) {
+        let comment = param.comment.replace(['<', '>', '[', ']'], "`");
+        let comment = if comment.is_empty() { format!("`{}`", param.name) } else { comment };
+        let _ = writeln!(text, "        /// {comment}\n        pub {}: {ty},", param.name);
+    }
+    text + "    }\n"
+}
+
+/// The body that hands a structure's fields to the device, in the kernel's order.
+fn body(name: &str, kernel: &Launched) -> String {
+    let fields: Vec<&str> = kernel.entry.params.iter().map(|p| p.name.as_str()).collect();
+    let args: Vec<String> = fields.iter().map(|field| format!("{field}.into()")).collect();
+    format!(
+        "let {name} {{ {} }} = args;\n        let kernel = {};\n        let args: &mut [Arg] = &mut [{}];\n        \
          // SAFETY: the arguments come from the kernel's own signature; the caller vouches for the lengths.\n        \
-         unsafe {{ device.launch(kernel, launch, args) }}\n    }}\n",
-        params.join(", "),
+         unsafe {{ device.launch(kernel, launch, args) }}",
+        fields.join(", "),
+        kernel.kernel,
         args.join(", ")
-    );
-    text
+    )
+}
+
+const CONTRACT: &str = "    ///\n    /// # Safety\n    /// Buffers are as long as the dimensions say.\n    ///\n    \
+                        /// # Errors\n    /// As [`Device::launch`].\n";
+
+fn method(name: &str, kernel: &Launched) -> String {
+    let generics = if kernel.generic { "<T: Float> " } else { " " };
+    format!(
+        "    impl{generics}{name}{} {{\n    /// {}\n{CONTRACT}    \
+         pub unsafe fn launch(self, device: &Device, launch: Launch) -> Result<()> {{\n        let args = self;\n        \
+         {}\n    }}\n    }}\n",
+        self::generics(kernel)[1],
+        kernel.entry.place,
+        body(name, kernel)
+    )
+}
+
+fn function(name: &str, kernel: &Launched) -> String {
+    let generics = if kernel.generic { "<T: Float>" } else { "" };
+    format!(
+        "    /// {}\n{CONTRACT}    \
+         pub unsafe fn {}{generics}(device: &Device, launch: Launch, args: {name}{}) -> Result<()> {{\n        {}\n    }}\n",
+        kernel.entry.place,
+        kernel.name,
+        self::generics(kernel)[1],
+        body(name, kernel)
+    )
 }

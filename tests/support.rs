@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use warpo::device::{Choice, CudaOptions, Device, Element, Fault, Float, HostOptions, Schedule, host::Completion};
+use warpo::device::{
+    Arch, Choice, CudaOptions, Device, Element, Fault, Float, HostOptions, Schedule, host::Completion,
+};
 
 /// Where `examples` and `tests/fixtures` are: in the project, or beside the test program if it came in a bundle.
 pub fn root() -> PathBuf {
@@ -95,7 +97,7 @@ pub fn for_each_hopper(mut test: impl FnMut(&Device, &str)) {
         devices.push((fast_hopper(2), "host".into()));
         devices
     };
-    for (device, name) in with_gpu(host).into_iter().filter(|(device, _)| device.is_hopper()) {
+    for (device, name) in with_gpu(host).into_iter().filter(|(device, _)| device.arch() == Arch::Sm90) {
         test(&device, &name);
     }
 }

@@ -1,11 +1,11 @@
 //! Kernels whose roof is the tensor cores.
 
 use warpo::{
-    device::{Buffer, DType, Device, Float},
+    device::{Arch, Buffer, DType, Device, Float},
     forest::Forest,
     ops::{
+        attention::sm90::{Plan, Tile},
         attention::{self, Dims, Pass},
-        attention_sm90::{Plan, Tile},
         gemm::{self, Gemm},
         head::{self, Head, Rows, Scratch},
     },
@@ -101,7 +101,7 @@ pub fn attention_fwd_by<T: Float>(size: &Size, plan: Option<(Tile, usize)>) -> C
         let (out, lse) = (device.alloc::<T>(dims.tokens * out_width)?, device.alloc(dims.tokens * dims.heads)?);
         let qkv = filled(device, dims.tokens * width, 1.0)?;
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
-        Ok(Box::new(move |device| match plan.filter(|_| device.is_hopper()) {
+        Ok(Box::new(move |device| match plan.filter(|_| device.arch() == Arch::Sm90) {
             None => attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims),
             Some((tile, stages)) => {
                 let plan = Plan { stages, ..Plan::with_tile(Pass::Fwd, &dims, tile) };
@@ -131,7 +131,7 @@ pub fn attention_bwd_by<T: Float>(size: &Size, plan: Option<(Tile, usize)>) -> C
         let (dqkv, delta) = (device.alloc(dims.tokens * width)?, device.alloc(dims.tokens * dims.heads)?);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
         attention::fwd(device, &out, &lse, &qkv, &mask, scale, &dims)?;
-        Ok(Box::new(move |device| match plan.filter(|_| device.is_hopper()) {
+        Ok(Box::new(move |device| match plan.filter(|_| device.arch() == Arch::Sm90) {
             None => attention::bwd(device, &dqkv, &delta, &dout, &out, &lse, &qkv, &mask, None, scale, &dims),
             Some((tile, stages)) => {
                 let by_key = Plan::choose(Pass::Dkdv, &dims, mask.mean_keys, device.sm_count());

@@ -3,9 +3,9 @@
 
 use half::bf16;
 use warpo::ops::{
-    attention_sm90::Tile,
+    attention::sm90::Tile,
+    gemm::sm90::Plan,
     gemm::{self, Gemm},
-    gemm_sm90::Plan,
 };
 
 use super::{

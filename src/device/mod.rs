@@ -42,6 +42,15 @@ impl FromStr for Choice {
     }
 }
 
+/// A set of kernels, by what they need of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// Those that every GPU runs.
+    Portable,
+    /// Those of compute capability 9.0's own units, in files whose stem ends in `_sm90`.
+    Sm90,
+}
+
 /// Grid and block of one launch, and its dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -88,9 +97,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// True for kernels that need a GPU of compute capability 9.0, by the name of their file.
-    pub fn is_hopper(&self) -> bool {
-        self.module.ends_with("_sm90")
+    /// What it needs, by the name of its file.
+    pub fn arch(&self) -> Arch {
+        if self.module.ends_with("_sm90") { Arch::Sm90 } else { Arch::Portable }
     }
 }
 
@@ -271,12 +280,12 @@ impl Device {
         matches!(&*self.0, Backend::Cuda(_))
     }
 
-    /// True for a GPU of compute capability 9.0 with its kernels embedded, and for a host device that plays one: ops take
-    /// the kernels of files whose stem ends in `_sm90`.
-    pub fn is_hopper(&self) -> bool {
+    /// Whose kernels ops take: those of a GPU of compute capability 9.0 if they are embedded, and on a host device that
+    /// plays one.
+    pub fn arch(&self) -> Arch {
         match &*self.0 {
-            Backend::Host(host) => host.options().hopper,
-            Backend::Cuda(cuda) => cuda.is_hopper(),
+            Backend::Host(host) => host.arch(),
+            Backend::Cuda(cuda) => cuda.arch(),
         }
     }
 

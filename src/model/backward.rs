@@ -14,7 +14,8 @@ use crate::{
     ops::{
         attention, bias, embedding, geglu, gelu,
         gemm::{self, Gemm},
-        head, head_distributions, layernorm, rmsnorm, swiglu,
+        head::{self, distributions},
+        layernorm, rmsnorm, swiglu,
     },
 };
 
@@ -40,13 +41,13 @@ impl<T: Float> Model<T> {
         &self,
         reference: &Self,
         batch: &Batch,
-        kept: &head_distributions::Divergence,
-        slopes: &head_distributions::Slopes,
+        kept: &distributions::Divergence,
+        slopes: &distributions::Slopes,
     ) -> Result<()> {
         ensure!(self.plan.trains, "the memory plan is for forward passes only");
         let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
         let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
-        head_distributions::bwd(
+        distributions::bwd(
             &self.device,
             &self.part(self.plan.spans.normed, batch.tokens * self.config.hidden),
             &self.grad(&self.layout.head),

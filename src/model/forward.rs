@@ -13,7 +13,7 @@ use crate::{
         attention, embedding, geglu, gelu,
         gemm::{self, Extras, Gemm},
         head,
-        head_distributions::{self, Divergence},
+        head::distributions::{self, Divergence},
         layernorm, residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
@@ -93,7 +93,7 @@ impl<T: Float> Model<T> {
         let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
         let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
         let (policy, beside) = (self.head_source(&own_inputs, &own), reference.head_source(&other_inputs, &other));
-        head_distributions::fwd(&self.device, &out, &policy, &beside, &batch.head_rows())?;
+        distributions::fwd(&self.device, &out, &policy, &beside, &batch.head_rows())?;
         Ok(out)
     }
 
@@ -105,7 +105,7 @@ impl<T: Float> Model<T> {
     pub fn collisions(&self, batch: &Batch) -> Result<Buffer<f32>> {
         let out = self.device.alloc(batch.rows)?;
         let (inputs, scratch) = (self.head_inputs(batch), self.head_scratch(batch.rows));
-        head_distributions::collisions(&self.device, &out, &self.head_source(&inputs, &scratch), &batch.head_rows())?;
+        distributions::collisions(&self.device, &out, &self.head_source(&inputs, &scratch), &batch.head_rows())?;
         Ok(out)
     }
 
@@ -119,8 +119,8 @@ impl<T: Float> Model<T> {
         &self,
         [hidden_states, weight]: &'a [Buffer<T>; 2],
         scratch: &'a head::Scratch<T>,
-    ) -> head_distributions::Source<'a, T> {
-        head_distributions::Source { hidden_states, weight, scratch, head: self.head() }
+    ) -> distributions::Source<'a, T> {
+        distributions::Source { hidden_states, weight, scratch, head: self.head() }
     }
 
     /// The stream that enters the first layer.

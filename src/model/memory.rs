@@ -19,7 +19,7 @@ use crate::{
         bias,
         gemm::{self, Gemm},
         head::{self, Head},
-        head_sm90, layernorm, rmsnorm,
+        layernorm, rmsnorm,
     },
 };
 
@@ -410,7 +410,7 @@ impl Arena {
         spans.row_lse = self.exact(rows);
         spans.x_rows = self.wide(head_chunk_rows * config.hidden);
         spans.logits = self.exact(match exponentials {
-            true => head_sm90::statistics_elements(head_chunk_rows, config.vocab),
+            true => head::sm90::statistics_elements(head_chunk_rows, config.vocab),
             false => logits,
         });
         // In f32 the gradient overwrites the logits.

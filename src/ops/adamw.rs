@@ -61,10 +61,8 @@ pub fn step<T: Float>(
     let Hyper { lr, beta1, beta2, eps, weight_decay } = hyper;
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::adamw_advance(device, Launch::linear(1, 32), progress, stats, lr, beta1, beta2)?;
-        kernel::adamw_step(
-            device,
-            element_launch(elements),
+        kernel::AdamwAdvance { progress, stats, lr, beta1, beta2 }.launch(device, Launch::linear(1, 32))?;
+        kernel::AdamwStep {
             params,
             master,
             m,
@@ -72,14 +70,15 @@ pub fn step<T: Float>(
             grads,
             stats,
             progress,
-            beta1 as f32,
-            (1.0 - beta1) as f32,
-            beta2 as f32,
-            (1.0 - beta2) as f32,
-            eps as f32,
-            (lr * weight_decay) as f32,
-            decay_elements as i64,
-            elements as i64,
-        )
+            beta1: beta1 as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            eps: eps as f32,
+            decay: (lr * weight_decay) as f32,
+            decay_elements: decay_elements as i64,
+            elements: elements as i64,
+        }
+        .launch(device, element_launch(elements))
     }
 }

@@ -20,7 +20,7 @@ pub fn add<T: Float>(device: &Device, y: &Buffer<T>, b: &Buffer<T>, rows: usize,
     expect_len("bias b", b, &[width])?;
     let launch = chunk_launch("bias", rows, width)?;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::bias_add(device, launch, y, b, rows as i32, width as i32) }
+    unsafe { kernel::BiasAdd { y, b, rows: rows as i32, width: width as i32 }.launch(device, launch) }
 }
 
 /// Elements of `partials` that [`bwd`] needs.
@@ -52,7 +52,15 @@ pub fn bwd<T: Float>(
     let finish = finish_launch(width);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::bias_bwd(device, by_slice, &partials, dy, SLICE_ROWS as i32, rows as i32, width as i32)?;
-        kernel::bias_bwd_finish(device, finish, db, &partials, slices as i32, width as i32)
+        kernel::BiasBwd {
+            partials: &partials,
+            dy,
+            slice_rows: SLICE_ROWS as i32,
+            rows: rows as i32,
+            width: width as i32,
+        }
+        .launch(device, by_slice)?;
+        kernel::BiasBwdFinish { db, partials: &partials, slices: slices as i32, width: width as i32 }
+            .launch(device, finish)
     }
 }

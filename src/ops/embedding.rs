@@ -29,7 +29,10 @@ pub fn fwd<T: Float>(
     expect_len("embedding table", table, &[vocab, hidden])?;
     let launch = chunk_launch("embedding", tokens, hidden)?;
     // SAFETY: all lengths were checked above; ids are in range by this function's contract.
-    unsafe { kernel::embedding_fwd(device, launch, y, ids, table, scale, tokens as i32, hidden as i32) }
+    unsafe {
+        kernel::EmbeddingFwd { y, ids, table, scale, tokens: tokens as i32, hidden: hidden as i32 }
+            .launch(device, launch)
+    }
 }
 
 /// Adds to each row of `dtable` `scale` times the sum of `dy` over the tokens that carry its id; other rows are not touched.
@@ -62,16 +65,15 @@ pub fn bwd<T: Float>(
     let launch = Launch { grid: [distinct as u32, columns as u32, 1], ..Launch::linear(1, SUM_THREADS) };
     // SAFETY: all lengths were checked above; the tables come from a forest, which keeps them in range.
     unsafe {
-        kernel::embedding_bwd(
-            device,
-            launch,
+        kernel::EmbeddingBwd {
             dtable,
             dy,
             distinct_ids,
             distinct_offsets,
             distinct_tokens,
             scale,
-            hidden as i32,
-        )
+            hidden: hidden as i32,
+        }
+        .launch(device, launch)
     }
 }

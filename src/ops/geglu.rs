@@ -16,7 +16,7 @@ pub fn fwd<T: Float>(device: &Device, y: &Buffer<T>, gate_up: &Buffer<T>, rows: 
     expect_len("geglu gate_up", gate_up, &[rows, 2, ffn])?;
     let launch = chunk_launch("geglu", rows, ffn)?;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::geglu_fwd(device, launch, y, gate_up, rows as i32, ffn as i32) }
+    unsafe { kernel::GegluFwd { y, gate_up, rows: rows as i32, ffn: ffn as i32 }.launch(device, launch) }
 }
 
 /// Gradient of [`fwd`], and its `y` again with the same bits, which the gradient of the next matrix reads. `dgate_up` may be
@@ -41,5 +41,5 @@ pub fn bwd<T: Float>(
     expect_len("geglu gate_up", gate_up, &[rows, 2, ffn])?;
     let launch = chunk_launch("geglu", rows, ffn)?;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::geglu_bwd(device, launch, dgate_up, y, dy, gate_up, rows as i32, ffn as i32) }
+    unsafe { kernel::GegluBwd { dgate_up, y, dy, gate_up, rows: rows as i32, ffn: ffn as i32 }.launch(device, launch) }
 }

@@ -15,7 +15,7 @@ pub fn fwd<T: Float>(device: &Device, y: &Buffer<T>, x: &Buffer<T>, elements: us
     expect_len("gelu y", y, &[elements])?;
     expect_len("gelu x", x, &[elements])?;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::gelu_fwd(device, element_launch(elements), y, x, elements as i64) }
+    unsafe { kernel::GeluFwd { y, x, elements: elements as i64 }.launch(device, element_launch(elements)) }
 }
 
 /// Gradient of [`fwd`], and its `y` again with the same bits, which the gradient of the next matrix reads. `dx` may be `x`,
@@ -37,5 +37,5 @@ pub fn bwd<T: Float>(
         expect_len(what, buffer, &[elements])?;
     }
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::gelu_bwd(device, element_launch(elements), dx, y, dy, x, elements as i64) }
+    unsafe { kernel::GeluBwd { dx, y, dy, x, elements: elements as i64 }.launch(device, element_launch(elements)) }
 }

@@ -43,7 +43,14 @@ pub fn run(
     // SAFETY: all lengths were checked above.
     unsafe {
         let elements = elements as i64;
-        kernel::grad_norm_partials(device, by_slice, &partials, grads, SLICE_ELEMENTS as i32, slices as i32, elements)?;
-        kernel::grad_norm_finish(device, finish, stats, &partials, max_norm, slices as i32)
+        kernel::GradNormPartials {
+            partials: &partials,
+            grads,
+            slice_elements: SLICE_ELEMENTS as i32,
+            slices: slices as i32,
+            elements,
+        }
+        .launch(device, by_slice)?;
+        kernel::GradNormFinish { stats, partials: &partials, max_norm, slices: slices as i32 }.launch(device, finish)
     }
 }

@@ -33,7 +33,10 @@ pub fn fwd<T: Float>(
     }
     expect_len("layernorm stats", stats, &[rows, 2])?;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::layernorm_fwd(device, by_row(rows), y, stats, x, w, b, eps, rows as i32, hidden as i32) }
+    unsafe {
+        kernel::LayernormFwd { y, stats, x, w, b, eps, rows: rows as i32, hidden: hidden as i32 }
+            .launch(device, by_row(rows))
+    }
 }
 
 /// One warp per row.
@@ -82,12 +85,13 @@ pub fn bwd<T: Float>(
     let (slice, slices) = (slice_rows(hidden), rows.div_ceil(slice_rows(hidden)));
     let (by_slice, by_part) = (slice_launch(rows, hidden, 2), finish_launch(hidden));
     let finish = Launch { grid: [by_part.grid[0], 2, 1], ..by_part };
-    let add = i32::from(accumulate);
+    let accumulate = i32::from(accumulate);
     let [slice, slices, rows, hidden] = [slice, slices, rows, hidden].map(|n| n as i32);
     // SAFETY: all lengths were checked above. A CTA has read what it needs of other columns before it writes dx, which may be
     // the buffer of dy.
     unsafe {
-        kernel::layernorm_bwd(device, by_slice, dx, &partials, dy, x, w, stats, add, slice, rows, hidden)?;
-        kernel::layernorm_bwd_finish(device, finish, dw, db, &partials, slices, hidden)
+        kernel::LayernormBwd { dx, partials: &partials, dy, x, w, stats, accumulate, slice_rows: slice, rows, hidden }
+            .launch(device, by_slice)?;
+        kernel::LayernormBwdFinish { dw, db, partials: &partials, slices, hidden }.launch(device, finish)
     }
 }

@@ -41,9 +41,7 @@ pub fn run(
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     // SAFETY: all lengths were checked above; the tables come from one step's groups.
     unsafe {
-        kernel::loss_batch(
-            device,
-            Launch::linear(1, THREADS),
+        kernel::LossBatch {
             slopes,
             losses,
             state,
@@ -52,10 +50,11 @@ pub fn run(
             slot_sequence,
             group_slots,
             values,
-            &part.parameters,
-            part.function,
-            part.scale,
-            count as i32,
-        )
+            parameters: &part.parameters,
+            function: part.function,
+            scale: part.scale,
+            groups: count as i32,
+        }
+        .launch(device, Launch::linear(1, THREADS))
     }
 }

@@ -19,22 +19,21 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, 
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
     // SAFETY: all lengths were checked above; the tables come from one step's groups.
     unsafe {
-        kernel::loss_difference(
-            device,
-            launch,
+        kernel::LossDifference {
             slopes,
             losses,
             sums,
             slot_sequence,
             group_slots,
             values,
-            &part.parameters,
-            part.function,
+            parameters: &part.parameters,
+            function: part.function,
             map,
             flags,
-            part.scale,
-            first,
-            count,
-        )
+            scale: part.scale,
+            first_group: first,
+            groups: count,
+        }
+        .launch(device, launch)
     }
 }

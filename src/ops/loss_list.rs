@@ -25,20 +25,19 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) 
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
     // SAFETY: all lengths were checked above; the tables come from one step's groups.
     unsafe {
-        kernel::loss_list(
-            device,
-            launch,
+        kernel::LossList {
             slopes,
             losses,
             sums,
             slot_sequence,
             group_slots,
             values,
-            &part.parameters,
-            part.function,
-            part.scale,
-            first,
-            count,
-        )
+            parameters: &part.parameters,
+            function: part.function,
+            scale: part.scale,
+            first_group: first,
+            groups: count,
+        }
+        .launch(device, launch)
     }
 }

@@ -137,20 +137,19 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buf
     let collisions = rows.or_logps("collisions", &rows.collisions)?;
     // SAFETY: all lengths were checked above; the table comes from a forest, which keeps it in range.
     unsafe {
-        kernel::loss_rows_sum(
-            device,
-            launch(sequences),
+        kernel::LossRowsSum {
             sums,
             logps,
-            &ref_logps,
-            &weights,
-            &divergences,
-            &divergence_weights,
-            &collisions,
+            ref_logps: &ref_logps,
+            weights: &weights,
+            divergences: &divergences,
+            divergence_weights: &divergence_weights,
+            collisions: &collisions,
             sequence_rows,
-            rows.inputs(),
-            sequences as i32,
-        )
+            inputs: rows.inputs(),
+            sequences: sequences as i32,
+        }
+        .launch(device, launch(sequences))
     }
 }
 
@@ -185,22 +184,21 @@ pub fn by_weights(
     }
     // SAFETY: all lengths were checked above; the tables come from one step's groups.
     unsafe {
-        kernel::loss_rows_by_weights(
-            device,
-            launch(sequences),
-            by_weights[0],
-            by_weights[1],
+        kernel::LossRowsByWeights {
+            by_weights: by_weights[0],
+            by_divergence_weights: by_weights[1],
             slopes,
             logps,
             ref_logps,
             divergences,
             sequence_rows,
-            &of.ends,
-            &of.slots,
-            penalties[0],
-            penalties[1],
-            sequences as i32,
-        )
+            sequence_slot_ends: &of.ends,
+            sequence_slots: &of.slots,
+            penalty: penalties[0],
+            divergence_penalty: penalties[1],
+            sequences: sequences as i32,
+        }
+        .launch(device, launch(sequences))
     }
 }
 
@@ -247,20 +245,19 @@ pub fn spread(
     }
     // SAFETY: all lengths were checked above; the tables come from one step's groups.
     unsafe {
-        kernel::loss_rows_spread(
-            device,
-            launch(sequences),
+        kernel::LossRowsSpread {
             coefficients,
             divergence_coefficients,
             slopes,
             logps,
-            &weights,
-            &divergence_weights,
+            weights: &weights,
+            divergence_weights: &divergence_weights,
             sequence_rows,
-            &of.ends,
-            &of.slots,
-            rows.inputs(),
-            sequences as i32,
-        )
+            sequence_slot_ends: &of.ends,
+            sequence_slots: &of.slots,
+            inputs: rows.inputs(),
+            sequences: sequences as i32,
+        }
+        .launch(device, launch(sequences))
     }
 }

@@ -1,19 +1,17 @@
 //! One file per kernel stem: checks shapes, chooses the launch, calls the launcher. The only callers of the launchers.
+//!
+//! Attention, products and the head are folders: `mod.rs` says what a call is and which back end takes it, by the device's
+//! [`Arch`](crate::device::Arch); the files beside it, one for each kernel stem, know their kernels alone.
 
 pub mod adamw;
 pub mod attention;
-pub mod attention_sm90;
 pub mod bias;
 pub mod embedding;
 pub mod geglu;
 pub mod gelu;
 pub mod gemm;
-pub mod gemm_library;
-pub mod gemm_sm90;
 pub mod grad_norm;
 pub mod head;
-pub mod head_distributions;
-pub mod head_sm90;
 pub mod layernorm;
 pub mod loss_batch;
 pub mod loss_difference;

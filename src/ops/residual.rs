@@ -16,5 +16,5 @@ pub fn add<T: Float>(device: &Device, y: &Buffer<T>, a: &Buffer<T>, b: &Buffer<T
         expect_len(what, buffer, &[elements])?;
     }
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::residual_add(device, element_launch(elements), y, a, b, elements as i64) }
+    unsafe { kernel::ResidualAdd { y, a, b, elements: elements as i64 }.launch(device, element_launch(elements)) }
 }

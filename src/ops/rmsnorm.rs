@@ -67,7 +67,21 @@ pub fn fwd<T: Float>(
     let [group, x_pitch, y_pitch, rows, hidden] = [group, x_pitch, y_pitch, rows, hidden].map(|n| n as i32);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::rmsnorm_fwd(device, launch, y, rrms, x, w, eps, offset, group, x_pitch, y_pitch, per_warp, rows, hidden)
+        kernel::RmsnormFwd {
+            y,
+            rrms,
+            x,
+            w,
+            eps,
+            offset,
+            group,
+            x_pitch,
+            y_pitch,
+            rows_per_warp: per_warp,
+            rows,
+            hidden,
+        }
+        .launch(device, launch)
     }
 }
 
@@ -112,15 +126,29 @@ pub fn bwd<T: Float>(
     let partials = partials.slice(0..bwd_partials(rows, hidden));
     let (slice, slices) = (slice_rows(hidden), rows.div_ceil(slice_rows(hidden)));
     let (by_slice, finish) = (slice_launch(rows, hidden, 1), finish_launch(hidden));
-    let [group, xp, yp, slice, slices, rows, hidden] =
+    let [group, x_pitch, y_pitch, slice, slices, rows, hidden] =
         [group, x_pitch, y_pitch, slice, slices, rows, hidden].map(|n| n as i32);
-    let add = i32::from(accumulate);
+    let accumulate = i32::from(accumulate);
     // SAFETY: all lengths were checked above. A CTA has read what it needs of other columns before it writes dx, which may be
     // the buffer of dy.
     unsafe {
-        kernel::rmsnorm_bwd(
-            device, by_slice, dx, &partials, dy, x, w, rrms, offset, add, group, xp, yp, slice, rows, hidden,
-        )?;
-        kernel::rmsnorm_bwd_finish(device, finish, dw, &partials, slices, hidden)
+        kernel::RmsnormBwd {
+            dx,
+            partials: &partials,
+            dy,
+            x,
+            w,
+            rrms,
+            offset,
+            accumulate,
+            group,
+            x_pitch,
+            y_pitch,
+            slice_rows: slice,
+            rows,
+            hidden,
+        }
+        .launch(device, by_slice)?;
+        kernel::RmsnormBwdFinish { dw, partials: &partials, slices, hidden }.launch(device, finish)
     }
 }

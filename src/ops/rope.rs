@@ -5,10 +5,12 @@ use half::bf16;
 
 use super::{
     chunk_launch, expect_len,
-    gemm::{self, Extras, Gemm},
-    gemm_sm90::{self, Plan, Tile},
+    gemm::{
+        self, Extras, Gemm,
+        sm90::{self, Plan, Tile},
+    },
 };
-use crate::device::{Buffer, DType, Device, Float, kernels::rope as kernel, kernels::rope_sm90 as fused};
+use crate::device::{Arch, Buffer, DType, Device, Float, kernels::rope as kernel, kernels::rope_sm90 as fused};
 
 /// Cosines and sines by position: (positions, head_dim / 2) each.
 pub struct Rotary {
@@ -69,18 +71,22 @@ pub fn project<T: Float>(
     [tokens, hidden]: [usize; 2],
 ) -> Result<()> {
     let gemm = Gemm::nt(tokens, heads.width(), hidden);
-    if takes::<T>(device, heads, hidden) && tokens > 0 {
-        let plan = Plan::with_tile(&gemm, Tile::M128N256, device.sm_count());
-        let (qkv, x, w, bias) = (qkv.cast(), x.cast(), w.cast(), bias.map(Buffer::cast));
-        return project_planned(device, &plan, &qkv, &x, &w, bias.as_ref(), position, rotary, heads, [tokens, hidden]);
+    match gemm::arch(device) {
+        Arch::Sm90 if tokens > 0 && takes::<T>(heads, hidden) => {
+            let plan = Plan::with_tile(&gemm, Tile::M128N256, device.sm_count());
+            let (qkv, x, w, bias) = (qkv.cast(), x.cast(), w.cast(), bias.map(Buffer::cast));
+            project_planned(device, &plan, &qkv, &x, &w, bias.as_ref(), position, rotary, heads, [tokens, hidden])
+        }
+        _ => {
+            gemm::run_adding(device, &gemm, qkv, x, w, &Extras { bias, addend: None })?;
+            apply(device, qkv, position, rotary, false, heads)
+        }
     }
-    gemm::run_adding(device, &gemm, qkv, x, w, &Extras { bias, addend: None })?;
-    apply(device, qkv, position, rotary, false, heads)
 }
 
-fn takes<T: Float>(device: &Device, heads: &Heads, hidden: usize) -> bool {
-    let whole = [64, 128].contains(&heads.head_dim) && hidden.is_multiple_of(8);
-    T::DTYPE == DType::Bf16 && gemm::uses_hopper(device) && whole
+/// Whether there is a kernel of Hopper's own units for such heads.
+fn takes<T: Float>(heads: &Heads, hidden: usize) -> bool {
+    T::DTYPE == DType::Bf16 && [64, 128].contains(&heads.head_dim) && hidden.is_multiple_of(8)
 }
 
 /// [`project`] on Hopper's own units.
@@ -108,36 +114,33 @@ pub fn project_planned(
     bias.map_or(Ok(()), |bias| expect_len("rope bias", bias, &[width]))?;
     rotary.check_pairs(heads.head_dim)?;
     ensure!(plan.tile == Tile::M128N256, "rope: {plan:?}: the kernel has tiles of 128 x 256");
-    let launcher = match heads.head_dim {
+    let launch = match heads.head_dim {
         64 => fused::rope_project_hd64_bf16,
         128 => fused::rope_project_hd128_bf16,
         other => anyhow::bail!("rope: heads of {other}: expected 64 or 128"),
     };
-    let [x_map, w_map] = gemm_sm90::operand_maps(device, plan.tile, &Gemm::nt(tokens, width, hidden), x, w)?;
-    let qkv_map = gemm_sm90::panel_map(device, qkv, [tokens, width], width)?;
+    let [x_map, w_map] = sm90::operand_maps(device, plan.tile, &Gemm::nt(tokens, width, hidden), x, w)?;
+    let qkv_map = sm90::panel_map(device, qkv, [tokens, width], width)?;
     let turned = (heads.heads + heads.kv_heads) * heads.head_dim;
-    let [turned, t, n, k, s] = [turned, tokens, width, hidden, plan.stages].map(|x| x as i32);
-    let (at, with_bias, Rotary { cos, sin }) = (plan.launch(), i32::from(bias.is_some()), rotary);
+    let [turned, tokens, width, hidden, stages] =
+        [turned, tokens, width, hidden, plan.stages].map(|count| count as i32);
+    let args = fused::RopeProjectBf16 {
+        qkv_map: &qkv_map,
+        x_map: &x_map,
+        w_map: &w_map,
+        bias: bias.unwrap_or(qkv),
+        position,
+        cos: &rotary.cos,
+        sin: &rotary.sin,
+        with_bias: i32::from(bias.is_some()),
+        turned,
+        tokens,
+        width,
+        hidden,
+        stages,
+    };
     // SAFETY: all lengths were checked above; the maps carry them; without a bias its place is not read.
-    unsafe {
-        launcher(
-            device,
-            at,
-            &qkv_map,
-            &x_map,
-            &w_map,
-            bias.unwrap_or(qkv),
-            position,
-            cos,
-            sin,
-            with_bias,
-            turned,
-            t,
-            n,
-            k,
-            s,
-        )
-    }
+    unsafe { launch(device, plan.launch(), args) }
 }
 
 /// Rotates the queries and keys of `qkv` in place by their positions, or back if `inverse` (the backward pass).
@@ -164,5 +167,7 @@ pub fn apply<T: Float>(
     let (inverse, Rotary { cos, sin }) = (i32::from(inverse), rotary);
     let (tokens, heads, kv_heads, head_dim) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
     // SAFETY: all lengths were checked above; positions are in range by this function's contract.
-    unsafe { kernel::rope_apply(device, launch, qkv, position, cos, sin, inverse, tokens, heads, kv_heads, head_dim) }
+    unsafe {
+        kernel::RopeApply { qkv, position, cos, sin, inverse, tokens, heads, kv_heads, head_dim }.launch(device, launch)
+    }
 }

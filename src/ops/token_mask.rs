@@ -39,7 +39,14 @@ pub fn means<T: Float>(device: &Device, means: &Buffer<f32>, from: Activations<T
     expect_len("token mask means", means, &[rows])?;
     // SAFETY: lengths were checked above; sources come from the forest the activations are of.
     unsafe {
-        kernel::token_mask_means(device, by_warps(rows), means, from.x, from.row_source, rows as i32, from.width as i32)
+        kernel::TokenMaskMeans {
+            means,
+            x: from.x,
+            row_source: from.row_source,
+            rows: rows as i32,
+            width: from.width as i32,
+        }
+        .launch(device, by_warps(rows))
     }
 }
 
@@ -59,7 +66,8 @@ pub fn stretch(
     let sequences = sequence_rows.len() - 1;
     // SAFETY: lengths were checked above; the table comes from a forest.
     unsafe {
-        kernel::token_mask_stretch(device, by_warps(sequences), mask, means, sequence_rows, share, sequences as i32)
+        kernel::TokenMaskStretch { mask, means, sequence_rows, share, sequences: sequences as i32 }
+            .launch(device, by_warps(sequences))
     }
 }
 
@@ -103,20 +111,19 @@ pub fn layer<T: Float>(
     let (count, width) = (rows as i32, from.width as i32);
     // SAFETY: lengths were checked above; sources come from the forest the activations are of.
     unsafe {
-        kernel::token_mask_layer(
-            device,
-            by_warps(rows),
+        kernel::TokenMaskLayer {
             pre,
             stats,
-            from.x,
-            from.row_source,
+            x: from.x,
+            row_source: from.row_source,
             norm_weight,
             norm_bias,
             w,
             b,
-            count,
+            rows: count,
             width,
-        )
+        }
+        .launch(device, by_warps(rows))
     }
 }
 
@@ -129,7 +136,9 @@ pub fn mix(device: &Device, mask: &Buffer<f32>, pre: &Buffer<f32>, gamma: &Buffe
     expect_len("token mask pre", pre, &[layers, rows])?;
     let launch = Launch::linear(rows.div_ceil(THREADS), THREADS);
     // SAFETY: lengths were checked above.
-    unsafe { kernel::token_mask_mix(device, launch, mask, pre, gamma, rows as i32, layers as i32) }
+    unsafe {
+        kernel::TokenMaskMix { mask, pre, gamma, rows: rows as i32, layers: layers as i32 }.launch(device, launch)
+    }
 }
 
 /// Back through [`mix`]: writes `dpre` (layers, rows), adds to `dgamma` (layers).
@@ -152,7 +161,9 @@ pub fn mix_bwd(
     expect_len("token mask slopes", dmask, &[rows])?;
     let launch = Launch::linear(layers, THREADS).with_smem(WARPS_PER_CTA * size_of::<f32>());
     // SAFETY: lengths were checked above.
-    unsafe { kernel::token_mask_mix_bwd(device, launch, dpre, dgamma, dmask, mask, pre, gamma, rows as i32) }
+    unsafe {
+        kernel::TokenMaskMixBwd { dpre, dgamma, dmask, mask, pre, gamma, rows: rows as i32 }.launch(device, launch)
+    }
 }
 
 /// Back through [`layer`]: adds to `grads`. `dpre` (rows), `stats` (rows, 2).
@@ -177,22 +188,21 @@ pub fn layer_bwd<T: Float>(
     let (count, width) = (rows as i32, from.width as i32);
     // SAFETY: lengths were checked above; sources come from the forest the activations are of.
     unsafe {
-        kernel::token_mask_layer_bwd(
-            device,
-            launch,
-            &grads.norm_weight,
-            &grads.norm_bias,
-            &grads.w,
-            &grads.b,
+        kernel::TokenMaskLayerBwd {
+            dnorm_weight: &grads.norm_weight,
+            dnorm_bias: &grads.norm_bias,
+            dw: &grads.w,
+            db: &grads.b,
             dpre,
             stats,
-            from.x,
-            from.row_source,
+            x: from.x,
+            row_source: from.row_source,
             norm_weight,
             norm_bias,
             w,
-            count,
+            rows: count,
             width,
-        )
+        }
+        .launch(device, launch)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     loss::{Groups, Loss, MetricSums, Outputs, Reading, Step},
     model::{Batch, Model},
     ops::{
-        head_distributions::{Divergence, Slopes},
+        head::distributions::{Divergence, Slopes},
         loss_batch,
         loss_rows::Rows,
     },

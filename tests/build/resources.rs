@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path, sync::Poi
 use warpo::{
     device::cuda::EMBEDDED,
     ops::{
+        attention::sm90 as attention_sm90,
         attention::{Dims, Pass},
-        attention_sm90,
         gemm::Gemm,
-        gemm_sm90,
+        gemm::sm90 as gemm_sm90,
     },
 };
 

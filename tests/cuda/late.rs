@@ -212,7 +212,10 @@ pub fn graphs() {
     let norm = |bytes: usize| {
         let launch = Launch::linear(1, 32).with_smem(bytes);
         // SAFETY: the stand-in runs nothing.
-        unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &x.slice(0..3), &partials, 0.0, 1) }
+        unsafe {
+            kernels::grad_norm::GradNormFinish { stats: &x.slice(0..3), partials: &partials, max_norm: 0.0, slices: 1 }
+                .launch(&device, launch)
+        }
     };
     // As many launches every time, of which none may take the place of another kernel: one more graph for each of three.
     for _ in 0..3 {

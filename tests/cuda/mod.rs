@@ -180,7 +180,10 @@ fn launch(options: CudaOptions) {
     let partials = device.upload(&[1.0f64, 2.5]).unwrap();
     let launch = Launch { grid: [2, 3, 1], ..Launch::linear(1, 64) };
     // SAFETY: the stand-in runs nothing.
-    let launched = unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &stats, &partials, 0.5, -2) };
+    let launched = unsafe {
+        kernels::grad_norm::GradNormFinish { stats: &stats, partials: &partials, max_norm: 0.5, slices: -2 }
+            .launch(&device, launch)
+    };
     if let Err(why) = launched {
         println!("launched: {why:#}");
     }
@@ -256,7 +259,10 @@ fn big_launch() {
     let launch = |bytes| {
         let launch = Launch::linear(1, 32).with_smem(bytes);
         // SAFETY: the stand-in runs nothing.
-        unsafe { kernels::grad_norm::grad_norm_finish(&device, launch, &stats, &partials, 0.0, 1) }
+        unsafe {
+            kernels::grad_norm::GradNormFinish { stats: &stats, partials: &partials, max_norm: 0.0, slices: 1 }
+                .launch(&device, launch)
+        }
     };
     launch(48 * 1024).unwrap();
     launch(100_000).unwrap();

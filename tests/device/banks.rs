@@ -25,7 +25,11 @@ fn strided(write: i32, read: i32, wide: i32) -> Vec<BankConflicts> {
     let device = counting(false);
     let y = device.alloc::<f32>(32).unwrap();
     // SAFETY: the kernel writes 32 numbers and uses 4096 bytes of shared memory.
-    unsafe { kernel::strided(&device, Launch::linear(1, 32).with_smem(4096), &y, write, read, wide).unwrap() };
+    unsafe {
+        kernel::Strided { y: &y, write_stride: write, read_stride: read, stride16: wide }
+            .launch(&device, Launch::linear(1, 32).with_smem(4096))
+            .unwrap()
+    };
     let mut found = device.bank_conflicts();
     let line = |conflicts: &BankConflicts| conflicts.place.rsplit(':').next().unwrap().parse::<usize>().unwrap();
     found.sort_by_key(line);
@@ -54,7 +58,11 @@ fn nothing_is_counted_unasked() {
     let device = crate::support::strict_devices().remove(0).0;
     let y = device.alloc::<f32>(32).unwrap();
     // SAFETY: as above.
-    unsafe { kernel::strided(&device, Launch::linear(1, 32).with_smem(4096), &y, 1, 1, 1).unwrap() };
+    unsafe {
+        kernel::Strided { y: &y, write_stride: 1, read_stride: 1, stride16: 1 }
+            .launch(&device, Launch::linear(1, 32).with_smem(4096))
+            .unwrap()
+    };
     assert!(device.bank_conflicts().is_empty());
 }
 

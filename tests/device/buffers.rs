@@ -13,13 +13,19 @@ fn strict() -> Device {
 fn read(device: &Device, x: &Buffer<f32>) -> Result<()> {
     let y = device.alloc::<f32>(x.len())?;
     // SAFETY: both hold a value a thread.
-    unsafe { kernel::read_past_end(device, Launch::linear(1, x.len()), &y, x, x.len() as i32, 0) }
+    unsafe {
+        kernel::read_past_end(
+            device,
+            Launch::linear(1, x.len()),
+            kernel::Memory { y: &y, x, n: x.len() as i32, broken: 0 },
+        )
+    }
 }
 
 fn read_address(device: &Device, address: u64) -> String {
     let y = device.alloc::<f32>(1).unwrap();
     // SAFETY: strict mode stops the kernel before it reads what it may not.
-    let outcome = unsafe { kernel::read_address(device, Launch::linear(1, 1), &y, address) };
+    let outcome = unsafe { kernel::ReadAddress { y: &y, address }.launch(device, Launch::linear(1, 1)) };
     outcome.map_or_else(|why| format!("{why:#}"), |()| "no mistake".into())
 }
 
@@ -78,12 +84,16 @@ fn shared_memory_ends_where_the_launch_says() {
     let launch = |bytes| Launch::linear(1, 64).with_smem(bytes);
     // SAFETY: strict mode stops the kernel before it goes out of bounds.
     unsafe {
-        kernel::shared_past_end(&device, launch(256), &y, &x, 64, 0).unwrap();
-        kernel::shared_past_end(&device, launch(260), &y, &x, 64, 1).unwrap();
-        let report = format!("{:#}", kernel::shared_past_end(&device, launch(256), &y, &x, 64, 1).unwrap_err());
+        kernel::shared_past_end(&device, launch(256), kernel::Memory { y: &y, x: &x, n: 64, broken: 0 }).unwrap();
+        kernel::shared_past_end(&device, launch(260), kernel::Memory { y: &y, x: &x, n: 64, broken: 1 }).unwrap();
+        let report = format!(
+            "{:#}",
+            kernel::shared_past_end(&device, launch(256), kernel::Memory { y: &y, x: &x, n: 64, broken: 1 })
+                .unwrap_err()
+        );
         assert!(report.contains("thread 63: out of bounds write of 4 bytes"), "{report}");
         assert!(report.contains("byte 256 of 256 bytes of shared memory"), "{report}");
-        kernel::shared_past_end(&device, launch(0), &y, &x, 64, 0).unwrap_err();
+        kernel::shared_past_end(&device, launch(0), kernel::Memory { y: &y, x: &x, n: 64, broken: 0 }).unwrap_err();
     }
 }
 
@@ -93,7 +103,10 @@ fn launches_over_the_limits_are_refused() {
         let (x, y) = (device.upload(&[1.0f32; 1]).unwrap(), device.alloc::<f32>(1).unwrap());
         for launch in [Launch::linear(1, 1025), Launch::linear(1, 32).with_smem(232_449)] {
             // SAFETY: refused before anything runs.
-            let report = unsafe { kernel::read_past_end(&device, launch, &y, &x, 1, 0) }.unwrap_err().to_string();
+            let report =
+                unsafe { kernel::read_past_end(&device, launch, kernel::Memory { y: &y, x: &x, n: 1, broken: 0 }) }
+                    .unwrap_err()
+                    .to_string();
             assert!(report.contains("at most"), "{report}");
         }
     }

@@ -18,7 +18,7 @@ mod cubins {
 }
 
 /// Launchers of `tests/kernels`, written by the build.
-#[allow(dead_code, unused_imports, clippy::missing_safety_doc, clippy::too_many_arguments)]
+#[allow(dead_code, unused_imports)]
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/test_launchers.rs"));
 }

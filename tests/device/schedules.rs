@@ -19,7 +19,7 @@ fn order(schedule: Schedule, len: usize, launch: impl FnOnce(&Device, &Buffer<i3
 fn threads(schedule: Schedule) -> Vec<i32> {
     order(schedule, 3 * 96, |device, order, count| {
         // SAFETY: every thread writes three numbers.
-        unsafe { kernel::order_of_threads(device, Launch::linear(1, 96), order, count).unwrap() };
+        unsafe { kernel::order_of_threads(device, Launch::linear(1, 96), kernel::OrderOf { order, count }).unwrap() };
     })
 }
 
@@ -27,7 +27,7 @@ fn blocks(schedule: Schedule) -> Vec<i32> {
     order(schedule, 24, |device, order, count| {
         let launch = Launch { grid: [6, 4, 1], ..Launch::linear(1, 1) };
         // SAFETY: every block writes one number.
-        unsafe { kernel::order_of_blocks(device, launch, order, count).unwrap() };
+        unsafe { kernel::order_of_blocks(device, launch, kernel::OrderOf { order, count }).unwrap() };
     })
 }
 

@@ -27,7 +27,11 @@ fn shuffles() {
             for operand in [0usize, 1, 3, 5, 17, 31] {
                 let y = device.alloc::<i32>(128).unwrap();
                 // SAFETY: the kernel writes four numbers a lane.
-                unsafe { kernel::shuffles(device, Launch::linear(1, 32), &y, operand as i32, width as i32).unwrap() };
+                unsafe {
+                    kernel::Shuffles { y: &y, operand: operand as i32, width: width as i32 }
+                        .launch(device, Launch::linear(1, 32))
+                        .unwrap()
+                };
                 let got = device.download(&y).unwrap();
                 for lane in 0..32usize {
                     let base = lane / width * width;
@@ -55,7 +59,7 @@ fn votes() {
             let bits: Vec<i32> = (0..32).map(|lane| (pattern >> lane & 1) as i32 * (lane + 1)).collect();
             let (y, x) = (device.alloc::<u32>(128).unwrap(), device.upload(&bits).unwrap());
             // SAFETY: the kernel writes four numbers a lane.
-            unsafe { kernel::votes(device, Launch::linear(1, 32), &y, &x).unwrap() };
+            unsafe { kernel::Votes { y: &y, x: &x }.launch(device, Launch::linear(1, 32)).unwrap() };
             let got = device.download(&y).unwrap();
             for lane in 0..32 {
                 let half = 0xffffu32 << (lane / 16 * 16);
@@ -76,7 +80,11 @@ fn reductions_are_butterflies() {
         let (sum, max) = (device.alloc::<f32>(64).unwrap(), device.alloc::<f32>(64).unwrap());
         let sum64 = device.alloc::<f64>(64).unwrap();
         // SAFETY: one element a thread.
-        unsafe { kernel::reductions(device, Launch::linear(1, 64), &sum, &sum64, &max, &x).unwrap() };
+        unsafe {
+            kernel::Reductions { sum: &sum, sum64: &sum64, max: &max, x: &x }
+                .launch(device, Launch::linear(1, 64))
+                .unwrap()
+        };
         let (sum, sum64, max) =
             (device.download(&sum).unwrap(), device.download(&sum64).unwrap(), device.download(&max).unwrap());
         for warp in 0..2 {
@@ -103,7 +111,7 @@ fn ldmatrix() {
             let (y, x) = (device.alloc::<u32>(256).unwrap(), device.upload(&x).unwrap());
             let launch = Launch::linear(1, 32).with_smem(32 * pitch * 2);
             // SAFETY: the shared memory holds 32 rows of `pitch` elements.
-            unsafe { kernel::load_matrices(device, launch, &y, &x, pitch as i32).unwrap() };
+            unsafe { kernel::LoadMatrices { y: &y, x: &x, pitch: pitch as i32 }.launch(device, launch).unwrap() };
             let got = device.download(&y).unwrap();
             let element = |matrix: usize, row: usize, column: usize| (0x3000 + 64 * matrix + 8 * row + column) as u32;
             for lane in 0..32 {
@@ -132,7 +140,7 @@ fn mma_multiplies_integers_exactly() {
         let (a, b) = (device.upload(&cast::<bf16>(&a)).unwrap(), device.upload(&cast::<bf16>(&b)).unwrap());
         let d = device.upload(&d).unwrap();
         // SAFETY: one warp, operands of the shapes the kernel names.
-        unsafe { kernel::multiply_matrices(device, Launch::linear(1, 32), &d, &a, &b).unwrap() };
+        unsafe { kernel::MultiplyMatrices { d: &d, a: &a, b: &b }.launch(device, Launch::linear(1, 32)).unwrap() };
         assert_eq!(device.download(&d).unwrap(), want, "on {on}");
     });
 }
@@ -145,7 +153,7 @@ fn named_barriers_hand_over() {
             let (y, x) = (device.alloc::<i32>(32 * steps).unwrap(), device.upload(&numbers).unwrap());
             let launch = Launch::linear(1, 64).with_smem(256);
             // SAFETY: 32 numbers a step.
-            unsafe { kernel::produce_and_consume(device, launch, &y, &x, steps as i32).unwrap() };
+            unsafe { kernel::ProduceAndConsume { y: &y, x: &x, steps: steps as i32 }.launch(device, launch).unwrap() };
             let want: Vec<i32> = (0..steps as i32).flat_map(|s| (0..32).map(move |lane| 32 * s + 31 - lane)).collect();
             assert_eq!(device.download(&y).unwrap(), want, "{steps} steps on {on}");
         }
@@ -159,7 +167,7 @@ fn run_pipeline(device: &Device, a: &[f32], b: &[f32], k: usize, mistake: i32) -
     let y = device.alloc::<f32>(CTAS * 32 * 16)?;
     let launch = Launch::linear(CTAS, 64).with_smem(3 * 48 * 16 * 2);
     // SAFETY: a holds 32 rows a CTA, b 16 rows, of k columns.
-    unsafe { kernel::pipeline(device, launch, &y, &a, &b, k as i32, mistake)? };
+    unsafe { kernel::Pipeline { y: &y, a: &a, b: &b, k: k as i32, mistake }.launch(device, launch)? };
     device.download(&y)
 }
 
@@ -207,7 +215,7 @@ fn thread_and_block_indices() {
         let launch = Launch { grid: [2, 3, 2], block: [4, 2, 3], smem_bytes: 0 };
         let y = device.alloc::<i32>(12 * 24).unwrap();
         // SAFETY: one number a thread of the grid.
-        unsafe { kernel::indices(device, launch, &y).unwrap() };
+        unsafe { kernel::Indices { y: &y }.launch(device, launch).unwrap() };
         let digits =
             |i: i32, [x, y, _]: [u32; 3]| i % x as i32 + i / x as i32 % y as i32 * 10 + i / (x * y) as i32 * 100;
         let want: Vec<i32> =

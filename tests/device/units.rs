@@ -2,7 +2,7 @@
 //! GPU that has them.
 
 use half::bf16;
-use warpo::device::{Buffer, Device, Launch, Swizzle, TensorMap, TensorShape};
+use warpo::device::{Arch, Buffer, Device, Launch, Swizzle, TensorMap, TensorShape};
 
 use super::kernels::units_sm90 as kernel;
 use crate::support::{fast_device, strict_devices, with_gpu};
@@ -14,7 +14,7 @@ fn devices() -> Vec<(Device, String)> {
         devices.push((fast_device(1), "host".into()));
         devices
     };
-    with_gpu(host).into_iter().filter(|(device, _)| !device.is_cuda() || device.is_hopper()).collect()
+    with_gpu(host).into_iter().filter(|(device, _)| !device.is_cuda() || device.arch() == Arch::Sm90).collect()
 }
 
 /// Whole numbers from -7 to 7: sums of 64 products are exact.
@@ -35,11 +35,11 @@ fn operand(device: &Device, x: &[bf16], rows: usize, across: bool) -> (Buffer<bf
     (buffer, map)
 }
 
-type Product = unsafe fn(&Device, Launch, &Buffer<f32>, &TensorMap, &TensorMap) -> anyhow::Result<()>;
+type Launcher = unsafe fn(&Device, Launch, kernel::Product) -> anyhow::Result<()>;
 
 #[test]
 fn products_in_every_operand_order() {
-    let cases: [(&str, Product, bool, bool); 5] = [
+    let cases: [(&str, Launcher, bool, bool); 5] = [
         ("nt", kernel::product_nt, false, false),
         ("nn", kernel::product_nn, false, true),
         ("tn", kernel::product_tn, true, true),
@@ -56,7 +56,7 @@ fn products_in_every_operand_order() {
             let d = device.alloc::<f32>(64 * 128).unwrap();
             let launch = Launch::linear(1, 128).with_smem(1024 + 3 * 8192);
             // SAFETY: the kernel writes 64 x 128 numbers.
-            unsafe { launcher(&device, launch, &d, &a_map, &b_map) }
+            unsafe { launcher(&device, launch, kernel::Product { d: &d, a_map: &a_map, b_map: &b_map }) }
                 .unwrap_or_else(|why| panic!("{name} on {on}: {why:#}"));
             assert!(device.download(&d).unwrap() == want, "{name} on {on}");
         }
@@ -85,8 +85,11 @@ fn move_boxes(places: &[(i32, i32, i32, i32)]) {
                 let maps = [&from, &to].map(|buffer| device.tensor_map(buffer, &shape).unwrap());
                 let launch = Launch::linear(1, 32).with_smem(1024 + 1024);
                 // SAFETY: boxes are cut at the tensors' edges.
-                unsafe { kernel::move_box(&device, launch, &maps[0], &maps[1], from_x, from_y, to_x, to_y, 1024, add) }
-                    .unwrap_or_else(|why| panic!("{from_x}, {from_y} on {on}: {why:#}"));
+                unsafe {
+                    kernel::MoveBox { from: &maps[0], to: &maps[1], x: from_x, y: from_y, to_x, to_y, bytes: 1024, add }
+                        .launch(&device, launch)
+                }
+                .unwrap_or_else(|why| panic!("{from_x}, {from_y} on {on}: {why:#}"));
                 let at = |x: &[f32], row: i32, column: i32| {
                     let inside = (0..ROWS as i32).contains(&row) && (0..COLUMNS as i32).contains(&column);
                     if inside { x[row as usize * PITCH + column as usize] } else { 0.0 }
@@ -124,7 +127,10 @@ fn boxes_that_hardware_refuses() {
         let launch = Launch::linear(1, 32).with_smem(1024 + 1024);
         for (from_x, to_x, to_y, reason) in [(-5, 0, 0, ODD), (0, 2, 0, ODD), (0, -8, 2, BEFORE), (0, 8, -2, BEFORE)] {
             // SAFETY: boxes are cut at the tensors' edges.
-            let why = unsafe { kernel::move_box(&device, launch, &map, &map, from_x, 0, to_x, to_y, 1024, 0) };
+            let why = unsafe {
+                kernel::MoveBox { from: &map, to: &map, x: from_x, y: 0, to_x, to_y, bytes: 1024, add: 0 }
+                    .launch(&device, launch)
+            };
             let why = format!("{:#}", why.unwrap_err());
             assert!(why.contains(reason), "{from_x}, {to_x}, {to_y} on {on}: {why}");
         }
@@ -139,13 +145,15 @@ fn a_tile_for_two_and_numbers_handed_round() {
         let map = device.tensor_map(&from, &TensorShape::matrix(64, 64, 64, [32, 64])).unwrap();
         let y = device.alloc::<bf16>(2 * 64 * 64).unwrap();
         // SAFETY: each of two CTAs writes one tile.
-        unsafe { kernel::multicast_pair(&device, Launch::linear(2, 64).with_smem(1024 + 8192), &y, &map) }
-            .unwrap_or_else(|why| panic!("on {on}: {why:#}"));
+        unsafe {
+            kernel::MulticastPair { y: &y, map: &map }.launch(&device, Launch::linear(2, 64).with_smem(1024 + 8192))
+        }
+        .unwrap_or_else(|why| panic!("on {on}: {why:#}"));
         assert!(device.download(&y).unwrap() == [&x[..], &x[..]].concat(), "on {on}");
 
         let y = device.alloc::<f32>(8).unwrap();
         // SAFETY: each of eight CTAs writes one number.
-        unsafe { kernel::hand_on(&device, Launch::linear(8, 32).with_smem(16), &y) }
+        unsafe { kernel::HandOn { y: &y }.launch(&device, Launch::linear(8, 32).with_smem(16)) }
             .unwrap_or_else(|why| panic!("on {on}: {why:#}"));
         assert_eq!(device.download(&y).unwrap(), [13.0, 10.0, 11.0, 12.0, 13.0, 10.0, 11.0, 12.0], "on {on}");
     }
@@ -156,7 +164,7 @@ fn matrices_stored_and_loaded() {
     for (device, on) in devices() {
         let y = device.alloc::<i32>(128).unwrap();
         // SAFETY: the kernel writes 128 numbers.
-        unsafe { kernel::store_and_load_matrix(&device, Launch::linear(1, 32).with_smem(512), &y) }.unwrap();
+        unsafe { kernel::StoreAndLoadMatrix { y: &y }.launch(&device, Launch::linear(1, 32).with_smem(512)) }.unwrap();
         assert_eq!(device.download(&y).unwrap(), [1; 128], "on {on}");
     }
 }
@@ -169,7 +177,7 @@ fn a_ring_of_slots() {
             let (from, y) = (device.upload(&x).unwrap(), device.alloc::<f32>(256).unwrap());
             let launch = Launch::linear(1, 384).with_smem(1024 * (1 + stages as usize));
             // SAFETY: `count` pieces of 256 numbers are read and 256 written.
-            unsafe { kernel::ring(&device, launch, &y, &from, stages, count) }
+            unsafe { kernel::Ring { y: &y, x: &from, stages, count }.launch(&device, launch) }
                 .unwrap_or_else(|why| panic!("{stages} stages, {count} on {on}: {why:#}"));
             let sum = |i: usize| (0..count as usize).map(|piece| x[256 * piece + i]).sum();
             let want: Vec<f32> = (0..256).map(sum).collect();

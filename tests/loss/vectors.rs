@@ -7,7 +7,7 @@ use warpo::{
     loss::{Loss, Mean, Outputs, Step, Term},
     ops::{
         head::Head,
-        head_distributions::{self, Divergence, Slopes},
+        head::distributions::{self, Divergence, Slopes},
         loss_batch,
         loss_rows::Rows,
     },
@@ -313,7 +313,7 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
         (device.upload(&padded("z")).unwrap(), device.upload(&padded("q")).unwrap(), device.upload(&targets).unwrap());
     let alloc = || device.alloc::<f32>(rows).unwrap();
     let kept = Divergence { logps: alloc(), lse: alloc(), ref_logps: alloc(), ref_lse: alloc(), divergences: alloc() };
-    head_distributions::divergence_rows(device, &kept, &z, &q, &targets, &head).unwrap();
+    distributions::divergence_rows(device, &kept, &z, &q, &targets, &head).unwrap();
 
     let mut case = Case::default();
     for _ in 0..want.len() {
@@ -340,7 +340,7 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     step.spread(0, outputs, &rows_in, &ends).unwrap();
     let dz = device.alloc::<f32>(z.len()).unwrap();
     let slopes = Slopes { logps: &c, divergences: &k };
-    head_distributions::dlogits(device, &dz, [&z, &q], [&kept.lse, &kept.ref_lse], &slopes, &targets, &head).unwrap();
+    distributions::dlogits(device, &dz, [&z, &q], [&kept.lse, &kept.ref_lse], &slopes, &targets, &head).unwrap();
 
     let what = format!("{} on {on}", vector.key);
     if vector.all["grad_closed"].get("muw").is_some() {

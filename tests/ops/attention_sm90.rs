@@ -4,8 +4,8 @@ use half::bf16;
 use warpo::{
     device::{Device, Fault},
     ops::{
+        attention::sm90::{Plan, Tile},
         attention::{self, Pass},
-        attention_sm90::{Plan, Tile},
         rope::Rotary,
     },
 };

@@ -4,8 +4,8 @@ use half::bf16;
 use warpo::{
     device::{Device, Fault, Float},
     ops::{
+        gemm::sm90::{Plan, Tile},
         gemm::{self, Extras, Gemm},
-        gemm_sm90::{Plan, Tile},
     },
 };
 

@@ -3,7 +3,7 @@ use warpo::{
     device::{Device, Float},
     ops::{
         head::Head,
-        head_distributions::{self, Divergence, Slopes},
+        head::distributions::{self, Divergence, Slopes},
     },
 };
 
@@ -74,7 +74,7 @@ fn divergence_rows_and_dlogits() {
             Divergence { logps: alloc(), lse: alloc(), ref_logps: alloc(), ref_lse: alloc(), divergences: alloc() };
         let (z, zq) = (device.upload(&case.z).unwrap(), device.upload(&case.zq).unwrap());
         let targets = device.upload(&case.targets).unwrap();
-        head_distributions::divergence_rows(device, &out, &z, &zq, &targets, &case.head).unwrap();
+        distributions::divergence_rows(device, &out, &z, &zq, &targets, &case.head).unwrap();
         let got = [&out.logps, &out.ref_logps, &out.divergences].map(|buffer| device.download(buffer).unwrap());
         for r in 0..rows {
             let [p, q, _] = case.row(r);
@@ -108,8 +108,7 @@ fn dlogits<T: Float>(
     let out = device.alloc::<T>(rows * ld).unwrap();
     let slopes = Slopes { logps: &device.upload(&c).unwrap(), divergences: &device.upload(&k).unwrap() };
     let targets = device.upload(&case.targets).unwrap();
-    head_distributions::dlogits(device, &out, logits, [&kept.lse, &kept.ref_lse], &slopes, &targets, &case.head)
-        .unwrap();
+    distributions::dlogits(device, &out, logits, [&kept.lse, &kept.ref_lse], &slopes, &targets, &case.head).unwrap();
     let mut want = Vec::new();
     for r in 0..rows {
         let [p, q, slope] = case.row(r);
@@ -130,7 +129,7 @@ fn dlogits<T: Float>(
 fn collisions() {
     each(|device, on, case, allowance| {
         let out = device.alloc::<f32>(case.targets.len()).unwrap();
-        head_distributions::collision_rows(device, &out, &device.upload(&case.z).unwrap(), &case.head).unwrap();
+        distributions::collision_rows(device, &out, &device.upload(&case.z).unwrap(), &case.head).unwrap();
         for (r, &got) in device.download(&out).unwrap().iter().enumerate() {
             let [p, ..] = case.row(r);
             let want = p.iter().map(|p| (2.0 * p).exp()).sum::<f64>().ln();

@@ -5,9 +5,9 @@ use warpo::{
     device::{Device, Fault},
     ops::{
         gemm::Gemm,
-        gemm_sm90::{Plan, Tile},
+        gemm::sm90::{Plan, Tile},
+        head::sm90::{self, Logits},
         head::{self, Head},
-        head_sm90::{self, Logits},
     },
 };
 
@@ -88,11 +88,11 @@ impl Chunk {
         };
         let [logps, lse] = [device.alloc(rows)?, device.alloc(rows)?];
         let (x, w, targets) = (device.upload(&self.x)?, device.upload(&self.weight)?, device.upload(&self.targets)?);
-        head_sm90::project(device, &self.plan(stages), &logits, &x, &w, &targets, head)?;
-        head_sm90::finish(device, &logps, &lse, &logits, head)?;
+        sm90::project(device, &self.plan(stages), &logits, &x, &w, &targets, head)?;
+        sm90::finish(device, &logps, &lse, &logits, head)?;
         if stored {
             let coefficients = device.upload(&self.coefficients)?;
-            head_sm90::dlogits(device, &logits, &lse, &coefficients, &targets, head)?;
+            sm90::dlogits(device, &logits, &lse, &coefficients, &targets, head)?;
         }
         let dlogits = device.download(&logits.exponentials)?;
         Ok(Results { logps: device.download(&logps)?, lse: device.download(&lse)?, dlogits })
@@ -171,6 +171,6 @@ fn other_tiles_are_refused() {
     let (statistics, target_logits) = (device.zeros(2).unwrap(), device.zeros(1).unwrap());
     let logits = Logits { exponentials: zeros(8), statistics, target_logits };
     let targets = device.upload(&[0]).unwrap();
-    let why = head_sm90::project(&device, &plan, &logits, &zeros(8), &zeros(64), &targets, &chunk.head).unwrap_err();
+    let why = sm90::project(&device, &plan, &logits, &zeros(8), &zeros(64), &targets, &chunk.head).unwrap_err();
     assert!(why.to_string().ends_with("the kernel has tiles of 128 x 256"), "{why}");
 }

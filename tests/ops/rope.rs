@@ -3,7 +3,7 @@ use warpo::{
     device::{Device, Fault, Float},
     ops::{
         gemm::Gemm,
-        gemm_sm90::{Plan, Tile},
+        gemm::sm90::{Plan, Tile},
         rope::{self, Heads, Rotary},
     },
 };

@@ -25,7 +25,7 @@ use cudarc::driver::{
     sys::{self, CUevent_flags},
 };
 
-use super::{Arg, DType, Kernel, Launch, MemoryUse, Swizzle, TensorMap, TensorShape};
+use super::{Arch, Arg, DType, Kernel, Launch, MemoryUse, Swizzle, TensorMap, TensorShape};
 use driver::explain;
 pub use driver::{GpuInfo, NoGpu};
 use graph::{Capture, Graphs, Node};
@@ -59,7 +59,7 @@ struct Inner {
     /// While a graph is captured.
     capture: Mutex<Option<Capture>>,
     options: CudaOptions,
-    hopper: bool,
+    arch: Arch,
     allocated: AtomicUsize,
     peak: AtomicUsize,
     unchecked: Mutex<Unchecked>,
@@ -146,7 +146,8 @@ impl CudaDevice {
         let gpu = Gpu::open(ordinal)?;
         let stream = gpu.context.new_stream().map_err(|e| explain(e).context("stream"))?;
         let capability = gpu.info.capability;
-        let mut for_hopper = super::kernels::ALL.iter().filter(|kernel| kernel.is_hopper());
+        let mut for_sm90 = super::kernels::ALL.iter().filter(|kernel| kernel.arch() == Arch::Sm90);
+        let embedded = for_sm90.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some());
         let inner = Inner {
             gpu,
             stream,
@@ -154,7 +155,7 @@ impl CudaDevice {
             graphs: Mutex::default(),
             capture: Mutex::default(),
             options,
-            hopper: !options.portable && for_hopper.all(|kernel| EMBEDDED.pick(kernel.module, capability).is_some()),
+            arch: if embedded && !options.portable { Arch::Sm90 } else { Arch::Portable },
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             unchecked: Mutex::default(),
@@ -194,9 +195,9 @@ impl CudaDevice {
         self.inner.stream.cu_stream()
     }
 
-    /// Whether the build has images of the kernels for Hopper's own units, and this GPU takes them.
-    pub fn is_hopper(&self) -> bool {
-        self.inner.hopper
+    /// [`Arch::Sm90`] if the build has images of all its kernels that this GPU takes.
+    pub fn arch(&self) -> Arch {
+        self.inner.arch
     }
 
     pub fn describe(&self) -> String {
@@ -205,7 +206,10 @@ impl CudaDevice {
 
     /// See [`Device::arithmetic`](super::Device::arithmetic).
     pub fn arithmetic(&self) -> String {
-        let kernels = if self.is_hopper() { "sm_90a" } else { "portable" };
+        let kernels = match self.arch() {
+            Arch::Sm90 => "sm_90a",
+            Arch::Portable => "portable",
+        };
         format!("{}, {kernels} kernels of {}", self.info().name, EMBEDDED.toolchain)
     }
 

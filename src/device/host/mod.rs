@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 
-use super::{Arg, DType, Kernel, Launch, MemoryUse};
+use super::{Arch, Arg, DType, Kernel, Launch, MemoryUse};
 pub use strict::BankConflicts;
 
 /// A kernel's trampoline: takes pointers to the arguments, as `cuLaunchKernel` does.
@@ -233,6 +233,11 @@ impl HostDevice {
     /// Runs `work` on the device's own worker threads.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
+    }
+
+    /// See [`Device::arch`](super::Device::arch).
+    pub fn arch(&self) -> Arch {
+        if self.options.hopper { Arch::Sm90 } else { Arch::Portable }
     }
 
     pub fn describe(&self) -> String {

@@ -32,7 +32,7 @@ pub(super) use place::{Place, short_path};
 use wgmma::WarpGroup;
 
 use super::{Completion, EntryPoint, HostOptions, Schedule, strict};
-use crate::device::{Arg, Kernel, Launch};
+use crate::device::{Arch, Arg, Kernel, Launch};
 
 const STACK_BYTES: usize = 128 * 1024;
 const WARP: usize = 32;
@@ -282,7 +282,7 @@ impl Worker {
     fn start_cluster(&mut self, grid: &Grid, first: usize) {
         self.grid = grid;
         (self.ctas, self.cta_threads) = (grid.cluster(), grid.threads());
-        self.hopper = grid.kernel.is_hopper();
+        self.hopper = grid.kernel.arch() == Arch::Sm90;
         let count = self.ctas * self.cta_threads;
         let fresh = ThreadState { status: Status::Unstarted, fiber: 0, place: Place::NONE, payload: ptr::null_mut() };
         self.threads.clear();

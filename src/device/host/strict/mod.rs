@@ -21,7 +21,7 @@ use super::{
     Completion, HostOptions, Schedule,
     simt::{self, Grid, Place, Worker},
 };
-use crate::device::{Arg, Kernel};
+use crate::device::{Arch, Arg, Kernel};
 use banks::Banks;
 use copies::Copies;
 use memory::{Allocation, Bits};
@@ -113,7 +113,7 @@ impl CtaChecks {
         unsafe { shared.write_bytes(POISON, bytes) };
         self.written.reset(bytes);
         self.pending.reset(bytes);
-        let agents = if grid.kernel.is_hopper() { units::AGENTS } else { 0 };
+        let agents = if grid.kernel.arch() == Arch::Sm90 { units::AGENTS } else { 0 };
         self.clocks.start(threads, agents, bytes);
         self.barriers.resize_with(simt::NAMED_BARRIERS * ctas, Knowledge::default);
         self.barriers.iter_mut().for_each(Knowledge::clear);

@@ -1,18 +1,19 @@
-//! Attention on Hopper's own units: which tile, how many slots, which tensor maps. [`super::attention`] decides when it is
-//! taken.
+//! Attention on Hopper's own units: which tile, how many slots, which tensor maps. [`super`] decides when it is taken.
 
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::{
-    SharedMemory,
-    attention::{Dims, Mask, Pass},
-    gemm_sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
-    rope::Rotary,
-};
-use crate::device::{
-    Buffer, DType, Device, Element, Float, Launch, Swizzle, TensorMap, TensorShape,
-    kernels::{attention_bwd_sm90 as bwd_kernel, attention_fwd_sm90 as fwd_kernel},
+use super::{Dims, Mask, Pass};
+use crate::{
+    device::{
+        Buffer, DType, Device, Element, Float, Launch, Swizzle, TensorMap, TensorShape,
+        kernels::{attention_bwd_sm90 as bwd_kernel, attention_fwd_sm90 as fwd_kernel},
+    },
+    ops::{
+        SharedMemory,
+        gemm::sm90::{BARRIER_BYTES, MAX_SMEM_BYTES, MAX_STAGES, PANEL_BYTES, panel_map},
+        rope::Rotary,
+    },
 };
 
 const GROUP_THREADS: usize = 128;
@@ -166,16 +167,17 @@ pub(super) fn takes_heads(dtype: DType, head_dim: usize) -> bool {
 }
 
 /// The kernels of a pass, one for each tile.
-pub(super) fn shared_memory(pass: Pass, head_dim: usize) -> impl Iterator<Item = SharedMemory> {
+pub(super) fn shared_memory(pass: Pass, head_dim: usize) -> Vec<SharedMemory> {
     let (module, stem) = match pass.names() {
         ("attention_fwd", stem) => ("attention_fwd_sm90", stem),
         (_, stem) => ("attention_bwd_sm90", stem),
     };
-    Tile::all(pass, head_dim).iter().map(move |&tile| {
+    let needs = |&tile: &Tile| {
         let plan = Plan::for_heads(pass, head_dim, tile);
         let ([own, walked], bytes) = (plan.sides(), plan.smem_bytes(head_dim));
         SharedMemory { module, kernel: format!("attention_{stem}_hd{head_dim}_{own}x{walked}_bf16"), bytes }
-    })
+    };
+    Tile::all(pass, head_dim).iter().map(needs).collect()
 }
 
 /// Whether a call is one for them: also, buffers that start at multiples of 16 bytes.
@@ -211,7 +213,7 @@ pub(super) fn fwd(
     let (softcap, window) = dims.bounds()?;
     let (out_map, qkv_map) = (out_map(device, out, dims)?, qkv_map(device, qkv, dims)?);
     let ends = row_map(device, &mask.subtree_end, plan.walked_rows())?;
-    let launcher = match (dims.head_dim, plan.tile, softcap > 0.0 || window > 0) {
+    let launch = match (dims.head_dim, plan.tile, softcap > 0.0 || window > 0) {
         (64, Tile::Rows64, false) => fwd_kernel::attention_fwd_hd64_64x64_bf16,
         (64, Tile::Rows64, true) => fwd_kernel::attention_fwd_hd64_64x64_bounded_bf16,
         (64, Tile::Rows128, false) => fwd_kernel::attention_fwd_hd64_128x128_bf16,
@@ -221,12 +223,25 @@ pub(super) fn fwd(
         (_, Tile::Rows128, false) => fwd_kernel::attention_fwd_hd128_128x128_bf16,
         (_, Tile::Rows128, true) => fwd_kernel::attention_fwd_hd128_128x128_bounded_bf16,
     };
-    let [t, h, g, s] = [dims.tokens, dims.heads, dims.kv_heads, plan.stages].map(|x| x as i32);
-    let (at, Mask { tile_bounds: bounds, position, .. }) = (plan.launch(dims), mask);
+    let [tokens, heads, kv_heads, stages] =
+        [dims.tokens, dims.heads, dims.kv_heads, plan.stages].map(|count| count as i32);
+    let args = fwd_kernel::AttentionFwdBf16 {
+        out_map: &out_map,
+        lse,
+        qkv_map: &qkv_map,
+        subtree_end_map: &ends,
+        tile_bounds: &mask.tile_bounds,
+        position: &mask.position,
+        scale,
+        softcap,
+        window,
+        tokens,
+        heads,
+        kv_heads,
+        stages,
+    };
     // SAFETY: `attention::fwd` checked the lengths; the maps carry them.
-    unsafe {
-        launcher(device, at, &out_map, lse, &qkv_map, &ends, bounds, position, scale, softcap, window, t, h, g, s)
-    }
+    unsafe { launch(device, plan.launch(dims), args) }
 }
 
 /// Runs a backward pass whose lengths were checked and whose `delta` is there, as planned: [`Pass::Dkdv`], then
@@ -252,22 +267,81 @@ pub(super) fn bwd(
     by_key.check(Pass::Dkdv, dims)?;
     by_query.check(Pass::Dq, dims)?;
     rotary.map_or(Ok(()), |rotary| rotary.check_pairs(dims.head_dim))?;
-    let (cap, w) = dims.bounds()?;
-    let bounded = cap > 0.0 || w > 0;
+    let (softcap, window) = dims.bounds()?;
+    let bounded = softcap > 0.0 || window > 0;
     let [dqkv_map, qkv_map] = [qkv_map(device, dqkv, dims)?, qkv_map(device, qkv, dims)?];
     let dout_map = out_map(device, dout, dims)?;
     let [lse_map, delta_map] = [lse, delta].map(|words| row_map(device, words, by_key.walked_rows() + WORDS_BEFORE));
     let (lse_map, delta_map) = (lse_map?, delta_map?);
     let ends_map = row_map(device, &mask.subtree_end, by_query.walked_rows())?;
-    let dkdv = match (dims.head_dim, by_key.tile, bounded) {
+    let [tokens, heads, kv_heads] = [dims.tokens, dims.heads, dims.kv_heads].map(|count| count as i32);
+    // Without tables their places are not read.
+    let (cos, sin) = rotary.map_or((lse, lse), |rotary| (&rotary.cos, &rotary.sin));
+    let rotates = i32::from(rotary.is_some());
+    let keys = bwd_kernel::AttentionBwdDkdvBf16 {
+        dqkv_map: &dqkv_map,
+        dout_map: &dout_map,
+        lse_map: &lse_map,
+        delta_map: &delta_map,
+        qkv_map: &qkv_map,
+        subtree_end: &mask.subtree_end,
+        tile_bounds: &mask.tile_bounds,
+        position: &mask.position,
+        cos,
+        sin,
+        scale,
+        softcap,
+        window,
+        rotates,
+        tokens,
+        heads,
+        kv_heads,
+        stages: by_key.stages as i32,
+    };
+    let queries = bwd_kernel::AttentionBwdDqBf16 {
+        dqkv_map: &dqkv_map,
+        dout_map: &dout_map,
+        lse,
+        delta,
+        qkv_map: &qkv_map,
+        subtree_end_map: &ends_map,
+        tile_bounds: &mask.tile_bounds,
+        position: &mask.position,
+        cos,
+        sin,
+        scale,
+        softcap,
+        window,
+        rotates,
+        tokens,
+        heads,
+        kv_heads,
+        stages: by_query.stages as i32,
+    };
+    let (dkdv, dq) = (dkdv_kernel(dims, by_key, bounded), dq_kernel(dims, by_query, bounded));
+    // SAFETY: `attention::bwd` checked the lengths; the maps carry them.
+    unsafe {
+        dkdv(device, by_key.launch(dims), keys)?;
+        dq(device, by_query.launch(dims), queries)
+    }
+}
+
+type Dkdv = unsafe fn(&Device, Launch, bwd_kernel::AttentionBwdDkdvBf16) -> Result<()>;
+type Dq = unsafe fn(&Device, Launch, bwd_kernel::AttentionBwdDqBf16) -> Result<()>;
+
+fn dkdv_kernel(dims: &Dims, plan: &Plan, bounded: bool) -> Dkdv {
+    match (dims.head_dim, plan.tile, bounded) {
         (64, Tile::Rows64, false) => bwd_kernel::attention_bwd_dkdv_hd64_64x64_bf16,
         (64, Tile::Rows64, true) => bwd_kernel::attention_bwd_dkdv_hd64_64x64_bounded_bf16,
         (64, Tile::Rows128, false) => bwd_kernel::attention_bwd_dkdv_hd64_128x64_bf16,
         (64, Tile::Rows128, true) => bwd_kernel::attention_bwd_dkdv_hd64_128x64_bounded_bf16,
         (_, _, false) => bwd_kernel::attention_bwd_dkdv_hd128_128x64_bf16,
         (_, _, true) => bwd_kernel::attention_bwd_dkdv_hd128_128x64_bounded_bf16,
-    };
-    let dq = match (dims.head_dim, by_query.tile, bounded) {
+    }
+}
+
+fn dq_kernel(dims: &Dims, plan: &Plan, bounded: bool) -> Dq {
+    match (dims.head_dim, plan.tile, bounded) {
         (64, Tile::Rows64, false) => bwd_kernel::attention_bwd_dq_hd64_64x64_bf16,
         (64, Tile::Rows64, true) => bwd_kernel::attention_bwd_dq_hd64_64x64_bounded_bf16,
         (64, Tile::Rows128, false) => bwd_kernel::attention_bwd_dq_hd64_128x128_bf16,
@@ -276,25 +350,6 @@ pub(super) fn bwd(
         (_, Tile::Rows64, true) => bwd_kernel::attention_bwd_dq_hd128_64x64_bounded_bf16,
         (_, Tile::Rows128, false) => bwd_kernel::attention_bwd_dq_hd128_128x128_bf16,
         (_, Tile::Rows128, true) => bwd_kernel::attention_bwd_dq_hd128_128x128_bounded_bf16,
-    };
-    let [t, h, g, slots, key_slots] =
-        [dims.tokens, dims.heads, dims.kv_heads, by_query.stages, by_key.stages].map(|x| x as i32);
-    let Mask { subtree_end: ends, tile_bounds: bounds, position, .. } = mask;
-    let at = [by_key.launch(dims), by_query.launch(dims)];
-    let maps = (&dqkv_map, &dout_map, &qkv_map);
-    // Without tables their places are not read.
-    let (cos, sin) = rotary.map_or((lse, lse), |rotary| (&rotary.cos, &rotary.sin));
-    let turns = i32::from(rotary.is_some());
-    // SAFETY: `attention::bwd` checked the lengths; the maps carry them.
-    unsafe {
-        dkdv(
-            device, at[0], maps.0, maps.1, &lse_map, &delta_map, maps.2, ends, bounds, position, cos, sin, scale, cap,
-            w, turns, t, h, g, key_slots,
-        )?;
-        dq(
-            device, at[1], maps.0, maps.1, lse, delta, maps.2, &ends_map, bounds, position, cos, sin, scale, cap, w,
-            turns, t, h, g, slots,
-        )
     }
 }
 

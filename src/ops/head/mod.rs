@@ -5,6 +5,9 @@
 //! [`fwd`] takes 2RHV FLOPs and [`bwd`] 4RHV plus 2HV for every row whose logits are no longer in the scratch: 6RHV
 //! together for a single chunk, else 8RHV less 2HV times the rows of the last chunk.
 
+pub mod distributions;
+pub mod sm90;
+
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -13,9 +16,9 @@ use half::bf16;
 use super::{
     chunk_launch, embedding, expect_len,
     gemm::{self, Gemm},
-    head_sm90::{self, Logits},
 };
-use crate::device::{Buffer, DType, Device, Float, Launch, kernels::head as kernel};
+use crate::device::{Arch, Buffer, DType, Device, Float, Launch, kernels::head as kernel};
+use sm90::Logits;
 
 const WARPS_PER_CTA: usize = 4;
 /// The row pitch of logits is a multiple of this, so that every row starts on 16 bytes in either type.
@@ -46,10 +49,7 @@ impl Head {
     }
 
     /// The last chunk is a whole one, because its logits are still there when the backward pass begins.
-    pub(super) fn chunks(
-        &self,
-        rows: usize,
-    ) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator + use<> {
+    fn chunks(&self, rows: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator + use<> {
         let step = self.chunk_rows;
         let from_the_end = move |chunks: usize| rows.saturating_sub(chunks * step);
         (0..rows.div_ceil(step)).rev().map(move |later| from_the_end(later + 1)..from_the_end(later))
@@ -61,7 +61,7 @@ pub struct Scratch<T> {
     /// (chunk_rows, hidden)
     pub x_rows: Buffer<T>,
     /// (chunk_rows, ld); with [`keeps_exponentials`] only
-    /// [`statistics_elements`](super::head_sm90::statistics_elements).
+    /// [`statistics_elements`](sm90::statistics_elements).
     pub logits: Buffer<f32>,
     /// (chunk_rows, ld), or empty if no backward pass follows; for f32 this may be `logits`.
     pub dlogits: Buffer<T>,
@@ -110,7 +110,7 @@ pub fn fwd<T: Float>(
             let stored = chunk.end == rows.rows && !scratch.dlogits.is_empty();
             let logits = chunk_exponentials(device, scratch, hidden_states, weight, rows, head, &chunk, stored)?;
             let [logps, lse] = [logps, lse].map(|x| x.slice(chunk.clone()));
-            head_sm90::finish(device, &logps, &lse, &logits, head)?;
+            sm90::finish(device, &logps, &lse, &logits, head)?;
             continue;
         }
         let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
@@ -170,7 +170,7 @@ pub fn bwd<T: Float>(
                 true => Logits::new(dz.cast(), &scratch.logits, count, vocab),
                 false => chunk_exponentials(device, scratch, hidden_states, weight, rows, head, &chunk, true)?,
             };
-            head_sm90::dlogits(device, &logits, &own_lse, &c, &target, head)?;
+            sm90::dlogits(device, &logits, &own_lse, &c, &target, head)?;
         } else {
             let logits = match kept {
                 true => scratch.logits.slice(0..count * ld),
@@ -196,7 +196,10 @@ pub const F32_CHUNK_ROWS: usize = 1024;
 /// Whether the head keeps bf16 exponentials and statistics in place of f32 logits: bf16 on Hopper, whose product makes
 /// them on the way, if rows start on 16 bytes.
 pub fn keeps_exponentials<T: Float>(device: &Device, head: &Head) -> bool {
-    T::DTYPE == DType::Bf16 && gemm::uses_hopper(device) && head.hidden.is_multiple_of(PITCH)
+    match gemm::arch(device) {
+        Arch::Sm90 => T::DTYPE == DType::Bf16 && head.hidden.is_multiple_of(PITCH),
+        Arch::Portable => false,
+    }
 }
 
 /// Rows whose logits exist at a time, if nothing else is asked for. Every chunk reads and writes the f32 gradient of the
@@ -241,13 +244,13 @@ fn chunk_exponentials<T: Float>(
     let x_rows = chunk_rows(device, scratch, hidden_states, rows, head, chunk)?;
     let exponentials = scratch.dlogits.slice(0..if stored { count * head.ld() } else { 0 });
     let logits = Logits::new(exponentials.cast(), &scratch.logits, count, head.vocab);
-    let (plan, target) = (head_sm90::plan(count, head, device.sm_count()), rows.target.slice(chunk.clone()));
-    head_sm90::project(device, &plan, &logits, &x_rows.cast(), &weight.cast(), &target, head)?;
+    let (plan, target) = (sm90::plan(count, head, device.sm_count()), rows.target.slice(chunk.clone()));
+    sm90::project(device, &plan, &logits, &x_rows.cast(), &weight.cast(), &target, head)?;
     Ok(logits)
 }
 
 /// Gathers a chunk's hidden states and multiplies them with the weight.
-pub(super) fn chunk_logits<T: Float>(
+fn chunk_logits<T: Float>(
     device: &Device,
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
@@ -307,7 +310,7 @@ pub fn logps(
     let launch = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
     let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
     // SAFETY: all lengths were checked above; targets are in range by this function's contract.
-    unsafe { kernel::head_logps(device, launch, logps, lse, logits, targets, softcap, rows, vocab, ld) }
+    unsafe { kernel::HeadLogps { logps, lse, logits, targets, softcap, rows, vocab, ld }.launch(device, launch) }
 }
 
 /// `dlogits = coefficients * (onehot(target) - exp(logits - lse))`, and 0 in the columns from `vocab` on. With a soft cap
@@ -339,7 +342,8 @@ pub fn dlogits<T: Float>(
     let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::head_dlogits(device, launch, dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld)
+        kernel::HeadDlogits { dlogits, logits, lse, coefficients, targets, softcap, rows, vocab, ld }
+            .launch(device, launch)
     }
 }
 
@@ -374,5 +378,7 @@ pub fn scatter<T: Float>(
     let launch = chunk_launch("head scatter", tokens, hidden)?;
     let (tokens, hidden) = (tokens as i32, hidden as i32);
     // SAFETY: all lengths were checked above; the tables are those of one forest.
-    unsafe { kernel::head_scatter(device, launch, dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden) }
+    unsafe {
+        kernel::HeadScatter { dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden }.launch(device, launch)
+    }
 }

@@ -1,14 +1,14 @@
-//! Matrix products of bf16 on Hopper's own units: which tile, how many slots, which tensor maps. [`super::gemm`] decides
-//! when they are taken.
+//! Matrix products of bf16 on Hopper's own units: which tile, how many slots, which tensor maps. [`super`] decides when
+//! they are taken.
 
 use anyhow::{Result, bail, ensure};
 use half::bf16;
 
-use super::{
-    CHUNK, SharedMemory,
-    gemm::{Extras, Gemm, Order},
+use super::{Extras, Gemm, Order};
+use crate::{
+    device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel},
+    ops::{CHUNK, SharedMemory},
 };
-use crate::device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel};
 
 /// Two multiplying groups and one that fetches.
 const THREADS: usize = 384;
@@ -17,9 +17,9 @@ const CLUSTER_CTAS: usize = 2;
 const BLOCK_K: usize = 64;
 /// Rows of 128 bytes in a panel of a swizzled copy.
 const PANEL_ROWS: usize = 64;
-pub(super) const PANEL_BYTES: usize = PANEL_ROWS * 128;
+pub(in crate::ops) const PANEL_BYTES: usize = PANEL_ROWS * 128;
 /// Barriers and notes at the head of shared memory.
-pub(super) const BARRIER_BYTES: usize = 1024;
+pub(in crate::ops) const BARRIER_BYTES: usize = 1024;
 /// Barriers, and two panels a group through which results leave.
 const FIXED_SMEM_BYTES: usize = BARRIER_BYTES + 4 * PANEL_BYTES;
 /// Parts of a sum at most.
@@ -27,8 +27,8 @@ const SPLITS: usize = 16;
 /// Threads of a CTA that adds parts.
 const ADD_THREADS: usize = 256;
 /// Shared memory of a CTA that has an SM to itself.
-pub(super) const MAX_SMEM_BYTES: usize = 232_448;
-pub(super) const MAX_STAGES: usize = 8;
+pub(in crate::ops) const MAX_SMEM_BYTES: usize = 232_448;
+pub(in crate::ops) const MAX_STAGES: usize = 8;
 
 /// The tile of D that one CTA computes at a time, rows by columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Plan {
         self.tile.smem_bytes(self.stages)
     }
 
-    pub(super) fn launch(&self) -> Launch {
+    pub(in crate::ops) fn launch(&self) -> Launch {
         Launch::linear(self.clusters * CLUSTER_CTAS, THREADS).with_smem(self.smem_bytes())
     }
 
@@ -273,7 +273,7 @@ pub(super) fn run<O: Float>(
 }
 
 /// Boxes of one panel of a matrix (rows, columns): 64 rows of 128 bytes.
-pub(super) fn panel_map<O: Float>(
+pub(in crate::ops) fn panel_map<O: Float>(
     device: &Device,
     d: &Buffer<O>,
     [rows, columns]: [usize; 2],
@@ -283,7 +283,7 @@ pub(super) fn panel_map<O: Float>(
 }
 
 /// Boxes of one slot: an operand along k comes in one (of B half), across k in panels of 64 columns.
-pub(super) fn operand_maps(
+pub(in crate::ops) fn operand_maps(
     device: &Device,
     tile: Tile,
     gemm: &Gemm,
@@ -318,12 +318,12 @@ unsafe fn launch_wide(
     at: Launch,
     tile: Tile,
     gemm: &Gemm,
-    [d, a, b]: [&TensorMap; 3],
+    [d_map, a_map, b_map]: [&TensorMap; 3],
     Sizes { m, n, k, stages }: Sizes,
 ) -> Result<()> {
     use Order::{Nn, Nt, Tn};
     use Tile::{M128N128, M128N192, M128N256, M256N128};
-    let launcher = match (gemm.order, tile) {
+    let launch = match (gemm.order, tile) {
         (Tn, _) => bail!("{gemm:?}: has kernels of its own"),
         (Nt, M128N256) => kernel::gemm_nt_128x256_wide_bf16,
         (Nt, M256N128) => kernel::gemm_nt_256x128_wide_bf16,
@@ -334,8 +334,9 @@ unsafe fn launch_wide(
         (Nn, M128N192) => kernel::gemm_nn_128x192_wide_bf16,
         (Nn, M128N128) => kernel::gemm_nn_128x128_wide_bf16,
     };
+    let accumulate = i32::from(gemm.accumulate);
     // SAFETY: handed on; the caller keeps the contract.
-    unsafe { launcher(device, at, d, a, b, i32::from(gemm.accumulate), m, n, k, stages) }
+    unsafe { launch(device, at, kernel::GemmWideBf16 { d_map, a_map, b_map, accumulate, m, n, k, stages }) }
 }
 
 /// The gradient of a weight, of whose sums some may be split.
@@ -351,20 +352,33 @@ unsafe fn launch_split(
     Sizes { m, n, k, stages }: Sizes,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    let launcher = match plan.tile {
+    let launch = match plan.tile {
         Tile::M128N256 => kernel::gemm_tn_128x256_wide_bf16,
         Tile::M256N128 => kernel::gemm_tn_256x128_wide_bf16,
         Tile::M128N192 => kernel::gemm_tn_128x192_wide_bf16,
         Tile::M128N128 => kernel::gemm_tn_128x128_wide_bf16,
     };
-    let ([rows, columns], add) = (plan.tile.sides(), i32::from(gemm.accumulate));
+    let ([rows, columns], accumulate) = (plan.tile.sides(), i32::from(gemm.accumulate));
     let [whole, splits] = [plan.whole, plan.splits].map(|x| x as i32);
     let slices_map = match plan.splits {
         1 => *d_map,
         _ => panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)?,
     };
+    let args = kernel::GemmTnWideBf16 {
+        d_map,
+        slices_map: &slices_map,
+        a_map,
+        b_map,
+        accumulate,
+        m,
+        n,
+        k,
+        stages,
+        whole,
+        splits,
+    };
     // SAFETY: handed on; the caller keeps the contract.
-    unsafe { launcher(device, plan.launch(), d_map, &slices_map, a_map, b_map, add, m, n, k, stages, whole, splits)? };
+    unsafe { launch(device, plan.launch(), args)? };
     if plan.splits == 1 {
         return Ok(());
     }
@@ -372,7 +386,10 @@ unsafe fn launch_split(
     let at = Launch::linear(floats / (ADD_THREADS * CHUNK), ADD_THREADS);
     let [ldd, tile_m, tile_n] = [gemm.ldd, rows, columns].map(|x| x as i32);
     // SAFETY: as above; one thread for every chunk of the tiles that are split.
-    unsafe { kernel::gemm_add_slices(device, at, d, workspace, add, m, n, ldd, tile_m, tile_n, whole, splits) }
+    unsafe {
+        kernel::GemmAddSlices { d, slices: workspace, accumulate, m, n, ldd, tile_m, tile_n, whole, splits }
+            .launch(device, at)
+    }
 }
 
 /// # Safety
@@ -383,14 +400,14 @@ unsafe fn launch_bf16(
     at: Launch,
     tile: Tile,
     gemm: &Gemm,
-    [d, a, b]: [&TensorMap; 3],
+    [d_map, a_map, b_map]: [&TensorMap; 3],
     unused: &Buffer<bf16>,
     extras: &Extras<bf16>,
     Sizes { m, n, k, stages }: Sizes,
 ) -> Result<()> {
     use Order::{Nn, Nt, Tn};
     use Tile::{M128N128, M128N192, M128N256, M256N128};
-    let launcher = match (gemm.order, tile) {
+    let launch = match (gemm.order, tile) {
         (Nt, M128N256) => kernel::gemm_nt_128x256_bf16,
         (Nt, M256N128) => kernel::gemm_nt_256x128_bf16,
         (Nt, M128N192) => kernel::gemm_nt_128x192_bf16,
@@ -406,7 +423,20 @@ unsafe fn launch_bf16(
     };
     let (bias, addend) = (extras.bias.unwrap_or(unused), extras.addend.unwrap_or(unused));
     let [with_bias, with_addend] = [extras.bias, extras.addend].map(|x| i32::from(x.is_some()));
-    let pitch = gemm.ldd as i32;
+    let args = kernel::GemmBf16 {
+        d_map,
+        a_map,
+        b_map,
+        addend,
+        bias,
+        addend_pitch: gemm.ldd as i32,
+        with_addend,
+        with_bias,
+        m,
+        n,
+        k,
+        stages,
+    };
     // SAFETY: handed on; the caller keeps the contract.
-    unsafe { launcher(device, at, d, a, b, addend, bias, pitch, with_addend, with_bias, m, n, k, stages) }
+    unsafe { launch(device, at, args) }
 }

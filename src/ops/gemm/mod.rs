@@ -1,38 +1,30 @@
 //! Matrix products in the three operand orders of a linear layer.
+//!
+//! Here is what a product is and what computes it: the kernels that every GPU runs, those of Hopper's own units, or on the
+//! host device a library.
 
-use anyhow::{Result, bail, ensure};
+pub mod library;
+mod portable;
+pub mod sm90;
+
+use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::{
-    SharedMemory, bias,
-    gemm_sm90::{self, Plan},
-    residual,
-};
+use super::{SharedMemory, bias, residual};
 use crate::device::{
-    Buffer, DType, Device, Element, Float, GemmBackend, Launch,
+    Arch, Buffer, DType, Device, Element, Float, GemmBackend,
     host::gemm::{Matrix, Product},
-    kernels::gemm as kernel,
 };
+use sm90::Plan;
 
-/// Edge of a tile of D.
-const TILE_BF16: usize = 128;
-const TILE_F32: usize = 64;
-const THREADS: usize = 256;
-const CTAS_PER_SM: usize = 2;
-/// Four stages of two 128 x 32 blocks.
-const SMEM_BYTES_BF16: usize = 4 * 2 * 128 * 32 * 2;
-/// Two buffers of two 16 x (64 + 4) blocks.
-const SMEM_BYTES_F32: usize = 2 * 2 * 16 * (64 + 4) * 4;
 /// What a 16-byte copy needs of bf16 rows.
 const ROW_BYTES: usize = 16;
 
 /// The kernels of products, and on Hopper those that work up a product in its kernel.
 pub fn shared_memory(device: &Device, dtype: DType) -> Vec<SharedMemory> {
-    let needs = |module, kernel: &str, bytes| SharedMemory { module, kernel: kernel.into(), bytes };
-    match dtype {
-        DType::Bf16 if device.is_hopper() => gemm_sm90::shared_memory(),
-        DType::Bf16 => vec![needs("gemm", "gemm_bf16", SMEM_BYTES_BF16)],
-        _ => vec![needs("gemm", "gemm_f32", SMEM_BYTES_F32)],
+    match (device.arch(), dtype) {
+        (Arch::Sm90, DType::Bf16) => sm90::shared_memory(),
+        _ => vec![portable::shared_memory(dtype)],
     }
 }
 
@@ -138,11 +130,13 @@ pub fn run<T: Float, O: Float>(
         // SAFETY: all lengths were checked above.
         return unsafe { host.multiply(&product(gemm, d, a, b)) };
     }
-    if device.is_hopper() && gemm_sm90::takes(gemm, d, &Extras::<T>::NONE) {
-        let plan = Plan::choose(gemm, device.sm_count());
-        return gemm_sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, None);
+    match device.arch() {
+        Arch::Sm90 if sm90::takes(gemm, d, &Extras::<T>::NONE) => {
+            let plan = Plan::choose(gemm, device.sm_count());
+            sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, None)
+        }
+        _ => portable::run(device, gemm, d, a, b),
     }
-    launch(device, gemm, d, a, b)
 }
 
 /// Runs the product of a weight's gradient. On Hopper, sums of tiles that would leave most of the GPU idle are split along k
@@ -158,18 +152,20 @@ pub fn run_split<T: Float>(
     b: &Buffer<T>,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    if gemm.order == Order::Tn && uses_hopper(device) && gemm_sm90::takes(gemm, d, &Extras::<T>::NONE) {
-        let plan = Plan::choose_split(gemm, device.sm_count(), workspace.len());
-        return run_split_planned(device, &plan, gemm, d, a, b, workspace);
+    match arch(device) {
+        Arch::Sm90 if gemm.order == Order::Tn && sm90::takes(gemm, d, &Extras::<T>::NONE) => {
+            let plan = Plan::choose_split(gemm, device.sm_count(), workspace.len());
+            run_split_planned(device, &plan, gemm, d, a, b, workspace)
+        }
+        _ => run(device, gemm, d, a, b),
     }
-    run(device, gemm, d, a, b)
 }
 
 /// Elements of the workspace with which [`run_split`] is fastest.
 pub fn split_workspace<T: Float>(device: &Device, gemm: &Gemm) -> usize {
-    match T::DTYPE == DType::Bf16 && uses_hopper(device) {
-        true => Plan::choose_split(gemm, device.sm_count(), usize::MAX).workspace(gemm),
-        false => 0,
+    match (arch(device), T::DTYPE) {
+        (Arch::Sm90, DType::Bf16) => Plan::choose_split(gemm, device.sm_count(), usize::MAX).workspace(gemm),
+        _ => 0,
     }
 }
 
@@ -189,9 +185,11 @@ pub fn run_split_planned<T: Float>(
     planned(device, plan, gemm, d, a, b, &Extras::NONE, Some(workspace))
 }
 
-/// Whether products of bf16 run on Hopper's own units.
-pub(super) fn uses_hopper(device: &Device) -> bool {
-    device.is_hopper() && device.as_host().is_none_or(|host| host.options().gemm == GemmBackend::Kernel)
+/// The kernels that products of bf16 take, and what is worked up in one kernel with a product: the device's, but the portable
+/// ones where the host device leaves products to a library.
+pub(super) fn arch(device: &Device) -> Arch {
+    let native = device.as_host().is_some_and(|host| host.options().gemm == GemmBackend::Native);
+    if native { Arch::Portable } else { device.arch() }
 }
 
 /// Runs one product and adds to it: in the same kernel on Hopper, in passes of their own elsewhere, each of which rounds.
@@ -207,9 +205,23 @@ pub fn run_adding<T: Float>(
     b: &Buffer<T>,
     extras: &Extras<T>,
 ) -> Result<()> {
-    if uses_hopper(device) && gemm_sm90::takes(gemm, d, extras) {
-        return run_planned(device, &Plan::choose(gemm, device.sm_count()), gemm, d, a, b, extras);
+    match arch(device) {
+        Arch::Sm90 if sm90::takes(gemm, d, extras) => {
+            run_planned(device, &Plan::choose(gemm, device.sm_count()), gemm, d, a, b, extras)
+        }
+        _ => run_then_add(device, gemm, d, a, b, extras),
     }
+}
+
+/// The product, then each addition in a pass of its own.
+fn run_then_add<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    d: &Buffer<T>,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    extras: &Extras<T>,
+) -> Result<()> {
     is_empty(gemm, d, a, b, extras)?;
     ensure!(gemm.ldd == gemm.n || extras.is_none(), "{gemm:?}: what is added needs a packed D");
     run(device, gemm, d, a, b)?;
@@ -253,7 +265,7 @@ fn planned<T: Float, O: Float>(
     ensure!(O::DTYPE == DType::Bf16 || extras.is_none(), "{gemm:?}: f32 results take no bias or addend");
     let [bias, addend] = [extras.bias, extras.addend].map(|x| x.map(Buffer::cast::<bf16>));
     let extras = Extras { bias: bias.as_ref(), addend: addend.as_ref() };
-    gemm_sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, workspace)
+    sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, workspace)
 }
 
 /// Checks all lengths; true if there is nothing to compute.
@@ -333,38 +345,5 @@ fn product<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Bu
         a: matrix(a.address(), T::DTYPE, a_strides),
         b: matrix(b.address(), T::DTYPE, b_strides),
         accumulate: gemm.accumulate,
-    }
-}
-
-fn launch<T: Float, O: Float>(device: &Device, gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Buffer<T>) -> Result<()> {
-    let (tile, smem_bytes) = match T::DTYPE {
-        DType::Bf16 => (TILE_BF16, SMEM_BYTES_BF16),
-        _ => (TILE_F32, SMEM_BYTES_F32),
-    };
-    let tiles = gemm.m.div_ceil(tile) * gemm.n.div_ceil(tile);
-    let at = Launch::linear(tiles.min(CTAS_PER_SM * device.sm_count()), THREADS).with_smem(smem_bytes);
-    let add = i32::from(gemm.accumulate);
-    let [m, n, k, lda, ldb, ldd] = [gemm.m, gemm.n, gemm.k, gemm.lda, gemm.ldb, gemm.ldd].map(|x| x as i32);
-    // SAFETY: `run` checked the lengths, and the casts go to the type the buffer has.
-    unsafe {
-        match (T::DTYPE, O::DTYPE, gemm.order) {
-            (x, y, order) if x == y => {
-                let d = &d.cast::<T>();
-                match order {
-                    Order::Nt => kernel::gemm_nt(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                    Order::Nn => kernel::gemm_nn(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                    Order::Tn => kernel::gemm_tn(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                }
-            }
-            (DType::Bf16, DType::F32, order) => {
-                let (d, a, b) = (&d.cast(), &a.cast(), &b.cast());
-                match order {
-                    Order::Nt => kernel::gemm_nt_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                    Order::Nn => kernel::gemm_nn_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                    Order::Tn => kernel::gemm_tn_wide_bf16(device, at, d, a, b, add, m, n, k, lda, ldb, ldd),
-                }
-            }
-            (x, y, _) => bail!("{gemm:?}: {x:?} operands do not give {y:?}"),
-        }
     }
 }

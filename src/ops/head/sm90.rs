@@ -1,16 +1,20 @@
-//! The head's product on Hopper's own units, which leaves exponentials and statistics in place of logits. [`super::head`]
-//! decides when it is taken.
+//! The head's product on Hopper's own units, which leaves exponentials and statistics in place of logits. [`super`] decides
+//! when it is taken.
 
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::{
-    chunk_launch, expect_len,
-    gemm::Gemm,
-    gemm_sm90::{self, Plan, Tile},
-    head::Head,
+use super::Head;
+use crate::{
+    device::{Buffer, Device, Launch, kernels::head as kernel, kernels::head_sm90 as fused},
+    ops::{
+        self, chunk_launch, expect_len,
+        gemm::{
+            Gemm,
+            sm90::{Plan, Tile, operand_maps, panel_map},
+        },
+    },
 };
-use crate::device::{Buffer, Device, Launch, kernels::head as kernel, kernels::head_sm90 as fused};
 
 /// Columns of the vocabulary that one pair of statistics stands for: those of the product's tile.
 const STATISTICS_COLUMNS: usize = 256;
@@ -79,48 +83,46 @@ pub fn project(
     expect_len("head x_rows", x_rows, &[rows, head.hidden])?;
     expect_len("head weight", weight, &[head.vocab, head.hidden])?;
     ensure!(plan.tile == Tile::M128N256, "head: {plan:?}: the kernel has tiles of 128 x 256");
-    let softcap = super::softcap("head", head.softcap)?;
+    let softcap = ops::softcap("head", head.softcap)?;
     let gemm = Gemm::nt(rows, head.vocab, head.hidden);
-    let [x_map, w_map] = gemm_sm90::operand_maps(device, plan.tile, &gemm, x_rows, weight)?;
-    let [m, v, h, s] = [rows, head.vocab, head.hidden, plan.stages].map(|x| x as i32);
+    let [x_map, w_map] = operand_maps(device, plan.tile, &gemm, x_rows, weight)?;
+    let [rows, vocab, hidden, stages] = [rows, head.vocab, head.hidden, plan.stages].map(|x| x as i32);
     let (at, Logits { exponentials, statistics, target_logits }) = (plan.launch(), logits);
     if exponentials.is_empty() {
         // SAFETY: all lengths were checked above; the maps carry theirs.
         return unsafe {
-            fused::head_statistics_bf16(
-                device,
-                at,
+            fused::HeadStatisticsBf16 {
                 statistics,
                 target_logits,
-                &x_map,
-                &w_map,
+                x_map: &x_map,
+                w_map: &w_map,
                 targets,
                 softcap,
-                m,
-                v,
-                h,
-                s,
-            )
+                rows,
+                vocab,
+                hidden,
+                stages,
+            }
+            .launch(device, at)
         };
     }
-    let map = gemm_sm90::panel_map(device, exponentials, [rows, head.vocab], head.ld())?;
+    let map = panel_map(device, exponentials, [targets.len(), head.vocab], head.ld())?;
     // SAFETY: as above.
     unsafe {
-        fused::head_project_bf16(
-            device,
-            at,
-            &map,
+        fused::HeadProjectBf16 {
+            exponentials_map: &map,
             statistics,
             target_logits,
-            &x_map,
-            &w_map,
+            x_map: &x_map,
+            w_map: &w_map,
             targets,
             softcap,
-            m,
-            v,
-            h,
-            s,
-        )
+            rows,
+            vocab,
+            hidden,
+            stages,
+        }
+        .launch(device, at)
     }
 }
 
@@ -139,7 +141,9 @@ pub fn finish(device: &Device, logps: &Buffer<f32>, lse: &Buffer<f32>, logits: &
     let launch = launch.with_smem(FINISH_ROWS * FINISH_SLICES * 2 * size_of::<f32>());
     let Logits { statistics, target_logits, .. } = logits;
     // SAFETY: all lengths were checked above.
-    unsafe { kernel::head_finish(device, launch, logps, lse, statistics, target_logits, rows as i32, tiles) }
+    unsafe {
+        kernel::HeadFinish { logps, lse, statistics, target_logits, rows: rows as i32, tiles }.launch(device, launch)
+    }
 }
 
 /// Exponentials become gradients of the logits, in place, and 0 in the columns from vocab on.
@@ -156,28 +160,27 @@ pub fn dlogits(
     targets: &Buffer<i32>,
     head: &Head,
 ) -> Result<()> {
-    let (rows, softcap) = (logits.check(targets.len(), head)?, super::softcap("head", head.softcap)?);
+    let (rows, softcap) = (logits.check(targets.len(), head)?, ops::softcap("head", head.softcap)?);
     expect_len("head exponentials", &logits.exponentials, &[rows, head.ld()])?;
     expect_len("head lse", lse, &[rows])?;
     expect_len("head coefficients", coefficients, &[rows])?;
     let launch = chunk_launch("head dlogits", rows, head.ld())?;
     let Logits { exponentials: dz, statistics, target_logits } = logits;
-    let [m, v, ld] = [rows, head.vocab, head.ld()].map(|x| x as i32);
+    let [rows, vocab, ld] = [rows, head.vocab, head.ld()].map(|x| x as i32);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::head_dlogits_exponentials_bf16(
-            device,
-            launch,
-            dz,
+        kernel::HeadDlogitsExponentialsBf16 {
+            dlogits: dz,
             statistics,
             target_logits,
             lse,
             coefficients,
             targets,
             softcap,
-            m,
-            v,
+            rows,
+            vocab,
             ld,
-        )
+        }
+        .launch(device, launch)
     }
 }

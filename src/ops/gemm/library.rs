@@ -13,7 +13,7 @@ use cudarc::cublaslt::{
 };
 use half::bf16;
 
-use super::gemm::{Gemm, Order};
+use super::{Gemm, Order};
 use crate::device::{Buffer, DType, Device, Float};
 
 /// Scratch memory the library may use.

@@ -3,12 +3,14 @@
 
 use anyhow::Result;
 
-use super::{
-    chunk_launch, expect_len,
-    gemm::{self, Gemm},
-    head::{self, Head, Rows, Scratch},
+use super::{Head, Rows, Scratch};
+use crate::{
+    device::{Buffer, Device, Float, Launch, kernels::head_distributions as kernel},
+    ops::{
+        self, chunk_launch, expect_len,
+        gemm::{self, Gemm},
+    },
 };
-use crate::device::{Buffer, Device, Float, Launch, kernels::head_distributions as kernel};
 
 const WARPS_PER_CTA: usize = 4;
 
@@ -61,7 +63,7 @@ pub fn fwd<T: Float>(
 
 impl<T: Float> Source<'_, T> {
     fn logits(&self, device: &Device, rows: &Rows, chunk: &std::ops::Range<usize>) -> Result<Buffer<f32>> {
-        head::chunk_logits(device, self.scratch, self.hidden_states, self.weight, rows, &self.head, chunk)
+        super::chunk_logits(device, self.scratch, self.hidden_states, self.weight, rows, &self.head, chunk)
     }
 }
 
@@ -104,7 +106,7 @@ pub fn bwd<T: Float>(
         gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
-    head::scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+    super::scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
 }
 
 /// Log of the sum of squared probabilities of each row.
@@ -146,13 +148,11 @@ pub fn divergence_rows(
     }
     expect_len("head logits", logits, &[rows, ld])?;
     expect_len("head reference logits", ref_logits, &[rows, ld])?;
-    let softcap = super::softcap("head", head.softcap)?;
+    let softcap = ops::softcap("head", head.softcap)?;
     let Divergence { logps, lse, ref_logps, ref_lse, divergences } = out;
     // SAFETY: all lengths were checked above; targets are in range by this function's contract.
     unsafe {
-        kernel::head_divergence_rows(
-            device,
-            by_rows(rows),
+        kernel::HeadDivergenceRows {
             logps,
             lse,
             ref_logps,
@@ -162,10 +162,11 @@ pub fn divergence_rows(
             ref_logits,
             targets,
             softcap,
-            rows as i32,
-            head.vocab as i32,
-            ld as i32,
-        )
+            rows: rows as i32,
+            vocab: head.vocab as i32,
+            ld: ld as i32,
+        }
+        .launch(device, by_rows(rows))
     }
 }
 
@@ -190,26 +191,25 @@ pub fn dlogits<T: Float>(
         expect_len("head divergence", buffer, &[rows])?;
     }
     let launch = chunk_launch("head dlogits", rows, ld)?;
-    let softcap = super::softcap("head", head.softcap)?;
+    let softcap = ops::softcap("head", head.softcap)?;
     let (vocab, ld, rows) = (head.vocab as i32, ld as i32, rows as i32);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::head_dlogits_divergence(
-            device,
-            launch,
+        kernel::HeadDlogitsDivergence {
             dlogits,
             logits,
             ref_logits,
             lse,
             ref_lse,
-            slopes.logps,
-            slopes.divergences,
+            coefficients: slopes.logps,
+            divergence_coefficients: slopes.divergences,
             targets,
             softcap,
             rows,
             vocab,
             ld,
-        )
+        }
+        .launch(device, launch)
     }
 }
 
@@ -220,9 +220,17 @@ pub fn dlogits<T: Float>(
 pub fn collision_rows(device: &Device, out: &Buffer<f32>, logits: &Buffer<f32>, head: &Head) -> Result<()> {
     let (rows, ld) = (out.len(), head.ld());
     expect_len("head logits", logits, &[rows, ld])?;
-    let softcap = super::softcap("head", head.softcap)?;
+    let softcap = ops::softcap("head", head.softcap)?;
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::head_collisions(device, by_rows(rows), out, logits, softcap, rows as i32, head.vocab as i32, ld as i32)
+        kernel::HeadCollisions {
+            collisions: out,
+            logits,
+            softcap,
+            rows: rows as i32,
+            vocab: head.vocab as i32,
+            ld: ld as i32,
+        }
+        .launch(device, by_rows(rows))
     }
 }
