@@ -5,6 +5,7 @@
 //! Knows nothing about what is in a file.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use anyhow::{Context, Result};
 
 /// Bytes of the checksum at the end of every file.
 const CHECK: usize = 32;
+
+/// Hashes by name.
+pub type Hashes = BTreeMap<String, String>;
 
 /// The hash of everything that determines a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

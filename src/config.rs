@@ -2,8 +2,8 @@
 //!
 //! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
 
-mod files;
 mod hub;
+mod options;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -11,11 +11,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-pub use crate::data::OnError;
-use crate::data::records::Columns;
-use crate::data::source::MAX_ROW_BYTES;
-use crate::data::template::{Date, RESERVED};
-pub use files::{Files, Source};
+use crate::data::{
+    files::WeightedFile,
+    records::Columns,
+    source::MAX_ROW_BYTES,
+    template::{Date, RESERVED},
+};
+pub use crate::{
+    data::{
+        OnError,
+        files::Files,
+        long::{LongPrompt, LongResponse, LongText},
+    },
+    optim::Schedule,
+};
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -92,46 +101,6 @@ pub struct Data {
     /// Further variables for the chat template, such as `enable_thinking = false`; those of a row win.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub template_kwargs: toml::Table,
-}
-
-/// What is done with a prompt longer than `max_prompt_tokens`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LongPrompt {
-    /// The row is bad.
-    #[default]
-    Error,
-    /// The row is left out and counted.
-    Drop,
-    /// The end is cut off.
-    KeepStart,
-    /// The start is cut off, behind a BOS.
-    KeepEnd,
-}
-
-/// What is done with a response longer than `max_response_tokens`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LongResponse {
-    /// The row is bad.
-    #[default]
-    Error,
-    /// The row is left out and counted.
-    Drop,
-    /// The end is cut off, the EOS with it.
-    KeepStart,
-}
-
-/// What is done with a plain document that is longer than a response may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LongText {
-    /// As with any other response: `long_response` says.
-    #[default]
-    Error,
-    /// It is cut into blocks, each learnt by itself. A block begins with the last token of the one before, so that every
-    /// token but the document's first is predicted once.
-    Split,
 }
 
 /// `[loss]`: what is minimised, by name; several as `[[loss]]` are added up. `warpo losses` lists names, parameters with
@@ -215,18 +184,6 @@ pub struct Optim {
     pub eps: f64,
     /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off.
     pub max_grad_norm: f64,
-}
-
-/// Shape of the learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Straight down to 0 at the last step.
-    #[default]
-    Linear,
-    /// Half a cosine down to 0 at the last step.
-    Cosine,
-    Constant,
 }
 
 /// `[train]`: length, pace and arithmetic of the run.
@@ -395,11 +352,6 @@ impl Config {
         Ok(self)
     }
 
-    /// Checks the ranges of a configuration made in code.
-    pub fn validate(&self) -> Result<()> {
-        self.check(&Origins::default())
-    }
-
     /// The resolved configuration as TOML: reading it back gives the same run from any folder.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
@@ -451,7 +403,7 @@ impl Data {
         for (key, files) in [("data.train", Some(&self.train)), ("data.eval", self.eval.as_ref())] {
             let Some(files) = files else { continue };
             ensure!(!files.0.is_empty(), "{}: `{key}` = []: name a file or remove the key", at.of(key));
-            for Source { path, weight } in &files.0 {
+            for WeightedFile { path, weight } in &files.0 {
                 at.path(key, path, "name a file of rows")?;
                 at.number(key, f64::from(*weight), |v| v > 0.0 && v <= 1000.0, "a weight above 0 and at most 1000")?;
                 ensure!(

@@ -1,6 +1,8 @@
 //! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, renamed. And small
 //! files of folders that others made: read only if they are files, and no larger than such files are.
 
+pub mod disk;
+
 use std::{
     fs::{self, File},
     io::{self, BufWriter, ErrorKind, Read, Write},

@@ -22,17 +22,17 @@ use half::bf16;
 use serde_json::{Value, json};
 use warpo::{
     device::{Choice, DType, Device, GemmBackend, HostOptions},
-    forest::Tree,
+    feed::Work,
+    forest::{Forest, Tree},
     loss::Loss,
-    model::{Capacity, MemoryPlan, Model, ModelConfig},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, flops},
     ops::head,
     optim::{AdamW, Settings},
-    train::{
-        batches::{self, MicroBatch},
-        prepare::check_fits,
-        reference::Reference,
-        step::Trainer,
+    roles::{
+        Policy, Reference, Roles, RunPlan,
+        reference::{RowValues, compute},
     },
+    train::step::{StepOptions, Trainer},
 };
 
 use shapes::{Layout, Lengths};
@@ -89,8 +89,8 @@ struct Case<'a> {
     shape: &'a ModelConfig,
     task: Task,
     layout: Layout,
-    trees: Vec<Tree>,
-    packs: Vec<MicroBatch>,
+    work: Work,
+    forests: Vec<Forest>,
     plan: MemoryPlan,
 }
 
@@ -158,7 +158,7 @@ fn run(options: &Options) -> Result<()> {
     for (model, shape) in if device.is_cuda() { shapes::released()? } else { vec![shapes::small()?] } {
         for (task, layout) in selected(options, &model, !device.is_cuda()) {
             let case = case(options, &device, &model, &shape, task, layout)?;
-            if let Err(why) = check_fits(&case.plan, &device) {
+            if let Err(why) = RunPlan::from(case.plan.clone()).check(&device) {
                 println!("| {model} | {} | {} | {why} | | | | | | |", task.name(), layout.name());
                 continue;
             }
@@ -207,18 +207,19 @@ impl<'a> Case<'a> {
         budget: usize,
         device: &Device,
     ) -> Result<Self> {
-        let packs = batches::pack(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget)?;
-        let most = |count: fn(&MicroBatch) -> usize| packs.iter().map(count).max().unwrap_or(1);
+        let work = Work::of(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget, &RowValues::none())?;
+        let forests = work.forests()?;
+        let most = |count: fn(&Forest) -> usize| forests.iter().map(count).max().unwrap_or(1);
         let capacity = Capacity {
-            tokens: most(|pack| pack.forest.len()),
-            rows: most(|pack| pack.forest.rows()),
+            tokens: most(Forest::len),
+            rows: most(Forest::rows),
             head_chunk_rows: head::default_chunk_rows(device, DType::Bf16, shape.vocab, shape.hidden),
         };
         let plan = match task {
             Task::Score => MemoryPlan::forward_only(shape, DType::Bf16, capacity)?,
             _ => MemoryPlan::new(shape, DType::Bf16, capacity)?,
         };
-        Ok(Self { model, shape, task, layout, trees, packs, plan: plan.on(device, shape) })
+        Ok(Self { model, shape, task, layout, work, forests, plan: plan.on(device, shape) })
     }
 }
 
@@ -242,8 +243,8 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
         Task::Sft => sft(device, case, model)?,
         Task::Score => Box::new(move || {
             let mut queued = None;
-            for pack in &case.packs {
-                let batch = model.upload(&pack.forest)?;
+            for forest in &case.forests {
+                let batch = model.upload(forest)?;
                 model.forward(&batch)?;
                 model.logps(&batch)?;
                 queued.get_or_insert_with(Instant::now);
@@ -276,13 +277,15 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
 }
 
 fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
-    let reference = Reference::compute(&model, &case.trees, case.plan.capacity.tokens)?;
+    let rows: Vec<usize> = (0..case.work.trees.len()).collect();
+    let values = compute(&model, &case.work.trees, case.plan.capacity.tokens)?;
+    let work = Work::of(&case.work.trees, &rows, case.plan.capacity.tokens, &values)?;
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
-    let mut trainer = Trainer::new(model, optimizer, Loss::named("dpo")?)?;
-    trainer.graphed = graph;
+    let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
+    let trainer = Trainer::new(roles, Loss::named("dpo")?, StepOptions { graphed: graph })?;
     let mut unread = None;
     Ok(Box::new(move || {
-        let queued = trainer.queue(&case.trees, &case.packs, &reference, LEARNING_RATE, false)?;
+        let queued = trainer.queue(&work, LEARNING_RATE, false)?;
         if let Some(before) = unread.replace(queued) {
             trainer.finish(before)?;
         }
@@ -293,13 +296,13 @@ fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>, graph: bool) -> 
 /// Both responses, by the mean over their tokens.
 fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
-    let rows: usize = case.packs.iter().map(|pack| pack.forest.rows()).sum();
+    let rows: usize = case.forests.iter().map(Forest::rows).sum();
     let device = device.clone();
     Ok(Box::new(move || {
         model.zero_grads()?;
         let mut queued = None;
-        for pack in &case.packs {
-            let batch = model.upload(&pack.forest)?;
+        for forest in &case.forests {
+            let batch = model.upload(forest)?;
             model.forward(&batch)?;
             model.logps(&batch)?;
             model.backward(&batch, &device.upload(&vec![-1.0 / rows as f32; batch.rows])?)?;
@@ -320,8 +323,8 @@ fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) 
     let queued = sorted(queued_ms).get(queued_ms.len() / 2).copied();
     let sorted = sorted(step_ms);
     let median = sorted[sorted.len() / 2];
-    let tokens: usize = case.packs.iter().map(|pack| pack.forest.len()).sum();
-    let (pairs, flops) = (case.trees.len(), case.task.passes() * forward_flops(case));
+    let tokens: usize = case.forests.iter().map(Forest::len).sum();
+    let (pairs, flops) = (case.work.trees.len(), case.task.passes() * forward_flops(case));
     let share = flops / (median / 1e3) / device.peak_flops(DType::Bf16);
     let rate = |count: usize| count as f64 / median * 1e3;
     println!(
@@ -335,20 +338,20 @@ fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) 
         *peak as f64 / 1e9,
         sorted[0],
         sorted[sorted.len() - 1],
-        queued.map_or(String::new(), |ms| format!("{ms:.2} of {:.1}", median / case.packs.len() as f64))
+        queued.map_or(String::new(), |ms| format!("{ms:.2} of {:.1}", median / case.forests.len() as f64))
     );
     json!({
         "engine": format!("warpo {}", env!("CARGO_PKG_VERSION")), "model": case.model, "task": case.task.name(),
         "layout": case.layout.name(), "precision": "bf16", "device": device.describe(), "pairs": pairs,
         "prompt": options.lengths.prompt, "response": options.lengths.response, "packed_tokens": tokens,
-        "micro_batches": case.packs.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
+        "micro_batches": case.forests.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
         "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
         "queued_ms": queued, "graph": options.graph,
     })
 }
 
 fn forward_flops(case: &Case) -> f64 {
-    case.packs.iter().map(|pack| batches::flops(case.shape, &pack.forest)).sum()
+    case.forests.iter().map(|forest| flops(case.shape, forest)).sum()
 }
 
 /// What the counts say about the real shapes: FLOPs of a step, the time they take at the peak of an H100, memory.
@@ -365,9 +368,9 @@ fn account(options: &Options) -> Result<()> {
             let case = Case::new(&model, &shape, task, layout, trees, options.tokens, &counted)?;
             let flops = task.passes() * forward_flops(&case);
             let heads = case
-                .packs
+                .forests
                 .iter()
-                .map(|pack| Loss::named("dpo").map(|loss| loss.cost(pack.forest.rows(), pack.forest.sequences()).0));
+                .map(|forest| Loss::named("dpo").map(|loss| loss.cost(forest.rows(), forest.sequences()).0));
             let share = match task {
                 Task::Dpo => format!("{:.0e}", heads.sum::<Result<f64>>()? / flops),
                 _ => String::new(),
@@ -376,8 +379,8 @@ fn account(options: &Options) -> Result<()> {
                 "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} | {share} |",
                 task.name(),
                 layout.name(),
-                case.packs.len(),
-                case.packs.iter().map(|pack| pack.forest.len()).sum::<usize>(),
+                case.forests.len(),
+                case.forests.iter().map(Forest::len).sum::<usize>(),
                 flops / 1e15,
                 flops / H100_FLOPS * 1e3,
                 case.plan.total() as f64 / 1e9

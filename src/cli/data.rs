@@ -11,15 +11,18 @@ use anyhow::Result;
 
 use crate::{
     config::Config,
-    data::{Dataset, tokenize::Tokenizer},
+    data::{
+        Dataset,
+        batches::{self, Packing},
+        loader::Loader,
+        sets::Sets,
+        tokenize::Tokenizer,
+    },
     escape::visible,
     forest::{Segment, Tree},
     model::ModelConfig,
-    train::{
-        batches::{self, Packing},
-        prepare::Sets,
-        unused::{self, Facts},
-    },
+    report::terminal,
+    train::unused::{self, Facts},
 };
 
 /// Rows left out that are listed one by one.
@@ -42,8 +45,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
-    let mut sets = Sets::read(&config, &ModelConfig::load(&config.model.path)?)?;
-    sets.reshape(&config.loss.read()?, &config)?;
+    let model = ModelConfig::load(&config.model.path)?;
+    let mut sets = Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
+    sets.reshape(config.loss.read()?.reshape(), config.batch.tokens)?;
     let mut text = report(&config, &sets, args.show, stdout().is_terminal())?;
     for note in notes(&config, &sets)? {
         let _ = writeln!(text, "{}", visible(&note));
@@ -52,9 +56,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The steps of a run.
+fn steps(data: &Dataset, config: &Config) -> Result<Loader> {
+    batches::loader(data, config.train.seed, config.step_size(), config.batch.tokens)
+}
+
 /// What of the configuration a run would not use.
 fn notes(config: &Config, sets: &Sets) -> Result<Vec<String>> {
-    let steps = batches::loader(&sets.train, config)?.steps_in(config.train.epochs);
+    let steps = steps(&sets.train, config)?.steps_in(config.train.epochs);
     let total_steps = config.train.steps.or(steps).unwrap_or(u64::MAX);
     unused::notes(&Facts { config, loss: &config.loss.read()?, total_steps, device: None })
 }
@@ -68,7 +77,8 @@ fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<Stri
         let _ = writeln!(text, "{}", visible(origin));
     }
     text += &file("train", &sets.train, config)?;
-    let _ = writeln!(text, "  {}", batches::packing(&sets.train, config)?.describe(&config.batch));
+    let _ =
+        writeln!(text, "  {}", batches::packing(&sets.train, steps(&sets.train, config)?).describe(config.step_size()));
     if let Some(eval) = &sets.eval {
         text += &file("eval", eval, config)?;
     }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::{
     config::{Config, Precision},
     device::Choice,
-    train::score::{self, Options},
+    eval::score::{self, Options},
 };
 
 #[derive(clap::Args)]

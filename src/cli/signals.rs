@@ -19,7 +19,7 @@ use signal_hook::{
     low_level,
 };
 
-use crate::train::{Phase, Stop};
+use crate::stop::{Phase, Stop};
 
 /// Exit code of a run that was interrupted and saved, as shells count a SIGINT.
 pub const INTERRUPTED: u8 = 130;

@@ -8,7 +8,8 @@ use super::signals::{self, INTERRUPTED};
 use crate::{
     config::Config,
     device::Choice,
-    train::{self, Outcome, Stop},
+    stop::Stop,
+    train::{self, Outcome},
 };
 
 #[derive(clap::Args)]

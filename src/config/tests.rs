@@ -98,7 +98,7 @@ fn the_resolved_file_gives_the_same_configuration() {
 fn data_files_alone_in_lists_and_with_weights() {
     let of = |value: &str| load(&SMALL.replace("\"train.jsonl\"", value), &[]).unwrap();
     let names = |config: &Config| -> Vec<(String, f32)> {
-        let name = |source: &Source| source.path.file_name().unwrap().to_str().unwrap().to_owned();
+        let name = |source: &WeightedFile| source.path.file_name().unwrap().to_str().unwrap().to_owned();
         config.data.train.0.iter().map(|source| (name(source), source.weight)).collect()
     };
     let config = of(r#"["a.jsonl", "b-*.parquet"]"#);

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Limits,
+    long::{LongPrompt, LongResponse, LongText},
     notes::Note,
     records::{Body, Record, Text, excerpt},
     template::Templates,
@@ -30,7 +31,6 @@ pub use fit::too_long_for_the_model;
 
 use crate::{
     cache::{Key, KeyBuilder},
-    config::{Config, LongPrompt, LongResponse, LongText},
     forest::{Role, Segment, Tree, Value as Kind},
 };
 
@@ -112,22 +112,6 @@ impl Encoder {
     /// An encoder of these parts.
     pub fn new(tokenizer: Tokenizer, templates: Option<Templates>, options: Options) -> Self {
         Self { tokenizer, templates, options }
-    }
-
-    /// The tokenizer and template of the configured model, whose embedding table has `vocab` rows.
-    ///
-    /// # Errors
-    /// A missing or broken file.
-    pub fn from_config(config: &Config, vocab: usize) -> Result<Self> {
-        let Config { model, data, batch, .. } = config;
-        let limits = Limits { prompt: data.max_prompt_tokens, response: data.max_response_tokens, tree: batch.tokens };
-        let Value::Object(template_kwargs) = serde_json::to_value(&data.template_kwargs)? else {
-            bail!("`data.template_kwargs` is not a table");
-        };
-        let (long_prompt, long_response, long_text) = (data.long_prompt, data.long_response, data.long_text);
-        let templates = Templates::of(config)?;
-        let options = Options { limits, long_prompt, long_response, long_text, template_kwargs, positions: usize::MAX };
-        Ok(Self::new(Tokenizer::load(&model.path, vocab)?, templates, options))
     }
 
     /// For a model that reads so many tokens.

@@ -106,6 +106,11 @@ impl Loader {
         Ok(())
     }
 
+    /// Tokens of a pack at most.
+    pub fn budget(&self) -> usize {
+        self.plan.budget
+    }
+
     /// Where the next step starts.
     pub fn position(&self) -> Position {
         self.position

@@ -2,13 +2,18 @@
 //!
 //! Knows nothing about models beyond their tokenizer. A bad row is named by file, line and reason.
 
+pub mod batches;
 mod budget;
 pub mod cache;
 pub mod encode;
+pub mod files;
 pub mod loader;
+pub mod long;
 pub mod notes;
 pub mod pack;
 pub mod records;
+pub mod reshape;
+pub mod sets;
 pub mod source;
 pub mod template;
 pub mod tokenize;

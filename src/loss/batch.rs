@@ -2,8 +2,8 @@
 //!
 //! To add one: a case in `kernels/loss_batch.cu`, a row in [`LOSSES`], and its vector.
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Reshape, Shape, Special, beta};
-use crate::{forest::Value, ops::loss_batch::function};
+use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape, Special, beta};
+use crate::{data::reshape::Reshape, forest::Value, ops::loss_batch::function};
 
 const WEIGHTS: &[Parameter] = &[
     Parameter {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::forest::Value;
 use crate::ops::{loss_difference::flag, loss_rows::PARAMETERS};
+use crate::{data::reshape::Reshape, forest::Value};
 
 /// One loss, as documented and as run.
 #[derive(Debug)]
@@ -87,21 +87,6 @@ pub enum Masks {
     Common,
     /// A learned mask for each.
     Independent,
-}
-
-/// How rows are changed before they are learnt from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reshape {
-    #[default]
-    None,
-    /// Each response of a prompt is also run behind another prompt: KTO.
-    Mismatch,
-    /// Control tokens stand before responses.
-    Control,
-    /// The rejected response stands before the chosen one, both behind markers.
-    Hindsight,
-    /// What is not learnt from is left out.
-    Chosen,
 }
 
 /// How sequences stand together.

@@ -1,10 +1,8 @@
 //! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
 //! policy (F9).
 
-use super::definition::{
-    Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Reshape, Shape, Special, beta,
-};
-use crate::{forest::Value, ops::loss_likelihood::function};
+use super::definition::{Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Shape, Special, beta};
+use crate::{data::reshape::Reshape, forest::Value, ops::loss_likelihood::function};
 
 fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
     Part::new(Head::Likelihood { function, place }, parameters)

@@ -19,6 +19,7 @@ pub mod with_likelihood;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use crate::data::reshape::Reshape;
 use crate::{
     forest::Value,
     ops::{
@@ -26,7 +27,7 @@ use crate::{
         loss_rows::{SLOPES, SUMS},
     },
 };
-pub use definition::{Definition, Family, Head, Masks, Mean, Parameters, Part, Reshape, Shape, Special};
+pub use definition::{Definition, Family, Head, Masks, Mean, Parameters, Part, Shape, Special};
 pub use groups::{Groups, columns};
 pub use metrics::{Measured, MetricSums, Reading};
 pub use step::{Outputs, Step};

@@ -3,8 +3,6 @@
 //! Owns the places of activations and scratch in their one arena, and the refusal of a model that does not fit.
 //! Knows nothing about what is computed in them.
 
-use std::fmt;
-
 use anyhow::{Result, ensure};
 use half::bf16;
 
@@ -132,8 +130,6 @@ pub struct MemoryPlan {
     pub head: usize,
     /// Index tables of one micro-batch, with at most one pair a token.
     pub tables: usize,
-    /// A reference model that runs beside the policy, in all.
-    pub reference: usize,
     /// Bytes of the arena of activations, scratch and head.
     pub arena: usize,
     pub(super) spans: Spans,
@@ -187,7 +183,6 @@ impl MemoryPlan {
             scratch,
             head: arena.end - saved - scratch,
             tables: table_bytes(capacity, config.learned_positions()),
-            reference: 0,
             arena: arena.end,
             spans,
         })
@@ -209,36 +204,18 @@ impl MemoryPlan {
         self
     }
 
-    /// The same plan with room for a model that runs beside this one.
-    pub fn beside(self, reference: &Self) -> Self {
-        Self { reference: reference.total(), ..self }
-    }
-
     /// Bytes in all.
     pub fn total(&self) -> usize {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Refuses a plan that does not fit.
-    ///
-    /// # Errors
-    /// The total is more than `free` bytes.
-    pub fn check(&self, free: usize) -> Result<()> {
-        let total = self.total();
-        ensure!(
-            total <= free,
-            "the run needs {} of device memory and {} are free; {} of it grow with the micro-batch of {} tokens and {} \
-             rows",
-            human(total),
-            human(free),
-            human(self.arena + self.tables),
-            self.capacity.tokens,
-            self.capacity.rows
-        );
-        Ok(())
+    /// Bytes that grow with the micro-batch.
+    pub fn growing(&self) -> usize {
+        self.arena + self.tables
     }
 
-    fn parts(&self) -> [(&'static str, usize); 8] {
+    /// Bytes by what they are for.
+    pub fn parts(&self) -> [(&'static str, usize); 7] {
         [
             ("parameters", self.parameters),
             ("gradients", self.gradients),
@@ -247,32 +224,8 @@ impl MemoryPlan {
             ("scratch", self.scratch),
             ("head", self.head),
             ("batch tables", self.tables),
-            ("reference model", self.reference),
         ]
     }
-}
-
-impl fmt::Display for MemoryPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let precision = if self.precision == DType::Bf16 { "bf16" } else { "f32" };
-        writeln!(f, "memory for {precision}, {} tokens, {} rows", self.capacity.tokens, self.capacity.rows)?;
-        for (name, bytes) in self.parts().into_iter().filter(|&(_, bytes)| bytes > 0) {
-            writeln!(f, "  {name:<18} {bytes:>16} bytes {:>12}", human(bytes))?;
-        }
-        write!(f, "  {:<18} {:>16} bytes {:>12}", "total", self.total(), human(self.total()))
-    }
-}
-
-/// Bytes in the largest binary unit that leaves a digit before the point.
-pub(crate) fn human(bytes: usize) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.2} {}", units[unit]) }
 }
 
 /// Index tables of a forest: seven per token (two of them one longer), sequences and pairs at most one per token,

@@ -5,6 +5,7 @@
 mod backward;
 mod batch;
 mod config;
+mod flops;
 pub mod folder;
 mod forward;
 mod kernels;
@@ -19,11 +20,11 @@ use anyhow::{Context, Result, ensure};
 
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
+pub use flops::flops;
 pub use folder::Companions;
 pub use forward::Visit;
 pub use kernels::{check_kernels, shared_memory};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
-pub(crate) use memory::human;
 pub use memory::{Capacity, MemoryPlan};
 pub use rope::{Rope, Scaling};
 

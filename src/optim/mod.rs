@@ -5,4 +5,4 @@ pub mod clip;
 pub mod schedule;
 
 pub use adamw::{AdamW, Queued, Settings, Update};
-pub use schedule::LearningRate;
+pub use schedule::{LearningRate, Schedule};

@@ -2,7 +2,19 @@
 
 use std::f64::consts::PI;
 
-use crate::config::Schedule;
+use serde::{Deserialize, Serialize};
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Straight down to 0 at the last step.
+    #[default]
+    Linear,
+    /// Half a cosine down to 0 at the last step.
+    Cosine,
+    Constant,
+}
 
 /// Learning rate over a run: a linear rise from zero during warm-up, then the schedule's own shape.
 #[derive(Clone, Copy, Debug, PartialEq)]

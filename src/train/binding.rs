@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    cache::KeyBuilder,
+    cache::{Hashes, KeyBuilder},
     config::{Config, Init},
     data::encode::Encoder,
     device::Device,
@@ -29,9 +29,6 @@ const OLDER: &str = "older_reference";
 const NONE: &str = "none";
 /// Keys of a `config.json` that say nothing about what the model computes.
 const COSMETIC: [&str; 5] = ["_name_or_path", "torch_dtype", "dtype", "transformers_version", "use_cache"];
-
-/// Hashes by name.
-pub type Hashes = BTreeMap<String, String>;
 
 /// The hashes of a run, in the order in which a change is looked for: what explains a change comes before what it changes.
 #[derive(Clone, Debug, Default, PartialEq)]

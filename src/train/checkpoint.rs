@@ -18,16 +18,18 @@ use safetensors::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    binding::{Hashes, Machine, file_hash},
-    token_mask::TokenMasks,
+    binding::{Machine, file_hash},
+    step::Done,
 };
 use crate::{
+    cache::Hashes,
     data::loader::Position,
     device::{Buffer, DType, Device, Float},
     files,
-    model::{Companions, Model},
+    model::Companions,
     ops::loss_batch,
     optim::AdamW,
+    roles::Policy,
 };
 
 const STATE: &str = "trainer_state.json";
@@ -110,6 +112,24 @@ impl State {
         Self { format: FORMAT, settings: self.settings, bound, machine: self.machine, ..saved.clone() }
     }
 
+    /// A step was done: the next begins at `data`, after `epoch` passes over the rows.
+    pub fn advance(&mut self, done: &Done, data: Position, epoch: f64) {
+        self.step += 1;
+        (self.data, self.epoch) = (data, epoch);
+        self.num_tokens += done.tokens as u64;
+        self.loss_state = done.loss_state.clone();
+        self.updates += u64::from(done.update.applied);
+        self.skipped_steps += u64::from(!done.update.applied);
+        self.skipped_in_a_row = if done.update.applied { 0 } else { self.skipped_in_a_row + 1 };
+    }
+
+    /// What the last steps say against the weights.
+    pub fn unsound_end(&self) -> Option<String> {
+        let Self { skipped_in_a_row, total_steps, .. } = self;
+        (*skipped_in_a_row > 0)
+            .then(|| format!("the gradient norm was not finite in the last {skipped_in_a_row} of {total_steps} steps"))
+    }
+
     /// Whether it is of a format that binds nothing and has no hashes.
     pub fn is_unbound(&self) -> bool {
         self.format < FORMAT
@@ -151,14 +171,8 @@ pub fn folder(out: &Path, step: u64) -> PathBuf {
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn save<T: Float>(
-    out: &Path,
-    model: &Model<T>,
-    companions: &Companions,
-    optimizer: &AdamW<T>,
-    masks: Option<&TokenMasks>,
-    state: &State,
-) -> Result<PathBuf> {
+pub fn save<T: Float>(out: &Path, policy: &Policy<T>, companions: &Companions, state: &State) -> Result<PathBuf> {
+    let Policy { model, optimizer, masks } = policy;
     let target = folder(out, state.step);
     files::folder_whole(&target, |folder| {
         model.save(folder, companions)?;
@@ -169,14 +183,27 @@ pub fn save<T: Float>(
     Ok(target)
 }
 
-/// Fills parameters and optimizer from a checkpoint.
+/// What to do about a checkpoint that could not be written.
+pub fn not_saved(out: &Path, step: u64) -> String {
+    let there = list(out).unwrap_or_default();
+    let (from, spare) = match &there[..] {
+        [] => ("it begins at the start, nothing was saved".to_owned(), ""),
+        [(step, _)] => (format!("it begins after step {step}"), ""),
+        [.., (step, _)] => (format!("it begins after step {step}"), " (all checkpoints but the newest may go)"),
+    };
+    format!("{}: not saved: make room there{spare}, then go on with --resume: {from}", folder(out, step).display())
+}
+
+/// Fills a policy from a checkpoint.
 ///
 /// # Errors
 /// A file is missing, damaged or belongs to another model.
-pub fn load<T: Float>(folder: &Path, model: &Model<T>, optimizer: &AdamW<T>, state: &State) -> Result<()> {
+pub fn load<T: Float>(folder: &Path, policy: &Policy<T>, state: &State) -> Result<()> {
+    let Policy { model, optimizer, masks } = policy;
     model.load(folder).context(SKIP_DAMAGED)?;
     optimizer.resume(model.device(), state.updates)?;
-    load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)
+    load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)?;
+    masks.iter().try_for_each(|masks| masks.load(model.device(), folder))
 }
 
 /// The newest complete checkpoint in `out`, with its state. Every file of it was read and is the one that was saved, which

@@ -1,4 +1,4 @@
-//! The lock of a run folder: one run at a time, from before anything in the folder is read until the run has ended.
+//! A run's folder: its configuration, and its lock, one run at a time, from before anything in the folder is read until the run has ended.
 //!
 //! The kernel gives a lock up with the process that holds it, however that ends. `run.lock` says who holds it; alone, as a
 //! killed run leaves it, it locks nothing.
@@ -19,8 +19,12 @@ use rustix::{
     system::uname,
 };
 
+use crate::{config::Config, files};
+
 /// The file that is locked.
 pub const LOCK: &str = "run.lock";
+/// The resolved configuration in the run folder.
+pub const CONFIG: &str = "config.toml";
 /// How often a folder may vanish under this process, because a refused run takes its own away again.
 const ATTEMPTS: usize = 100;
 
@@ -158,6 +162,18 @@ fn utc(seconds: u64) -> String {
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Removes what a killed run left half written in the run folder and writes the resolved configuration.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write_config(out: &Path, config: &Config) -> Result<()> {
+    let shown = out.display();
+    let text = config.to_toml()?;
+    files::remove_parts(out)
+        .and_then(|()| files::write_whole(&out.join(CONFIG), |file| Ok(file.write_all(text.as_bytes())?)))
+        .with_context(|| format!("run folder {shown}: make room there or name another by --out"))
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use super::batches;
-use crate::{device::Float, forest::Tree, model::Model};
+use crate::{data::batches, device::Float, forest::Tree, model::Model};
 
 /// Elements of a matrix that are looked at for its size.
 const SAMPLE: usize = 1 << 16;
@@ -138,6 +137,79 @@ impl Course {
             )
         })
     }
+}
+
+/// What is watched over from a run's first step to its last.
+pub struct Watch {
+    row: Tree,
+    /// What the row was given before the first step, where this process saw that.
+    start: Option<Probe>,
+    /// Of the first and the last step that were read.
+    losses: Option<[f64; 2]>,
+    grad_norms: Option<[f64; 2]>,
+    /// Of the held-out rows, the last time they were looked at.
+    eval_loss: Option<f64>,
+}
+
+impl Watch {
+    /// Nothing was seen yet; `row` is what the model will be asked about.
+    pub fn new(row: Tree) -> Self {
+        Self { row, start: None, losses: None, grad_norms: None, eval_loss: None }
+    }
+
+    /// Asks the model before the first step, which `fresh` weights take as they are, and gives a line on what cannot go well
+    /// at the rate `lr`.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn begin<T: Float>(&mut self, model: &Model<T>, lr: f64, fresh: bool) -> Result<Option<String>> {
+        let probe = Probe::of(model, &self.row)?;
+        self.start = fresh.then_some(probe);
+        Ok(too_fast(lr, probe.size))
+    }
+
+    /// A step was read.
+    pub fn step(&mut self, loss: Option<f64>, grad_norm: f32) {
+        let course = |seen: Option<[f64; 2]>, now: f64| Some([seen.map_or(now, |[first, _]| first), now]);
+        self.losses = loss.and_then(|loss| course(self.losses, loss));
+        self.grad_norms = course(self.grad_norms, f64::from(grad_norm));
+    }
+
+    /// The held-out rows were looked at.
+    pub fn evaluation(&mut self, loss: Option<f64>) {
+        self.eval_loss = loss;
+    }
+
+    /// After the last step: why the weights are of no use, or else what speaks against them.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn end<T: Float>(&self, model: &Model<T>) -> Result<Verdict> {
+        let end = Probe::of(model, &self.row)?;
+        if let Some(why) = useless(model, self.start, end)? {
+            return Ok(Verdict::Useless(why));
+        }
+        let probes = self.start.map(|start| [start, end]);
+        let course = Course { probes, losses: self.losses, grad_norms: self.grad_norms };
+        Ok(course.warning(model.config().vocab).map_or(Verdict::Sound, Verdict::Doubtful))
+    }
+
+    /// What the last step and the last evaluation say against the weights.
+    pub fn unsound_loss(&self) -> Option<String> {
+        let losses = [("last step's", self.losses.map(|[_, last]| last)), ("held-out rows'", self.eval_loss)];
+        let (whose, loss) = losses.into_iter().find(|(_, loss)| loss.is_some_and(|loss| !loss.is_finite()))?;
+        Some(format!("the {whose} loss is {}", loss?))
+    }
+}
+
+/// What is thought of trained weights.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Sound,
+    /// They are saved, with this warning.
+    Doubtful(String),
+    /// They are not saved, and why.
+    Useless(String),
 }
 
 #[cfg(test)]

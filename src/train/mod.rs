@@ -1,41 +1,31 @@
 //! A training run from its configuration to its last checkpoint.
 //!
-//! Knows `data`, `model`, `loss` and `optim`; [`log`] alone prints.
+//! [`begin`] finds out everything that can be wrong, [`session`] makes the models, [`run`] steps.
 
-pub mod batches;
+mod begin;
 pub mod binding;
 pub mod checkpoint;
-pub mod disk;
-pub mod evaluate;
+mod first_step;
 pub mod folder;
-mod hash;
 mod health;
-pub mod log;
-pub mod metrics;
-pub mod prepare;
-pub mod reference;
-pub mod reference_cache;
-pub mod reshape;
+pub mod inputs;
+mod introduction;
+pub mod patience;
+pub mod plan;
+mod references;
 mod run;
-pub mod score;
+mod session;
 pub mod settings;
 mod space;
+mod start;
 pub mod step;
-mod stop;
-pub mod token_mask;
 pub mod unused;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+pub use begin::{run, run_with};
 
-use crate::{
-    config::Config,
-    device::{Choice, Device, HostOptions, host::workers},
-};
-
-pub use run::{run, run_with};
-pub use stop::{Phase, Stop};
+use crate::{config::Config, device::Choice};
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -54,10 +44,4 @@ pub enum Outcome {
     Finished,
     /// Stopped on request, with everything saved that a resume needs.
     Interrupted,
-}
-
-/// Opens the device that was asked for; `key` names the number of worker threads in messages.
-fn open_device(choice: Choice, host: HostOptions, key: &str) -> Result<Device> {
-    let opened = Device::open(choice, host);
-    if host.threads > workers::most() { opened.with_context(|| format!("`{key}` = {}", host.threads)) } else { opened }
 }

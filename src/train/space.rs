@@ -4,12 +4,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
 
-use super::{checkpoint, disk};
-use crate::{
-    config::Config,
-    device::DType,
-    model::{MemoryPlan, human},
-};
+use super::checkpoint;
+use crate::{config::Config, device::DType, files::disk, model::MemoryPlan, units::human};
 
 /// Bytes of a record of `metrics.jsonl`, about.
 const RECORD: u64 = 1 << 10;

@@ -3,8 +3,7 @@
 use warpo::{
     forest::{Forest, Tree},
     loss::{Loss, all},
-    model::ModelConfig,
-    train::batches,
+    model::{ModelConfig, flops},
 };
 
 /// Bytes and operations of the heads against those of a step, on the step bench's smallest model (GPT-2 124M): the larger
@@ -17,7 +16,7 @@ fn a_loss_costs_less_than_a_hundredth_of_a_step() {
     let trees: Vec<Tree> =
         (0..8).map(|i| Tree::pair(format!("{i}"), vec![1; 256], vec![2; 256], vec![3; 256])).collect();
     let forest = Forest::pack(&trees).unwrap();
-    let step = 3.0 * batches::flops(&config, &forest);
+    let step = 3.0 * flops(&config, &forest);
     // The head alone moves each row's f32 logits twice.
     let logits = 2.0 * 4.0 * (forest.rows() * config.vocab) as f64;
     let (mut worst_flops, mut worst_bytes) = (0.0f64, 0.0f64);

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use warpo::{
+    data::reshape::Reshape,
     device::Device,
+    feed::Work,
     forest::{Forest, Role, Segment, Tree, Value},
-    loss::{Definition, Loss, Reshape, Shape, all},
+    loss::{Definition, Loss, Shape, all},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
-    train::{batches, reference::Reference, step::Trainer, token_mask::TokenMasks},
+    roles::{Policy, Reference, Roles, reference::compute, token_mask::TokenMasks},
+    train::step::{StepOptions, Trainer},
 };
 
 use super::masks;
@@ -127,7 +130,7 @@ pub fn trees(loss: &Loss) -> Vec<Tree> {
             });
             if loss.reshape() == Reshape::Mismatch {
                 let tokenizer = crate::data::quickstart::tokenizer();
-                warpo::train::reshape::apply(Reshape::Mismatch, &mut trees, &tokenizer, BUDGET).unwrap();
+                warpo::data::reshape::apply(Reshape::Mismatch, &mut trees, &tokenizer, BUDGET).unwrap();
             }
             trees
         }
@@ -231,20 +234,21 @@ impl Walk {
 /// The engine after one step that moves nothing, and the step's loss.
 pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (Trainer<f32>, f64) {
     let beside = chain.model(device, &chain.ref_params, trees, forward_only);
-    let reference = Reference::compute(&beside, trees, BUDGET).unwrap();
+    let values = compute(&beside, trees, BUDGET).unwrap();
     let model = chain.model(device, &chain.params, trees, training);
     let settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 0.0 };
     let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
-    let mut trainer = Trainer::new(model, optimizer, loss.clone()).unwrap();
-    trainer.reference = loss.needs_divergence().then_some(beside);
-    trainer.masks = TokenMasks::new(device, loss, &chain.config, 5, settings).unwrap();
-    if let Some(masks) = &trainer.masks {
+    let masks = TokenMasks::new(device, loss, &chain.config, 5, settings).unwrap();
+    if let Some(masks) = &masks {
         masks::scatter(device, masks.params());
     }
+    let policy = Policy { model, optimizer, masks };
+    let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
+    let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let longest = trees.iter().map(Tree::tokens).max().unwrap();
-    let packs = batches::pack(trees, &(0..trees.len()).collect::<Vec<_>>(), longest).unwrap();
-    assert!(packs.len() > 1, "{} packs", packs.len());
-    let done = trainer.step(trees, &packs, &reference, 0.0, false).unwrap();
+    let work = Work::of(trees, &(0..trees.len()).collect::<Vec<_>>(), longest, &values).unwrap();
+    assert!(work.packs.len() > 1, "{} packs", work.packs.len());
+    let done = trainer.step(&work, 0.0, false).unwrap();
     let loss = done.metrics.get("loss").unwrap();
     (trainer, loss)
 }
@@ -265,7 +269,7 @@ fn every_gradient_agrees_with_central_differences() {
         let rows = trees(&loss);
         let walk = walks.entry(format!("{rows:?}")).or_insert_with(|| Walk::new(&chain, rows));
         let (trainer, got_loss) = engine(&chain, &device, &loss, &walk.trees);
-        let grads = named(&chain.config, &device.download(trainer.model.grads()).unwrap());
+        let grads = named(&chain.config, &device.download(trainer.model().grads()).unwrap());
         let masks = masks::values(&chain, &trainer, &walk.trees, &device);
         let parameters = &loss.terms()[0].parameters;
         let here = step_of(&loss, &walk.trees, &walk.here, &walk.ref_logps, &masks);

@@ -3,11 +3,13 @@
 use half::bf16;
 use warpo::{
     device::{DType, Device, Float},
+    feed::Work,
     forest::Tree,
     loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
-    train::{batches, reference::Reference, step::Trainer, token_mask::TokenMasks},
+    roles::{Policy, Reference, Roles, reference::compute, token_mask::TokenMasks},
+    train::step::{StepOptions, Trainer},
 };
 
 use crate::{
@@ -35,17 +37,18 @@ fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[
     device.copy_in(beside.params(), &ref_params.collect::<Vec<T>>()).unwrap();
     let model = Model::<T>::new(device, config, plan).unwrap();
     device.copy_in(model.params(), &params.into_iter().map(rounded).collect::<Vec<T>>()).unwrap();
-    let reference = Reference::compute(&beside, trees, 48).unwrap();
+    let values = compute(&beside, trees, 48).unwrap();
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
-    let mut trainer = Trainer::new(model, optimizer, loss.clone()).unwrap();
-    trainer.reference = loss.needs_divergence().then_some(beside);
-    trainer.masks = TokenMasks::new(device, loss, config, 5, SETTINGS).unwrap();
-    let packs = batches::pack(trees, &(0..trees.len()).collect::<Vec<_>>(), 48).unwrap();
-    assert!(packs.len() > 1);
-    trainer.step(trees, &packs, &reference, 0.0, false).unwrap();
-    let mut all = widen(&device.download(trainer.model.grads()).unwrap());
+    let masks = TokenMasks::new(device, loss, config, 5, SETTINGS).unwrap();
+    let policy = Policy { model, optimizer, masks };
+    let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
+    let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
+    let work = Work::of(trees, &(0..trees.len()).collect::<Vec<_>>(), 48, &values).unwrap();
+    assert!(work.packs.len() > 1);
+    trainer.step(&work, 0.0, false).unwrap();
+    let mut all = widen(&device.download(trainer.model().grads()).unwrap());
     // Of masks as well, on their own scale.
-    if let Some(masks) = trainer.masks {
+    if let Some(masks) = &trainer.roles.policy.masks {
         all.extend(device.download(masks.grads()).unwrap().into_iter().map(|g| 100.0 * f64::from(g)));
     }
     all

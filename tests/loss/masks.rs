@@ -25,7 +25,7 @@ pub fn scatter(device: &Device, params: &Buffer<f32>) {
 /// Masks of log-ratios and of divergences, by row of all trees; 1 where the loss has none.
 pub fn values(chain: &Chain, trainer: &Trainer<f32>, trees: &[Tree], device: &Device) -> [Vec<f64>; 2] {
     let rows: usize = trees.iter().map(Tree::rows).sum();
-    match (trainer.loss.masks(), &trainer.masks) {
+    match (trainer.loss.masks(), &trainer.roles.policy.masks) {
         (Some(Masks::Activations), _) => {
             let mask = fixed(chain, trees);
             [mask.clone(), mask]
@@ -115,7 +115,7 @@ fn learned_masks_agree_with_central_differences() {
         let loss = Loss::with(name, &[("l1_reward", 0.03), ("l1_divergence", 0.02)]).unwrap();
         let trees = trees(&loss);
         let (trainer, _) = engine(&chain, &device, &loss, &trees);
-        let masks = trainer.masks.as_ref().unwrap();
+        let masks = trainer.roles.policy.masks.as_ref().unwrap();
         let params: Vec<f64> = device.download(masks.params()).unwrap().into_iter().map(f64::from).collect();
         let grads = device.download(masks.grads()).unwrap();
         let (own, reference) = (named(&chain.config, &chain.params), named(&chain.config, &chain.ref_params));

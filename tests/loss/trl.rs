@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use warpo::{
     device::{DType, Device},
+    feed::Work,
     forest::{Role, Segment, Tree},
     loss::{Loss, Shape, Term},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
-    train::{batches, reference::Reference, step::Trainer},
+    roles::reference::compute,
 };
+
+use crate::train::fixture::trainer;
 
 use crate::support::{fast_device, root};
 
@@ -96,7 +99,7 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 100 };
     let model = Model::<f32>::new(device, &config, MemoryPlan::new(&config, DType::F32, capacity).unwrap()).unwrap();
     model.load(&folder).unwrap();
-    let reference = Reference::compute(&model, &trees, budget).unwrap();
+    let reference = compute(&model, &trees, budget).unwrap();
     let of = |key: &str| golden.optim[key];
     let settings = Settings {
         beta1: of("beta1"),
@@ -106,12 +109,12 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
         max_grad_norm: of("max_grad_norm"),
     };
     let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
-    let trainer = Trainer::new(model, optimizer, loss).unwrap();
-    let packs = batches::pack(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget).unwrap();
+    let trainer = trainer(model, optimizer, loss);
+    let work = Work::of(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget, &reference).unwrap();
     let mut worst = 0.0f64;
     for (step, (&want_loss, &want_norm)) in steps.losses.iter().zip(&steps.grad_norms).enumerate() {
         let lr = of("lr") * (1.0 - step as f64 / steps.losses.len() as f64);
-        let done = trainer.step(&trees, &packs, &reference, lr, step == 0).unwrap();
+        let done = trainer.step(&work, lr, step == 0).unwrap();
         let (loss, norm) = (done.metrics.get("loss").unwrap(), f64::from(done.update.grad_norm));
         // A loss that has all but vanished is compared on the scale of a nat.
         let off = (loss - want_loss).abs() / want_loss.abs().max(1.0);

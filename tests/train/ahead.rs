@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use warpo::{
     device::{Choice, HostOptions},
-    train::{Options, Outcome, Stop, run_with},
+    stop::Stop,
+    train::{Options, Outcome, run_with},
 };
 
 use super::fixture::Fixture;

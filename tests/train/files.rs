@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use warpo::train::{batches, prepare::Inputs};
+use warpo::train::inputs::Inputs;
 
 use super::fixture::{Fixture, stderr};
 
@@ -38,7 +38,7 @@ fn an_epoch_takes_rows_as_often_as_their_file_weighs() {
     let config = fixture.config(&[&train(&fixture, list)]);
     let inputs = Inputs::read(&config).unwrap();
     assert!(inputs.train.trees[12].name.ends_with("part-b.jsonl:1"), "{}", inputs.train.trees[12].name);
-    let mut loader = batches::loader(&inputs.train, &config).unwrap();
+    let mut loader = inputs.loader;
     let mut taken = [0; 22];
     while loader.position().epoch == 0 {
         loader.next_step().into_iter().flatten().for_each(|row| taken[row] += 1);

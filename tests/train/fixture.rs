@@ -11,8 +11,15 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use warpo::{
     config::Config,
-    device::Choice,
-    train::{Options, Outcome},
+    device::{Choice, Float},
+    loss::Loss,
+    model::Model,
+    optim::AdamW,
+    roles::{Policy, Reference, Roles},
+    train::{
+        Options, Outcome,
+        step::{StepOptions, Trainer},
+    },
 };
 
 const TRAIN_ROWS: usize = 22;
@@ -160,4 +167,10 @@ fn without_machine(name: &str, bytes: &[u8]) -> Vec<u8> {
 
 pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A trainer of one model whose reference comes as values.
+pub fn trainer<T: Float>(model: Model<T>, optimizer: AdamW<T>, loss: Loss) -> Trainer<T> {
+    let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
+    Trainer::new(roles, loss, StepOptions::default()).unwrap()
 }

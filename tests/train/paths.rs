@@ -9,11 +9,14 @@ use warpo::{
         records::Columns,
     },
     device::{DType, Device, Float, HostOptions},
+    feed::Work,
     loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
-    train::{batches, reference::Reference, step::Trainer},
+    roles::reference::compute,
 };
+
+use super::fixture::trainer;
 
 use crate::{
     data::quickstart,
@@ -50,14 +53,14 @@ fn losses<T: Float>(device: &Device, precision: DType, data: &Dataset) -> Vec<f6
     let model = Model::<T>::new(device, &shape, plan).unwrap();
     model.randomize(1).unwrap();
     let trees = &data.trees[..STEPS * PAIRS];
-    let reference = Reference::compute(&model, trees, BUDGET).unwrap();
+    let reference = compute(&model, trees, BUDGET).unwrap();
     let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 1.0)]).unwrap();
-    let trainer = Trainer::new(model, optimizer, loss).unwrap();
+    let trainer = trainer(model, optimizer, loss);
     let step = |step: usize| {
         let examples: Vec<usize> = (step * PAIRS..(step + 1) * PAIRS).collect();
-        let packs = batches::pack(trees, &examples, BUDGET).unwrap();
-        trainer.step(trees, &packs, &reference, 5e-4, step == 0).unwrap().metrics.get("loss").unwrap()
+        let work = Work::of(trees, &examples, BUDGET, &reference).unwrap();
+        trainer.step(&work, 5e-4, step == 0).unwrap().metrics.get("loss").unwrap()
     };
     (0..STEPS).map(step).collect()
 }

@@ -7,9 +7,10 @@ use warpo::device::DType;
 use warpo::{
     forest::Tree,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    train::{
-        reference::{Pass, Reference, data_key},
-        reference_cache::{ReferenceCache, row_key},
+    roles::reference::{
+        Pass, RowValues,
+        cache::{ReferenceCache, row_key},
+        compute, data_key,
     },
 };
 
@@ -42,7 +43,7 @@ impl Setting {
     }
 
     /// Runs to the end; the values and how many rows had to be computed.
-    fn values(&self, model: &Model<f32>, trees: &[Tree]) -> (Reference, usize) {
+    fn values(&self, model: &Model<f32>, trees: &[Tree]) -> (RowValues, usize) {
         let mut pass = self.pass(model, trees);
         let missing = pass.missing();
         let [reference, _] = pass.run(|_| true).unwrap().unwrap();
@@ -67,7 +68,7 @@ fn a_second_pass_computes_nothing_and_has_the_same_bits() {
     let (model, trees) = (setting.model(1), trees(12));
     let (cold, computed) = setting.values(&model, &trees);
     assert_eq!(computed, 12);
-    assert_eq!(cold, Reference::compute(&model, &trees, BUDGET).unwrap());
+    assert_eq!(cold, compute(&model, &trees, BUDGET).unwrap());
     assert!(setting.pass(&model, &trees).describe().unwrap().ends_with("all 12 rows are in the cache"));
     assert_eq!(setting.values(&model, &trees), (cold, 0));
 }

@@ -12,14 +12,15 @@ use warpo::{
         tokenize::Tokenizer,
     },
     device::{DType, Device, Float, HostOptions},
+    feed::Work,
     forest::Tree,
     loss::Loss,
     model::{Capacity, Layout, MemoryPlan, Model, ModelConfig},
     optim::{AdamW, Settings},
-    train::{batches, reference::Reference, step::Trainer},
+    roles::reference::compute,
 };
 
-use super::fixture::Fixture;
+use super::fixture::{Fixture, trainer};
 use crate::model::{pair, tiny_config};
 use crate::support::{fast_device, for_each_device, relative_error, widen};
 
@@ -38,14 +39,14 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(String, f64)>, us
     let model = Model::<f32>::new(&device, &shape, plan).unwrap();
     model.randomize(5).unwrap();
     let trees = &data.trees[..10];
-    let reference = Reference::compute(&model, trees, budget).unwrap();
+    let reference = compute(&model, trees, budget).unwrap();
     let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 0.5)]).unwrap();
-    let trainer = Trainer::new(model, optimizer, loss).unwrap();
-    let packs = batches::pack(trees, &(0..10).collect::<Vec<_>>(), budget).unwrap();
-    let done = trainer.step(trees, &packs, &reference, 1e-3, true).unwrap();
-    let grads = widen(&device.download(trainer.model.grads()).unwrap());
-    (grads, done.metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect(), packs.len())
+    let trainer = trainer(model, optimizer, loss);
+    let work = Work::of(trees, &(0..10).collect::<Vec<_>>(), budget, &reference).unwrap();
+    let done = trainer.step(&work, 1e-3, true).unwrap();
+    let grads = widen(&device.download(trainer.model().grads()).unwrap());
+    (grads, done.metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect(), work.packs.len())
 }
 
 #[test]
@@ -89,16 +90,16 @@ fn rounding_to_bf16_is_no_wrong_reference() {
     let model = Model::<bf16>::new(&device, &shape, plan).unwrap();
     model.randomize(4).unwrap();
     // One tree a pack, then all in one.
-    let reference = Reference::compute(&model, &trees, 256).unwrap();
-    let packs = batches::pack(&trees, &[0, 1, 2, 3], 1024).unwrap();
-    assert_eq!(packs.len(), 1);
+    let reference = compute(&model, &trees, 256).unwrap();
+    let work = Work::of(&trees, &[0, 1, 2, 3], 1024, &reference).unwrap();
+    assert_eq!(work.packs.len(), 1);
     let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
-    let trainer = Trainer::new(model, optimizer, Loss::with("dpo", &[("beta", 0.5)]).unwrap()).unwrap();
-    let done = trainer.step(&trees, &packs, &reference, 0.0, true).unwrap();
+    let trainer = trainer(model, optimizer, Loss::with("dpo", &[("beta", 0.5)]).unwrap());
+    let done = trainer.step(&work, 0.0, true).unwrap();
     let off = (done.metrics.get("loss").unwrap() - LN_2).abs();
     println!("first loss in bf16: off by {off:.1e}");
-    trainer.model.randomize(5).unwrap();
-    let why = trainer.step(&trees, &packs, &reference, 0.0, true).err().expect("another model's reference").to_string();
+    trainer.model().randomize(5).unwrap();
+    let why = trainer.step(&work, 0.0, true).err().expect("another model's reference").to_string();
     assert!(why.starts_with("the first log-ratios to the reference are "), "{why}");
 }
 
@@ -121,24 +122,23 @@ fn rounding_of_large_logits_is_no_wrong_reference() {
             device.copy_in(&head, &scaled).unwrap();
         };
         start(4);
-        let reference = Reference::compute(&model, &trees, 256).unwrap();
-        let packs = batches::pack(&trees, &[0, 1, 2, 3], 1024).unwrap();
+        let reference = compute(&model, &trees, 256).unwrap();
+        let work = Work::of(&trees, &[0, 1, 2, 3], 1024, &reference).unwrap();
         let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
-        let trainer = Trainer::new(model, optimizer, Loss::with("dpo", &[("beta", 1.0)]).unwrap()).unwrap();
-        let done = trainer.step(&trees, &packs, &reference, 0.0, true).unwrap();
+        let trainer = trainer(model, optimizer, Loss::with("dpo", &[("beta", 1.0)]).unwrap());
+        let done = trainer.step(&work, 0.0, true).unwrap();
         let rewards = ["rewards/chosen", "rewards/rejected"].map(|name| done.metrics.get(name).unwrap().abs());
         println!("logits times {scale}: rewards of {rewards:.2?} by rounding");
         // Far over what the limit without a look at the rows allows: 8 / 64 of the root of 100 rows.
         assert!(scale < 300.0 || rewards[0].max(rewards[1]) > 2.0, "{rewards:?} does not show anything");
-        let other = Reference::compute(&trainer.model, &trees, 256).unwrap();
+        let other = compute(&trainer.model(), &trees, 256).unwrap();
         assert_eq!(other, reference, "a first step with a rate of 0 changes nothing");
-        trainer.model.randomize(5).unwrap();
-        let head = trainer.model.params().slice(trainer.model.layout().head.clone());
+        trainer.model().randomize(5).unwrap();
+        let head = trainer.model().params().slice(trainer.model().layout().head.clone());
         let scaled =
             device.download(&head).unwrap().iter().map(|w| bf16::from_f32(w.to_f32() * scale)).collect::<Vec<_>>();
         device.copy_in(&head, &scaled).unwrap();
-        let why =
-            trainer.step(&trees, &packs, &reference, 0.0, true).err().expect("another model's reference").to_string();
+        let why = trainer.step(&work, 0.0, true).err().expect("another model's reference").to_string();
         assert!(why.starts_with("the first log-ratios to the reference are "), "{why}");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::Result;
 
 use super::Encoder;
-use crate::config::{LongPrompt, LongResponse};
+use crate::data::long::{LongPrompt, LongResponse};
 
 /// A part that is too long. `dropped`: the policy leaves its row out.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! a further limit.
 
 use super::{Limits, Options};
-use crate::config::{LongPrompt, LongResponse};
+use crate::data::long::{LongPrompt, LongResponse};
 
 /// What is to be done with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,7 @@ use std::{collections::BTreeMap, fs, io::ErrorKind as Io, path::Path, sync::Arc}
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::{
-    config::Config,
-    files::{LARGEST_TEXT, read_named, read_regular},
-};
+use crate::files::{LARGEST_TEXT, read_named, read_regular};
 
 pub mod date;
 mod jinja;
@@ -94,18 +91,6 @@ impl Templates {
         );
         let special = special_tokens(folder, &config)?;
         Ok(Some(Self { default, tool_use, special, texts, date: Date::today() }))
-    }
-
-    /// The templates that a configuration names.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn of(config: &Config) -> Result<Option<Self>> {
-        let templates = Self::load(&config.model.path, config.data.template.as_deref())?;
-        Ok(templates.map(|templates| match config.data.date {
-            Some(date) => templates.on(date),
-            None => templates,
-        }))
     }
 
     /// The templates on another day.

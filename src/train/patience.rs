@@ -1,18 +1,13 @@
-//! Room on the disk: how much there is, and what happens when there is none.
-//!
 //! A full disk is waited for: others may free it, and what is in memory is worth more than the minutes.
 
 use std::{
-    io::{self, ErrorKind},
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use rustix::fs::statvfs;
 
-use super::Stop;
+use crate::{files::disk::is_full, stop::Stop};
 
 /// How often a stop is looked for while waiting.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -54,26 +49,12 @@ fn sleep(time: Duration, stop: &Stop) {
     }
 }
 
-/// Whether this failed because a disk is full or a quota used up.
-pub fn is_full(why: &anyhow::Error) -> bool {
-    why.chain().any(|cause| cause.downcast_ref().is_some_and(is_full_error))
-}
-
-/// The same of one error of the system.
-pub fn is_full_error(why: &io::Error) -> bool {
-    matches!(why.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-/// Bytes that this user may still write where `path` is or will be; `None` where the file system does not say.
-pub fn free(path: &Path) -> Option<u64> {
-    let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    let sizes = statvfs(if there.as_os_str().is_empty() { Path::new(".") } else { there }).ok()?;
-    (sizes.f_blocks > 0).then(|| sizes.f_bavail.saturating_mul(sizes.f_frsize))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::{
+        cell::{Cell, RefCell},
+        io::{self, ErrorKind},
+    };
 
     use super::*;
 
@@ -120,12 +101,5 @@ mod tests {
             },
         );
         assert!(done.is_err() && count == 1);
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_yet_has_its_parents_room() {
-        let place = tempfile::tempdir().unwrap();
-        assert!(free(&place.path().join("a/b/c")).is_some_and(|bytes| bytes > 0));
-        assert_eq!(free(Path::new("/proc")), None);
     }
 }

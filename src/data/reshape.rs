@@ -2,11 +2,23 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{
-    data::tokenize::Tokenizer,
-    forest::{Role, Segment, Tree},
-    loss::Reshape,
-};
+use super::tokenize::Tokenizer;
+use crate::forest::{Role, Segment, Tree};
+
+/// How rows are changed before they are learnt from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reshape {
+    #[default]
+    None,
+    /// Each response of a prompt is also run behind another prompt: KTO.
+    Mismatch,
+    /// Control tokens stand before responses.
+    Control,
+    /// The rejected response stands before the chosen one, both behind markers.
+    Hindsight,
+    /// What is not learnt from is left out.
+    Chosen,
+}
 
 /// What stands before a good and a bad response: HALOs' control tokens.
 const CONTROLS: [&str; 2] = ["<|good|>", "<|bad|>"];

@@ -11,19 +11,21 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use serde_json::{Map, Value, json};
 
-use super::{
-    log::{self, Terminal, say},
-    open_device,
-    prepare::{self, Sets},
-    reference::{Pass, Reference},
-};
 use crate::{
     config::{Config, Precision},
-    device::{Choice, Device, Float, HostOptions},
+    data::{batches, sets::Sets},
+    device::{Choice, Device, Float},
     escape::visible_json,
     files,
     forest::{Forest, Tree},
-    model::{MemoryPlan, Model, ModelConfig, check_kernels},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, check_kernels},
+    ops::head,
+    report::terminal::{self, Terminal, say},
+    roles::{
+        RunPlan,
+        reference::{Pass, RowValues},
+    },
+    units::duration,
 };
 
 /// What the command line asks for.
@@ -46,15 +48,17 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let config = &options.config;
     let output = Output::open(&options.out)?;
-    let host = HostOptions { threads: config.train.threads, ..HostOptions::default() };
-    let device = open_device(options.device, host, "train.threads")?;
+    let device = config.open_device(options.device, config.host())?;
     let shape = ModelConfig::load(&config.model.path)?;
-    check_kernels(&device, &shape, prepare::dtype(config), false)?;
-    let sets = Sets::read(config, &shape)?;
-    prepare::check_lengths(&sets.train.trees, &shape)?;
-    let capacity = prepare::capacity(&[&sets.train], config, &device, &shape);
-    let plan = MemoryPlan::forward_only(&shape, prepare::dtype(config), capacity)?.on(&device, &shape);
-    prepare::check_fits(&plan, &device)?;
+    let precision = config.train.precision.dtype();
+    check_kernels(&device, &shape, precision, false)?;
+    let sets = Sets::read(config.encoder(shape.vocab, shape.positions)?, &config.sets()?, terminal::counting_rows)?;
+    sets.check_lengths(shape.positions)?;
+    let [tokens, rows] = batches::largest(&[&sets.train], config.batch.tokens);
+    let head_chunk_rows = head::default_chunk_rows(&device, precision, shape.vocab, shape.hidden);
+    let capacity = Capacity { tokens, rows, head_chunk_rows };
+    let plan = RunPlan::from(MemoryPlan::forward_only(&shape, precision, capacity)?.on(&device, &shape));
+    plan.check(&device)?;
     say(&format!("device: {}", device.describe()));
     plan.to_string().lines().for_each(say);
     sets.train.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
@@ -71,11 +75,11 @@ fn score<T: Float>(
     sets: &Sets,
     shape: &ModelConfig,
     device: &Device,
-    plan: MemoryPlan,
+    plan: RunPlan,
 ) -> Result<()> {
     let config = &options.config;
     let trees = &sets.train.trees;
-    let model = Model::<T>::new(device, shape, plan)?;
+    let model = Model::<T>::new(device, shape, plan.policy)?;
     model.load(&config.model.path)?;
     let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), [trees.as_slice(), &[]])?;
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
@@ -96,7 +100,7 @@ fn score<T: Float>(
         }
         Ok(())
     })?;
-    let time = log::duration(started.elapsed());
+    let time = duration(started.elapsed());
     say(&format!("{} rows, {missing} of them computed in {time}: {}", trees.len(), options.out.display()));
     Ok(())
 }
@@ -118,7 +122,7 @@ impl Output {
     fn open(out: &Path) -> Result<Self> {
         let shown = out.display();
         if STDOUT.iter().any(|name| out == Path::new(name)) {
-            log::leave_output_alone();
+            terminal::leave_output_alone();
             return Ok(Self::Stdout);
         }
         let remedy = "name another file by --out";
@@ -167,7 +171,7 @@ fn is_broken_pipe(why: &anyhow::Error) -> bool {
 }
 
 /// A row's line: `chosen_` and `rejected_` for a pair, arrays in the order of the responses for anything else.
-fn line(example: usize, tree: &Tree, values: &Reference, per_token: bool) -> Result<Map<String, Value>> {
+fn line(example: usize, tree: &Tree, values: &RowValues, per_token: bool) -> Result<Map<String, Value>> {
     let logps = values.of(&[example]);
     let bounds = Forest::pack([tree])?.sequence_rows;
     let responses: Vec<&[f32]> = bounds.windows(2).map(|ends| &logps[ends[0] as usize..ends[1] as usize]).collect();

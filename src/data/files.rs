@@ -10,7 +10,7 @@ use serde::{
 /// A file or a pattern, and how often an epoch takes each of its rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub struct WeightedFile {
     /// A file, or a pattern such as `part-*.jsonl` that stands for every file that fits, by name.
     pub path: PathBuf,
     /// 1 takes every row once, 2.5 twice and half of them once more, drawn anew each epoch; above 0, at most 1000.
@@ -20,13 +20,13 @@ pub struct Source {
 
 /// In TOML a path, or a list of paths and of tables `{ path = "more.jsonl", weight = 2.0 }`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Files(pub Vec<Source>);
+pub struct Files(pub Vec<WeightedFile>);
 
 fn once() -> f32 {
     1.0
 }
 
-impl From<PathBuf> for Source {
+impl From<PathBuf> for WeightedFile {
     fn from(path: PathBuf) -> Self {
         Self { path, weight: once() }
     }
@@ -48,7 +48,7 @@ impl Files {
 impl Serialize for Files {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0[..] {
-            [Source { path, weight }] if *weight == once() => path.serialize(serializer),
+            [WeightedFile { path, weight }] if *weight == once() => path.serialize(serializer),
             sources if !self.weighted() => serializer.collect_seq(sources.iter().map(|source| &source.path)),
             sources => serializer.collect_seq(sources),
         }
@@ -56,7 +56,7 @@ impl Serialize for Files {
 }
 
 /// A path, or a table in a list.
-struct Entry(Source);
+struct Entry(WeightedFile);
 
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for Entry {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
-                Source::deserialize(MapAccessDeserializer::new(map)).map(Entry)
+                WeightedFile::deserialize(MapAccessDeserializer::new(map)).map(Entry)
             }
         }
         deserializer.deserialize_any(EntryVisitor)

@@ -1,17 +1,13 @@
-//! Packs of whole examples for the device, and what they cost.
+//! Packs of whole examples for the device, and how full they are.
 
 use anyhow::Result;
 
-use crate::{
-    config::{self, Config},
-    data::{
-        Dataset,
-        loader::{Loader, Plan, StepSize},
-        pack,
-    },
-    forest::{Forest, Tree},
-    model::ModelConfig,
+use super::{
+    Dataset,
+    loader::{Loader, Plan, StepSize},
+    pack,
 };
+use crate::forest::{Forest, Tree};
 
 /// One pack and the examples in it, in the pack's order.
 pub struct MicroBatch {
@@ -57,16 +53,25 @@ pub fn pack(trees: &[Tree], examples: &[usize], budget: usize) -> Result<Vec<Mic
     plan(trees, examples, budget)?.iter().map(|members| build(trees, members)).collect()
 }
 
-/// The steps of a run, from its first epoch on.
+/// The steps over a set, from its first epoch on, in an order that follows from `seed`. `budget` is the tokens of a pack at
+/// most.
 ///
 /// # Errors
 /// An example is longer than the budget.
-pub fn loader(data: &Dataset, config: &Config) -> Result<Loader> {
-    let budget = config.batch.tokens;
+pub fn loader(data: &Dataset, seed: u64, size: StepSize, budget: usize) -> Result<Loader> {
     pack::check(&data.trees, budget)?;
-    let size = config.batch.packs.map_or(StepSize::Rows(config.batch.pairs()), StepSize::Packs);
     let lengths = data.trees.iter().map(Tree::tokens).collect();
-    Loader::new(Plan { seed: config.train.seed, lengths, weights: data.weights.clone(), size, budget })
+    Loader::new(Plan { seed, lengths, weights: data.weights.clone(), size, budget })
+}
+
+/// Tokens and rows of the largest micro-batch of at most `budget` tokens there can be: never more tokens than an epoch has,
+/// and no more rows in a token than in the densest example.
+pub fn largest(files: &[&Dataset], budget: usize) -> [usize; 2] {
+    let all = files.iter().map(|file| file.epoch_tokens()).max().unwrap_or(1);
+    let tokens = budget.min(all);
+    let trees = files.iter().flat_map(|file| &file.trees);
+    let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
+    [tokens, rows]
 }
 
 /// How packs are filled, and what shared prompts save.
@@ -106,11 +111,11 @@ impl Packing {
     }
 
     /// The line that says all this.
-    pub fn describe(&self, batch: &config::Batch) -> String {
+    pub fn describe(&self, size: StepSize) -> String {
         let a_step = |count: usize| count as f64 / self.steps as f64;
-        let step = match batch.packs {
-            Some(packs) => format!("{packs} a step, {:.1} pairs on average", a_step(self.examples)),
-            None => format!("{:.1} a step of {} pairs", a_step(self.packs), batch.pairs()),
+        let step = match size {
+            StepSize::Packs(packs) => format!("{packs} a step, {:.1} pairs on average", a_step(self.examples)),
+            StepSize::Rows(rows) => format!("{:.1} a step of {rows} pairs", a_step(self.packs)),
         };
         let (fill, saved) = (100.0 * self.fill(), 100.0 * self.saved());
         format!("packs: {step}, {fill:.0} % full; shared prompts save {saved:.0} % of the tokens")
@@ -122,30 +127,11 @@ impl Packing {
     }
 }
 
-/// How the first epoch of a run fills its packs.
-///
-/// # Errors
-/// An example is longer than the budget.
-pub fn packing(data: &Dataset, config: &Config) -> Result<Packing> {
-    let mut loader = loader(data, config)?;
-    let mut packing = Packing::new(config.batch.tokens);
+/// How the first epoch of a loader at its start fills its packs.
+pub fn packing(data: &Dataset, mut loader: Loader) -> Packing {
+    let mut packing = Packing::new(loader.budget());
     while loader.position().epoch == 0 {
         packing.add(&data.trees, &loader.next_step());
     }
-    Ok(packing)
-}
-
-/// Floating-point operations of a forward pass over a pack: matrix products, attention over visible tokens, and the
-/// head over its rows. Two a multiply-add.
-pub fn flops(config: &ModelConfig, forest: &Forest) -> f64 {
-    let (hidden, mlp) = (config.hidden as f64, (config.gate_width() + config.ffn) as f64);
-    let projections = 2.0 * hidden * ((config.qkv_width() + config.q_width()) as f64 + mlp) * forest.len() as f64;
-    // A token sees its ancestors and itself: one more than its depth. Two products of head_dim per visible token.
-    let attention = |window: Option<usize>| -> f64 {
-        let seen = |&depth: &i32| f64::from(depth) + 1.0;
-        let visible: f64 = forest.position.iter().map(seen).map(|n| n.min(window.map_or(n, |w| w as f64))).sum();
-        4.0 * config.q_width() as f64 * visible
-    };
-    let layers: f64 = config.layer_kinds.iter().map(|kind| projections + attention(kind.window)).sum();
-    layers + 2.0 * hidden * config.vocab as f64 * forest.rows() as f64
+    packing
 }

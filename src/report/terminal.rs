@@ -2,13 +2,14 @@
 
 use std::{
     io::{IsTerminal, Write, stderr, stdout},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::escape::visible;
+use crate::{escape::visible, units::duration};
 
 /// Where the terminal is not one, a progress line comes at least this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
@@ -79,11 +80,11 @@ impl Drop for Terminal {
 }
 
 /// A count without a known end, on standard error if that is a terminal; gone when dropped.
-pub struct Counter(Option<ProgressBar>);
+struct Counter(Option<ProgressBar>);
 
 impl Counter {
     /// `what` stands before the count.
-    pub fn new(what: &str) -> Self {
+    fn new(what: &str) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{msg}  {human_pos} rows  {per_sec}");
@@ -94,7 +95,7 @@ impl Counter {
     }
 
     /// So many are done.
-    pub fn show(&self, count: usize) {
+    fn show(&self, count: usize) {
         self.0.iter().for_each(|bar| bar.set_position(count as u64));
     }
 }
@@ -122,12 +123,8 @@ pub fn say(line: &str) {
     };
 }
 
-/// Seconds and minutes for people: `48s`, `3m05s`, `2h07m`.
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64().round() as u64;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
-    }
+/// Counts the rows of a file on standard error if that is a terminal: what hears how many are done.
+pub fn counting_rows(file: &Path) -> Box<dyn FnMut(usize)> {
+    let counter = Counter::new(&format!("tokenising {}", file.file_name().unwrap_or_default().display()));
+    Box::new(move |rows| counter.show(rows))
 }

@@ -11,8 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
-use super::disk;
-use crate::files;
+use crate::files::{self, disk};
 
 /// One line of `metrics.jsonl`, in the order the values are written.
 pub type Record = Map<String, Value>;

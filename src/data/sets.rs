@@ -1,0 +1,169 @@
+//! The tokenized files of a run or a command: found by pattern, read from the cache or encoded, put one behind the other.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Dataset, OnError,
+    cache::{Origin, TokenCache},
+    encode::{Encoder, too_long_for_the_model},
+    files::{Files, WeightedFile},
+    records::Columns,
+    reshape::{self, Reshape},
+    source,
+};
+
+/// What is read, and how.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    pub train: &'a Files,
+    pub eval: Option<&'a Files>,
+    pub columns: &'a Columns,
+    pub on_error: OnError,
+    /// Longest row, in bytes.
+    pub max_row_bytes: usize,
+    /// Longest tree, in tokens.
+    pub budget: usize,
+    /// The model folder, whose tokenizer files are part of what the cache finds trees by.
+    pub model: &'a Path,
+    /// Folder of the cache; nothing is kept without one.
+    pub cache: Option<&'a Path>,
+    /// All other settings under which rows become trees, as a text that tells any two of them apart.
+    pub key: String,
+}
+
+/// Called with a file before it is encoded; what it gives hears how many rows are done.
+pub type Watch = fn(&Path) -> Box<dyn FnMut(usize)>;
+
+/// The tokenized data files of a run.
+pub struct Sets {
+    pub encoder: Encoder,
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+    /// Where the tokens came from, a line a file; and what was wrong with the cache.
+    pub origins: Vec<String>,
+}
+
+impl Sets {
+    /// Reads the tokenizer and the data files of both sets, from the cache if their trees are there.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a row is bad.
+    pub fn read(encoder: Encoder, options: &Options, watch: Watch) -> Result<Self> {
+        let key = format!("{}\n{}", encoder.key().hex(), options.key);
+        let open = |folder| TokenCache::new(folder, options.model, &key);
+        let cache = options.cache.map(open).transpose()?;
+        let mut origins = Vec::new();
+        let mut load = |key: &str, files: &Files| -> Result<Dataset> {
+            let mut all = Dataset::default();
+            let files = expand(key, files)?;
+            let name = match &files[..] {
+                [(file, _)] => file.display().to_string(),
+                files => format!("`{key}`, {} files", files.len()),
+            };
+            for (file, weight) in files {
+                let (mut data, origin) = load_file(&file, options, &encoder, cache.as_ref(), watch)?;
+                describe(&file, &data, origin, &mut origins);
+                data.fit(&file.display().to_string(), options.budget, options.on_error)?;
+                all.append(data, weight);
+            }
+            ensure!(!all.trees.is_empty(), "{}", super::no_row(&name, 0, None));
+            Ok(all)
+        };
+        let train = load("data.train", options.train)?;
+        let eval = options.eval.map(|files| load("data.eval", files)).transpose()?;
+        Ok(Self { encoder, train, eval, origins })
+    }
+
+    /// Refuses rows that are longer than a model of so many positions can read.
+    ///
+    /// # Errors
+    /// Names the first such row.
+    pub fn check_lengths(&self, positions: usize) -> Result<()> {
+        for tree in self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees)) {
+            let longest = tree.longest_path();
+            ensure!(longest <= positions, "{}: {}", tree.name, too_long_for_the_model(longest, positions));
+        }
+        Ok(())
+    }
+
+    /// Changes all rows to what a loss learns from; `budget` is the longest tree allowed, in tokens.
+    ///
+    /// # Errors
+    /// A row does not have what the change needs, or is too long after it.
+    pub fn reshape(&mut self, reshape: Reshape, budget: usize) -> Result<()> {
+        for data in [Some(&mut self.train), self.eval.as_mut()].into_iter().flatten() {
+            reshape::apply(reshape, &mut data.trees, self.encoder.tokenizer(), budget)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every file of a set with its weight, patterns written out.
+fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    for WeightedFile { path, weight } in &files.0 {
+        for file in source::expand(path).with_context(|| format!("`{key}`"))? {
+            // A file that is not there is the reader's to refuse.
+            let same = file.canonicalize().unwrap_or_else(|_| file.clone());
+            ensure!(
+                seen.insert(same),
+                "`{key}`: {} is named twice: name it once, with a weight if its rows shall count more often",
+                file.display()
+            );
+            found.push((file, *weight));
+        }
+    }
+    Ok(found)
+}
+
+fn load_file(
+    file: &Path,
+    options: &Options,
+    encoder: &Encoder,
+    cache: Option<&TokenCache>,
+    watch: Watch,
+) -> Result<(Dataset, Origin)> {
+    let started = Instant::now();
+    let Options { columns, on_error, max_row_bytes, .. } = options;
+    // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
+    let opened = source::open(file, *max_row_bytes)?;
+    let (kind, regular) = (opened.kind, opened.regular);
+    let encode = || {
+        let mut progress = watch(file);
+        Dataset::load_counting(opened, columns, encoder, *on_error, |rows| progress(rows))
+    };
+    match cache {
+        Some(cache) if regular => cache.load(file, kind, encode),
+        Some(_) => {
+            let data = encode()?;
+            let warning = Some(format!("{} is a pipe: its tokens are not kept", file.display()));
+            Ok((data, Origin::Encoded { time: started.elapsed(), warning }))
+        }
+        None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
+    }
+}
+
+/// A line on where the tokens came from, and one on what was wrong with the cache.
+fn describe(file: &Path, data: &Dataset, origin: Origin, lines: &mut Vec<String>) {
+    let name = file.file_name().unwrap_or_default().display().to_string();
+    lines.extend(data.notes.lines(&name));
+    if data.is_empty() {
+        lines.push(format!("warning: {} has no row", file.display()));
+        return;
+    }
+    match origin {
+        Origin::Cache => lines.push(format!("tokens: {name} read from the cache")),
+        Origin::Encoded { time, warning } => {
+            lines.extend(warning.map(|warning| format!("cache: {warning}")));
+            let rows = data.rows() + data.skipped.len();
+            let pace = rows as f64 / time.as_secs_f64();
+            lines.push(format!("tokens: {name} tokenised, {pace:.0} rows/s"));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What a model says about data, without training it.
+
+pub mod score;

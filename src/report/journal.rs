@@ -1,0 +1,124 @@
+//! What a run says while it goes on: a record of each step in `metrics.jsonl`, and a line on the terminal.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{
+    lines,
+    metrics::{Metrics, Record},
+    terminal::Terminal,
+};
+use crate::loss::MetricSums;
+
+/// The two places.
+pub struct Journal {
+    metrics: Metrics,
+    terminal: Terminal,
+}
+
+/// What is known of a step when it is done.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport<'a> {
+    pub step: u64,
+    pub epoch: f64,
+    /// Means of the loss and of what comes with it.
+    pub metrics: &'a MetricSums,
+    /// Before clipping.
+    pub grad_norm: f32,
+    pub lr: f64,
+    /// Trained on since the run began.
+    pub num_tokens: u64,
+    pub skipped_steps: u64,
+    /// Trained on in this step.
+    pub tokens: usize,
+    pub seconds: f64,
+    /// Share of the device's peak; `None` where that is not known.
+    pub speed_of_light: Option<f64>,
+    /// Device memory, at most so far.
+    pub memory_bytes: usize,
+}
+
+impl Journal {
+    pub fn new(metrics: Metrics, terminal: Terminal) -> Self {
+        Self { metrics, terminal }
+    }
+
+    /// The last step whose evaluation is in the records.
+    pub fn evaluated(&self) -> Option<u64> {
+        self.metrics.evaluated()
+    }
+
+    /// One line on the terminal.
+    pub fn say(&self, line: &str) {
+        self.terminal.say(line);
+    }
+
+    /// Takes the progress bar away.
+    pub fn finish(&self) {
+        self.terminal.finish();
+    }
+
+    /// A step's record and line.
+    ///
+    /// # Errors
+    /// The records cannot be written, other than for lack of room.
+    pub fn step(&mut self, report: &StepReport) -> Result<()> {
+        self.write(&report.record())?;
+        self.terminal.step(report.step, &report.summary());
+        Ok(())
+    }
+
+    /// The record and the line of an evaluation.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn evaluation(&mut self, step: u64, epoch: f64, metrics: &MetricSums) -> Result<()> {
+        self.write(&lines::record(step, epoch, metrics))?;
+        self.terminal.say(&lines::summary(step, metrics));
+        Ok(())
+    }
+
+    /// Waits until every record is on the disk.
+    ///
+    /// # Errors
+    /// The disk has no room for those that wait, or fails.
+    pub fn sync(&mut self) -> Result<()> {
+        self.metrics.sync()
+    }
+
+    fn write(&mut self, record: &Record) -> Result<()> {
+        if self.metrics.write(record)? {
+            self.terminal.say("disk full: the records of metrics.jsonl wait in memory");
+        }
+        Ok(())
+    }
+}
+
+impl StepReport<'_> {
+    fn record(&self) -> Record {
+        let mut record = Record::new();
+        record.insert("step".into(), self.step.into());
+        record.insert("epoch".into(), self.epoch.into());
+        for (name, value) in self.metrics.iter() {
+            record.insert(name.into(), value.into());
+        }
+        let rest: [(&str, Value); 8] = [
+            ("grad_norm", f64::from(self.grad_norm).into()),
+            ("learning_rate", self.lr.into()),
+            ("num_tokens", self.num_tokens.into()),
+            ("skipped_steps", self.skipped_steps.into()),
+            ("tokens_per_second", (self.tokens as f64 / self.seconds).into()),
+            ("speed_of_light", self.speed_of_light.into()),
+            ("step_ms", (self.seconds * 1e3).into()),
+            ("memory_bytes", self.memory_bytes.into()),
+        ];
+        record.extend(rest.map(|(name, value)| (name.to_string(), value)));
+        record
+    }
+
+    /// The step's line on the terminal.
+    fn summary(&self) -> String {
+        let speed = self.tokens as f64 / self.seconds;
+        format!("{}  grad_norm {:.3}  {speed:.0} tokens/s", lines::preferences(self.metrics), self.grad_norm)
+    }
+}

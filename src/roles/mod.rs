@@ -1,0 +1,45 @@
+//! The models of a run by the part they play: the policy that is trained, and what it is measured against.
+
+mod plan;
+pub mod reference;
+pub mod token_mask;
+
+pub use plan::RunPlan;
+use token_mask::TokenMasks;
+
+use crate::{model::Model, optim::AdamW};
+
+/// All models of a run.
+pub struct Roles<T> {
+    pub policy: Policy<T>,
+    pub reference: Reference<T>,
+}
+
+/// The model that is trained, with all that is trained beside it.
+pub struct Policy<T> {
+    pub model: Model<T>,
+    pub optimizer: AdamW<T>,
+    /// Weights of tokens, where the loss has them.
+    pub masks: Option<TokenMasks>,
+}
+
+/// What the policy's log-probabilities are compared with.
+pub enum Reference<T> {
+    /// The loss compares them with nothing.
+    None,
+    /// Values that come with the rows: see [`RowValues`](reference::RowValues).
+    Values,
+    /// A model that runs over every micro-batch beside the policy: the starting weights, where the loss looks at their whole
+    /// distributions.
+    Beside(Model<T>),
+}
+
+impl<T> Reference<T> {
+    /// The model that runs beside the policy, if one does.
+    pub fn beside(&self) -> Option<&Model<T>> {
+        match self {
+            Self::Beside(model) => Some(model),
+            Self::None | Self::Values => None,
+        }
+    }
+}

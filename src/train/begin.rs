@@ -1,0 +1,95 @@
+//! What a run does before it steps: everything that can be found wrong is found here, in the order of what it costs.
+
+use anyhow::{Result, ensure};
+use half::bf16;
+
+use super::{
+    Options, Outcome,
+    folder::{self, RunFolder},
+    inputs::Inputs,
+    introduction::introduce,
+    plan,
+    run::Run,
+    session::Session,
+    start::{self, Start},
+};
+use crate::{
+    config::Precision,
+    device::{Device, Float, HostOptions},
+    model::{self, ModelConfig},
+    report::terminal::say,
+    roles::RunPlan,
+    stop::{Phase, Stop},
+};
+
+/// Trains as `options` say. `stop` ends the run after the pack or the step at hand, with everything saved.
+///
+/// # Errors
+/// Anything that ends the run before its last step, in one line.
+pub fn run(options: &Options, stop: &Stop) -> Result<Outcome> {
+    run_with(options, options.config.host(), stop)
+}
+
+/// As [`run`], with a host device of the caller's choice where the run takes one.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
+    refuse_cache(options)?;
+    // Before anything in the folder is read, and until the run has ended.
+    let folder = RunFolder::open(&options.out)?;
+    if !folder.is_locked() {
+        say(&format!(
+            "run folder {}: its file system has no locks: nothing keeps a second run out of it",
+            options.out.display()
+        ));
+    }
+    let options = &start::dated(options)?;
+    let config = &options.config;
+    let start = start::start(options)?;
+    let device = config.open_device(options.device, host)?;
+    let shape = ModelConfig::load(&config.model.path)?;
+    model::check_kernels(&device, &shape, config.train.precision.dtype(), true)?;
+    let inputs = Inputs::read(config)?;
+    let resumed = start::check_resumed(&start, &inputs, &options.out, config, &device)?;
+    let plan = plan::memory(&inputs, config, &device)?;
+    let space = plan::check_disk(&inputs, options, &plan.policy, &start)?;
+    introduce(config, &inputs, &device, &plan)?;
+    resumed.iter().chain(&space).for_each(|line| say(line));
+    if options.resume && !matches!(start, Start::From(..)) {
+        say(&format!("no checkpoint in {}: starting from the beginning", options.out.display()));
+    }
+    match config.train.precision {
+        Precision::F32 => train::<f32>(options, inputs, &device, &plan, &start, stop),
+        Precision::Bf16 => train::<bf16>(options, inputs, &device, &plan, &start, stop),
+    }
+}
+
+/// A run must not end up among what the cache keeps, as `warpo train cache.toml` would.
+fn refuse_cache(options: &Options) -> Result<()> {
+    let Some(cache) = options.config.cache.folder() else { return Ok(()) };
+    let same = std::path::absolute(&options.out)? == std::path::absolute(cache)?;
+    ensure!(
+        !same,
+        "run folder {}: it is the folder of the cache (`cache.dir`): name another by --out",
+        options.out.display()
+    );
+    Ok(())
+}
+
+fn train<T: Float>(
+    options: &Options,
+    inputs: Inputs,
+    device: &Device,
+    plan: &RunPlan,
+    start: &Start,
+    stop: &Stop,
+) -> Result<Outcome> {
+    let mut session = Session::<T>::open(options, inputs, device, plan, start)?;
+    stop.enter(Phase::Starting);
+    // Nothing was written until here: a run refused for its inputs leaves no folder behind.
+    folder::write_config(&options.out, &options.config)?;
+    let Some(values) = session.references(stop)? else { return Ok(session.interrupted_early()) };
+    let supplies = session.supplies(values)?;
+    Run::new(session, supplies, stop)?.train()
+}

@@ -1,0 +1,53 @@
+//! What a run learns from and with: the model's shape, the loss, the tokenized rows, the number of steps.
+
+use anyhow::{Context, Result};
+
+use super::binding::Bound;
+use crate::{
+    config::Config,
+    data::{Dataset, batches, loader::Loader, sets::Sets},
+    loss::Loss,
+    model::ModelConfig,
+    report::terminal,
+};
+
+/// Model shape and tokenized data.
+pub struct Inputs {
+    pub model: ModelConfig,
+    pub loss: Loss,
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+    /// The order of the training rows, at its start.
+    pub loader: Loader,
+    pub total_steps: u64,
+    /// Where the tokens came from.
+    pub origins: Vec<String>,
+    /// What the run learns from.
+    pub bound: Bound,
+}
+
+impl Inputs {
+    /// Reads the model's config, the tokenizer and both data files.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a row is bad.
+    pub fn read(config: &Config) -> Result<Self> {
+        let model = ModelConfig::load(&config.model.path)?;
+        let loss = config.loss.read()?;
+        let mut sets =
+            Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
+        sets.reshape(loss.reshape(), config.batch.tokens)?;
+        let eval = sets.eval.as_ref().map(|eval| &eval.trees[..]);
+        let bound = Bound::new(config, &sets.encoder, &sets.train.trees, eval)?;
+        for tree in sets.train.trees.iter().chain(eval.unwrap_or_default()) {
+            loss.groups([tree])?;
+        }
+        sets.check_lengths(model.positions)?;
+        let Sets { train, eval, origins, .. } = sets;
+        let loader = batches::loader(&train, config.train.seed, config.step_size(), config.batch.tokens)?;
+        let total_steps = config.train.steps.or_else(|| loader.steps_in(config.train.epochs)).with_context(|| {
+            format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
+        })?;
+        Ok(Self { model, loss, train, eval, loader, total_steps, origins, bound })
+    }
+}

@@ -1,0 +1,58 @@
+//! What a run takes: memory of the device, by role, and room on the disk.
+
+use anyhow::Result;
+
+use super::{Options, binding::REFERENCE, inputs::Inputs, space::Writes, start::Start};
+use crate::{
+    config::Config,
+    data::{Dataset, batches},
+    device::Device,
+    forest::Tree,
+    model::{Capacity, MemoryPlan},
+    ops::head,
+    roles::RunPlan,
+};
+
+/// The role of the starting weights that run beside the policy.
+pub const REFERENCE_MODEL: &str = "reference model";
+
+/// Bytes of the run, by role, refused if the device does not have them.
+///
+/// # Errors
+/// The run does not fit.
+pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPlan> {
+    let (capacity, precision) = (capacity(inputs, config, device), config.train.precision.dtype());
+    let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?;
+    if !inputs.loss.needs_distributions() {
+        policy = policy.on(device, &inputs.model);
+    }
+    let mut plan = RunPlan::from(policy);
+    if inputs.loss.needs_divergence() {
+        plan.others.push((REFERENCE_MODEL, MemoryPlan::forward_only(&inputs.model, precision, capacity)?));
+    }
+    plan.check(device)?;
+    Ok(plan)
+}
+
+/// The largest micro-batch of the run.
+fn capacity(inputs: &Inputs, config: &Config, device: &Device) -> Capacity {
+    let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
+    let [tokens, rows] = batches::largest(&files, config.batch.tokens);
+    let (precision, shape) = (config.train.precision.dtype(), &inputs.model);
+    let chunk = head::default_chunk_rows(device, precision, shape.vocab, shape.hidden);
+    // Whole distributions are f32 logits, of both models.
+    let head_chunk_rows = if inputs.loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk };
+    Capacity { tokens, rows, head_chunk_rows }
+}
+
+/// Refuses a run that the disk has no room for; a line where it has only just enough.
+///
+/// # Errors
+/// Names need, room and remedy.
+pub fn check_disk(inputs: &Inputs, options: &Options, plan: &MemoryPlan, start: &Start) -> Result<Option<String>> {
+    let trees = inputs.train.trees.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.trees));
+    let computed = !options.out.join(REFERENCE).is_file();
+    let reference_rows = if computed { trees.map(Tree::rows).sum() } else { 0 };
+    let writes = Writes { plan, reference_rows, steps: [start.step(), inputs.total_steps] };
+    writes.check(&options.out, &options.config)
+}

@@ -1,0 +1,113 @@
+//! The reference values of a run: those in its folder, or those of the starting weights, computed once and kept there.
+
+use std::{path::Path, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    Options,
+    binding::{self, REFERENCE},
+    inputs::Inputs,
+    patience::Patience,
+};
+use crate::{
+    cache::Hashes,
+    device::Float,
+    forest::Tree,
+    model::Model,
+    report::terminal::{Terminal, say},
+    roles::reference::{self, Pass, RowValues},
+    stop::Stop,
+    units::duration,
+};
+
+/// What the values of a run follow from.
+pub struct References<'a, T> {
+    pub options: &'a Options,
+    pub inputs: &'a Inputs,
+    /// Holds the starting weights, unless the run is resumed from a checkpoint.
+    pub model: &'a Model<T>,
+    pub resumed: bool,
+    pub stop: &'a Stop,
+}
+
+impl<T: Float> References<'_, T> {
+    /// Reads or makes the values of the training and of the held-out rows. `None` if the stop came first.
+    ///
+    /// # Errors
+    /// The file in the run folder is damaged, of other rows, or missing where the run needs it; or the pass fails.
+    pub fn values(&self) -> Result<Option<[RowValues; 2]>> {
+        let path = self.options.out.join(REFERENCE);
+        let [train, eval] = self.sets();
+        if let Some((train, eval, made_from)) = reference::load(&path, train, eval)? {
+            self.check_made_from(&path, &made_from)?;
+            return Ok(Some([train, eval]));
+        }
+        ensure!(
+            !self.resumed,
+            "{}: missing: without it the run cannot go on: restore it, or start another run with --out",
+            path.display()
+        );
+        let Some(made) = self.make()? else { return Ok(None) };
+        let (key, bound) = (reference::data_key(train, eval), self.inputs.bound.hashes());
+        let save = || reference::save(&path, key, &bound, &made[0], &made[1]);
+        Patience::default().run(self.stop, say, save).context("make room, then go on with --resume")?;
+        Ok(Some(made))
+    }
+
+    fn sets(&self) -> [&[Tree]; 2] {
+        [&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees)]
+    }
+
+    /// The values of the starting weights, carried on from those of an older model where the loss asks for that.
+    fn make(&self) -> Result<Option<[RowValues; 2]>> {
+        let Some(mut sets) = self.pass("reference")? else { return Ok(None) };
+        let older = &self.options.config.model.older_reference;
+        if let (Some(alpha), Some(older)) = (self.inputs.loss.acceleration(), older) {
+            // The older model takes the place of the starting weights for one pass.
+            let start = self.model.device().download(self.model.params())?;
+            self.model.load(older).context("`model.older_reference`")?;
+            let found = self.pass("older reference");
+            self.model.device().copy_in(self.model.params(), &start)?;
+            let Some(older) = found? else { return Ok(None) };
+            sets.iter_mut().zip(&older).for_each(|(set, older)| set.accelerate(older, alpha));
+        }
+        Ok(Some(sets))
+    }
+
+    /// A run that saved nothing begins again: with the values in its folder only if they are those of its weights. What a
+    /// checkpoint is bound to was checked before.
+    fn check_made_from(&self, path: &Path, made_from: &Hashes) -> Result<()> {
+        let changed = self.inputs.bound.changed(made_from);
+        match changed.first() {
+            Some(name) if !self.resumed => bail!(
+                "{}: {} changed since it was made: restore what was there, or remove this file, which is then made anew",
+                path.display(),
+                binding::describe(name)
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Log-probabilities of both sets under the weights the model has now; `None` if the stop came first.
+    fn pass(&self, name: &str) -> Result<Option<[RowValues; 2]>> {
+        let config = &self.options.config;
+        let started = Instant::now();
+        let mut pass = Pass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets())?;
+        pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+        say(&format!("{name}: {}", pass.describe()?));
+        let missing = pass.missing();
+        let bar = Terminal::new(0, missing as u64, u64::MAX);
+        let sets = pass.run(|done| {
+            bar.show(done as u64, "reference log-probabilities");
+            !self.stop.requested()
+        });
+        bar.finish();
+        pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
+        let sets = sets?;
+        if missing > 0 && sets.is_some() {
+            say(&format!("{name} log-probabilities computed in {}", duration(started.elapsed())));
+        }
+        Ok(sets)
+    }
+}

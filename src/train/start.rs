@@ -1,0 +1,138 @@
+//! Where a run begins: in an empty folder, from the start again, or from a checkpoint whose inputs are unchanged.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Options,
+    binding::{Machine, REFERENCE},
+    checkpoint::{self, State},
+    folder::{CONFIG, LOCK},
+    inputs::Inputs,
+    settings,
+};
+use crate::{config::Config, data::template::Date, device::Device, files};
+
+/// The options with the day that the templates write, where they write one: the configuration's, that of the run that
+/// goes on, else today.
+///
+/// # Errors
+/// A template cannot be read.
+pub fn dated(options: &Options) -> Result<Options> {
+    let mut options = options.clone();
+    let date = options.config.data.date;
+    if date.is_none() && options.config.templates()?.is_some_and(|templates| templates.uses_date()) {
+        options.config.data.date = Some(recorded_date(&options).unwrap_or_else(Date::today));
+    }
+    Ok(options)
+}
+
+/// The day in the run folder's configuration.
+fn recorded_date(options: &Options) -> Option<Date> {
+    let text = fs::read_to_string(options.out.join(CONFIG)).ok().filter(|_| options.resume)?;
+    let table: toml::Table = text.parse().ok()?;
+    table.get("data")?.get("date")?.clone().try_into().ok()
+}
+
+/// Where a run begins.
+pub enum Start {
+    Fresh,
+    /// From the start, in the folder of a run that saved nothing.
+    Again,
+    From(PathBuf, Box<State>),
+}
+
+impl Start {
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        if let Self::From(_, state) = self { state.step } else { 0 }
+    }
+}
+
+/// Finds out where the run begins, and refuses a folder that holds something else. The folder is this run's: see
+/// [`RunFolder`](super::folder::RunFolder).
+///
+/// # Errors
+/// The folder holds files and `--resume` is not given, holds no run, or holds one with other settings or damaged parts.
+pub fn start(options: &Options) -> Result<Start> {
+    let Options { config, out, resume, .. } = options;
+    let shown = out.display();
+    let entries = fs::read_dir(out).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.with_context(|| format!("run folder {shown}: cannot be read: name another by --out"))?;
+    // Its own lock, and what a run leaves that is killed while it writes its first file.
+    let own = [LOCK.to_owned(), format!("{CONFIG}{}", files::PART)];
+    if entries.iter().all(|entry| own.iter().any(|own| entry.file_name() == own.as_str())) {
+        return Ok(Start::Fresh);
+    }
+    ensure!(*resume, "run folder {shown} is not empty: --resume goes on with the run in it, --out names another");
+    let path = out.join(CONFIG);
+    ensure!(path.is_file(), "run folder {shown} holds no run: {CONFIG} is missing; --out names another");
+    settings::check_unchanged(&path, config)?;
+    Ok(match checkpoint::newest(out)? {
+        Some((folder, state)) => Start::From(folder, Box::new(state)),
+        None => Start::Again,
+    })
+}
+
+/// Refuses to go on from a checkpoint if anything the run learns from changed, and gives a line for what may differ but not
+/// unsaid.
+///
+/// # Errors
+/// Names what changed and what to do.
+pub fn check_resumed(
+    start: &Start,
+    inputs: &Inputs,
+    out: &Path,
+    config: &Config,
+    device: &Device,
+) -> Result<Vec<String>> {
+    let Start::From(folder, state) = start else { return Ok(Vec::new()) };
+    let name = folder.file_name().unwrap_or_default().display();
+    if state.is_unbound() {
+        let older = format!(
+            "{name} is of format {}: whether rows, weights, template and its own files are those it was \
+                             saved with cannot be checked",
+            state.format
+        );
+        return Ok(vec![older]);
+    }
+    settings::check_saved(&state.settings, config, out).with_context(|| folder.display().to_string())?;
+    let reference = out.join(REFERENCE);
+    let kept = reference.is_file() && !inputs.loss.needs_divergence();
+    let spared = inputs.bound.clone().with_reference(&reference)?.check(&state.bound, kept, out)?;
+    Ok(spared.into_iter().chain(Machine::here(device).differs(&state.machine)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Choice;
+
+    /// The day that a run in a folder with this configuration writes, and one that goes on in it.
+    fn days(template: &str, before: &str) -> [Option<String>; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        fs::write(folder.path().join(CONFIG), before).unwrap();
+        let mut config = Config::default();
+        config.model.path = folder.path().into();
+        [false, true].map(|resume| {
+            let out = folder.path().into();
+            let options = Options { config: config.clone(), device: Choice::Host, out, resume };
+            dated(&options).unwrap().config.data.date.map(Date::text)
+        })
+    }
+
+    #[test]
+    fn a_run_keeps_the_day_it_began_on_where_its_template_writes_one() {
+        let today = Some(Date::today().text());
+        let began = Some("2024-03-05".to_owned());
+        let before = "[data]\ndate = \"2024-03-05\"\n";
+        assert_eq!(days("{{ strftime_now('%d') }}", before), [today.clone(), began]);
+        assert_eq!(days("{{ strftime_now('%d') }}", ""), [today.clone(), today]);
+        assert_eq!(days("{{ messages }}", before), [None, None]);
+    }
+}
