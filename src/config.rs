@@ -162,10 +162,23 @@ pub struct Batch {
     pub tokens: usize,
 }
 
-/// `[optim]`: AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101, with PyTorch's semantics.
+/// Which optimizer, with PyTorch's semantics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimName {
+    /// Loshchilov & Hutter 2019, arXiv 1711.05101.
+    #[default]
+    AdamW,
+    /// Tieleman & Hinton 2012, neither centred nor with momentum.
+    RmsProp,
+}
+
+/// `[optim]`: the optimizer and its learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optim {
+    /// Which optimizer.
+    pub name: OptimName,
     /// Peak learning rate; above 0.
     pub lr: f64,
     /// Shape of the learning rate after the warm-up.
@@ -174,13 +187,16 @@ pub struct Optim {
     pub warmup_steps: u64,
     /// Warm-up as a share of all steps, 0 to 1, rounded up to whole steps.
     pub warmup_ratio: f64,
-    /// Decoupled weight decay of the matrices (never of norm weights); 0 or more.
+    /// Weight decay of the matrices (never of norm weights), 0 or more: taken off the weights by AdamW, added to the gradients
+    /// by RMSprop.
     pub weight_decay: f64,
-    /// Decay of the first moment, 0 up to but not including 1.
+    /// AdamW: decay of the first moment, 0 up to but not including 1.
     pub beta1: f64,
-    /// Decay of the second moment, 0 up to but not including 1.
+    /// AdamW: decay of the second moment, 0 up to but not including 1.
     pub beta2: f64,
-    /// Added to the root of the second moment; above 0.
+    /// RMSprop: decay of the mean of squared gradients, 0 up to but not including 1.
+    pub alpha: f64,
+    /// Added to the root of the second moment or of that mean; above 0.
     pub eps: f64,
     /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off.
     pub max_grad_norm: f64,
@@ -285,6 +301,7 @@ impl Default for Batch {
 impl Default for Optim {
     fn default() -> Self {
         Self {
+            name: OptimName::AdamW,
             lr: 1e-6,
             schedule: Schedule::Linear,
             warmup_steps: 0,
@@ -292,6 +309,7 @@ impl Default for Optim {
             weight_decay: 0.0,
             beta1: 0.9,
             beta2: 0.999,
+            alpha: 0.99,
             eps: 1e-8,
             max_grad_norm: 1.0,
         }
@@ -438,6 +456,27 @@ impl Batch {
 }
 
 impl Optim {
+    /// Refuses constants of the optimizer that is not chosen.
+    fn check_used(&self, at: &Origins) -> Result<()> {
+        let usual = Self::default();
+        let others: &[(&str, f64, f64)] = match self.name {
+            OptimName::AdamW => &[("alpha", self.alpha, usual.alpha)],
+            OptimName::RmsProp => &[("beta1", self.beta1, usual.beta1), ("beta2", self.beta2, usual.beta2)],
+        };
+        let (own, other) = match self.name {
+            OptimName::AdamW => ("adamw", "rmsprop"),
+            OptimName::RmsProp => ("rmsprop", "adamw"),
+        };
+        for (key, value, _) in others.iter().filter(|(_, value, usual)| value != usual) {
+            let key = format!("optim.{key}");
+            bail!(
+                "{}: `{key}` = {value}: `optim.name` is \"{own}\", which has none: remove it or set optim.name = \"{other}\"",
+                at.of(&key)
+            );
+        }
+        Ok(())
+    }
+
     /// Steps of warm-up in a run of `total` steps.
     pub fn warmup(&self, total: u64) -> u64 {
         if self.warmup_steps > 0 { self.warmup_steps } else { (self.warmup_ratio * total as f64).ceil() as u64 }
@@ -456,6 +495,8 @@ impl Optim {
         at.number("optim.weight_decay", self.weight_decay, |v| v >= 0.0, "a finite number of 0 or more")?;
         at.number("optim.beta1", self.beta1, |v| (0.0..1.0).contains(&v), "at least 0 and below 1, such as 0.9")?;
         at.number("optim.beta2", self.beta2, |v| (0.0..1.0).contains(&v), "at least 0 and below 1, such as 0.999")?;
+        at.number("optim.alpha", self.alpha, |v| (0.0..1.0).contains(&v), "at least 0 and below 1, such as 0.99")?;
+        self.check_used(at)?;
         at.number("optim.eps", self.eps, |v| v > 0.0, "a finite number above 0, such as 1e-8")?;
         let clip = "a finite number of 0 or more; 0 turns clipping off";
         at.number("optim.max_grad_norm", self.max_grad_norm, |v| v >= 0.0, clip)

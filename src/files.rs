@@ -2,6 +2,7 @@
 //! files of folders that others made: read only if they are files, and no larger than such files are.
 
 pub mod disk;
+pub mod safetensors;
 
 use std::{
     fs::{self, File},

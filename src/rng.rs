@@ -56,8 +56,13 @@ impl Philox {
 
     /// Fills `values` with normal numbers of the given standard deviation.
     pub fn fill_normal(&self, values: &mut [f32], deviation: f64) {
-        for (index, chunk) in values.chunks_mut(4).enumerate() {
-            for (value, normal) in chunk.iter_mut().zip(self.normal4(index as u64)) {
+        self.fill_normal_from(0, values, deviation);
+    }
+
+    /// The same with numbers `4 * block ..` of the stream: a long row is filled piece by piece.
+    pub fn fill_normal_from(&self, block: u64, values: &mut [f32], deviation: f64) {
+        for (index, chunk) in (block..).zip(values.chunks_mut(4)) {
+            for (value, normal) in chunk.iter_mut().zip(self.normal4(index)) {
                 *value = (normal * deviation) as f32;
             }
         }

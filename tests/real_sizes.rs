@@ -5,7 +5,7 @@ use half::bf16;
 use warpo::{
     device::{Buffer, DType, Device, Float},
     forest::{Forest, Tree},
-    model::{Capacity, MemoryPlan, Model, ModelConfig},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes},
     ops::{
         attention::{self, Dims, Mask},
         gemm::{self, Extras, Gemm, Order},
@@ -265,7 +265,7 @@ fn train<T: Float>(device: &Device, config: &ModelConfig, trees: &[Tree]) -> (Ve
     let model = Model::<T>::new(device, config, plan).unwrap();
     // The same numbers in either precision: a block that repeats, norms around 1.
     let block = cast::<bf16>(&normal(7, (1 << 16) - 17));
-    let mut params = vec![T::from_f32(0.0); model.params().len()];
+    let mut params = vec![T::from_f32(0.0); model.layout().elements];
     for spec in &model.layout().tensors {
         let (mean, deviation) = if spec.decay || spec.name.ends_with("bias") { (0.0, 0.04) } else { (1.0, 0.1) };
         let value = |x: &bf16| T::from_f32(bf16::from_f32(mean + deviation * x.to_f32()).to_f32());
@@ -273,14 +273,14 @@ fn train<T: Float>(device: &Device, config: &ModelConfig, trees: &[Tree]) -> (Ve
             *param = value(x);
         }
     }
-    device.copy_in(model.params(), &params).unwrap();
+    device.copy_in(&model.params().values(), &params).unwrap();
     let batch = model.upload(&forest).unwrap();
     model.zero_grads().unwrap();
     model.forward(&batch).unwrap();
     let logps = device.download(&model.logps(&batch).unwrap()).unwrap();
     let slopes: Vec<f32> = normal(9, batch.rows).iter().map(|x| x / batch.rows as f32).collect();
-    model.backward(&batch, &device.upload(&slopes).unwrap()).unwrap();
-    (logps.into_iter().map(f64::from).collect(), device.download(model.grads()).unwrap())
+    model.backward(&batch, &Slopes::by_logps(&device.upload(&slopes).unwrap())).unwrap();
+    (logps.into_iter().map(f64::from).collect(), device.download(model.params().grads()).unwrap())
 }
 
 /// Every tensor's gradient by norm: both paths in bf16 against f32 on the same device.

@@ -25,9 +25,9 @@ use warpo::{
     feed::Work,
     forest::{Forest, Tree},
     loss::Loss,
-    model::{Capacity, MemoryPlan, Model, ModelConfig, flops},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes, flops},
     ops::head,
-    optim::{AdamW, Settings},
+    optim::{Optimizer, RuleKind, Settings},
     roles::{
         Policy, Reference, Roles, RunPlan,
         reference::{RowValues, compute},
@@ -37,7 +37,8 @@ use warpo::{
 
 use shapes::{Layout, Lengths};
 
-const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 };
+const SETTINGS: Settings =
+    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.0, max_grad_norm: 1.0 };
 const LEARNING_RATE: f64 = 1e-6;
 /// Steps that warm up.
 const UNTIMED: usize = 2;
@@ -239,7 +240,7 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
     let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
     shapes::fill(&model)?;
     let mut step: RunStep = match case.task {
-        Task::Dpo => dpo(device, case, model, options.graph)?,
+        Task::Dpo => dpo(case, model, options.graph)?,
         Task::Sft => sft(device, case, model)?,
         Task::Score => Box::new(move || {
             let mut queued = None;
@@ -276,11 +277,11 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
     Ok(Measured { step_ms, queued_ms, peak: device.memory().peak })
 }
 
-fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
+fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
     let rows: Vec<usize> = (0..case.work.trees.len()).collect();
     let values = compute(&model, &case.work.trees, case.plan.capacity.tokens)?;
     let work = Work::of(&case.work.trees, &rows, case.plan.capacity.tokens, &values)?;
-    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
+    let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
     let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
     let trainer = Trainer::new(roles, Loss::named("dpo")?, StepOptions { graphed: graph })?;
     let mut unread = None;
@@ -295,7 +296,7 @@ fn dpo<'a>(device: &Device, case: &'a Case, model: Model<bf16>, graph: bool) -> 
 
 /// Both responses, by the mean over their tokens.
 fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
-    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS)?;
+    let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
     let rows: usize = case.forests.iter().map(Forest::rows).sum();
     let device = device.clone();
     Ok(Box::new(move || {
@@ -305,10 +306,10 @@ fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunSte
             let batch = model.upload(forest)?;
             model.forward(&batch)?;
             model.logps(&batch)?;
-            model.backward(&batch, &device.upload(&vec![-1.0 / rows as f32; batch.rows])?)?;
+            model.backward(&batch, &Slopes::by_logps(&device.upload(&vec![-1.0 / rows as f32; batch.rows])?))?;
             queued.get_or_insert_with(Instant::now);
         }
-        optimizer.step(&device, model.grads(), LEARNING_RATE).map(|_| queued)
+        optimizer.step(LEARNING_RATE).map(|_| queued)
     }))
 }
 

@@ -116,7 +116,7 @@ pub fn fill(model: &Model<bf16>) -> Result<()> {
         let weights: Vec<bf16> = block.iter().map(|x| bf16::from_f32(mean + 0.02 * x)).collect();
         for start in spec.range().step_by(BLOCK) {
             let part = start..spec.range().end.min(start + BLOCK);
-            model.device().copy_in(&model.params().slice(part.clone()), &weights[..part.len()])?;
+            model.device().copy_in(&model.params().weight(&part), &weights[..part.len()])?;
         }
     }
     Ok(())

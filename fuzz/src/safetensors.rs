@@ -9,8 +9,8 @@ use safetensors::{
 };
 use serde_json::{Map, Value, json};
 use warpo::{
-    device::{Buffer, Device, Float, HostOptions},
-    model::{Layout, ModelConfig, weights},
+    device::{Device, Float, HostOptions},
+    model::{Layout, ModelConfig, ParamSet, weights},
 };
 
 use super::{Target, check_refusal, input, remove, split, write};
@@ -87,10 +87,9 @@ impl Target for Safetensors {
 
 impl Safetensors {
     fn load<T: Float>(&self, config: &ModelConfig) -> Result<Vec<T>> {
-        let layout = Layout::new(config);
-        let params: Buffer<T> = self.device.alloc(layout.elements)?;
-        weights::load(&self.device, &params, None, &layout, config, &self.folder)?;
-        self.device.download(&params)
+        let params = ParamSet::<T>::frozen(&self.device, Layout::new(config))?;
+        weights::load(&params, None, config, &self.folder)?;
+        self.device.download(&params.values())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Config, Precision};
+use super::{Config, OptimName, Precision};
 use crate::{
     data::{
         Limits,
@@ -16,7 +16,7 @@ use crate::{
         tokenize::Tokenizer,
     },
     device::{Choice, DType, Device, HostOptions, host::workers},
-    optim::{LearningRate, Settings},
+    optim::{LearningRate, RuleKind, Settings},
 };
 
 impl Precision {
@@ -108,9 +108,10 @@ impl Config {
     pub fn optimizer(&self) -> Settings {
         let optim = &self.optim;
         Settings {
-            beta1: optim.beta1,
-            beta2: optim.beta2,
-            eps: optim.eps,
+            rule: match optim.name {
+                OptimName::AdamW => RuleKind::AdamW { beta1: optim.beta1, beta2: optim.beta2, eps: optim.eps },
+                OptimName::RmsProp => RuleKind::RmsProp { alpha: optim.alpha, eps: optim.eps },
+            },
             weight_decay: optim.weight_decay,
             max_grad_norm: optim.max_grad_norm,
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::ops::{loss_difference::flag, loss_rows::PARAMETERS};
-use crate::{data::reshape::Reshape, forest::Value};
+use crate::{data::reshape::Reshape, forest::Value, model::MaskKind};
 
 /// One loss, as documented and as run.
 #[derive(Debug)]
@@ -69,24 +69,13 @@ impl Family {
 pub enum Special {
     None,
     Reshape(Reshape),
-    Masks(Masks),
+    Masks(MaskKind),
     /// Tokens beyond the shorter response count `ld_alpha`.
     TailWeight,
     /// The reference is carried on from an older one by `alpha`.
     OlderReference,
     /// The two sides may answer prompts of their own.
     JointPrompts,
-}
-
-/// Where the weights of rows and of their divergences come from, other than from the rows themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masks {
-    /// One fixed mask from the reference's activations.
-    Activations,
-    /// One learned mask for both.
-    Common,
-    /// A learned mask for each.
-    Independent,
 }
 
 /// How sequences stand together.

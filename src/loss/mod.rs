@@ -22,12 +22,13 @@ use anyhow::{Context, Result, bail, ensure};
 pub use crate::data::reshape::Reshape;
 use crate::{
     forest::Value,
+    model::MaskKind,
     ops::{
         loss_likelihood,
         loss_rows::{SLOPES, SUMS},
     },
 };
-pub use definition::{Definition, Family, Head, Masks, Mean, Parameters, Part, Shape, Special};
+pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape, Special};
 pub use groups::{Groups, columns};
 pub use metrics::{Measured, MetricSums, Reading};
 pub use step::{Outputs, Step};
@@ -232,7 +233,7 @@ impl Loss {
     }
 
     /// The masks of tokens, where the loss has them.
-    pub fn masks(&self) -> Option<Masks> {
+    pub fn masks(&self) -> Option<MaskKind> {
         self.terms.iter().find_map(|term| match term.definition.special {
             Special::Masks(masks) => Some(masks),
             _ => None,

@@ -1,13 +1,16 @@
 //! Losses with token weights or token divergences (F7): a margin's head over weighted rows, with divergences added.
 
 use super::{
-    definition::{Definition, Family, Masks, Parameter, Parameters, Part, Range, SFT, Special, beta},
+    definition::{Definition, Family, Parameter, Parameters, Part, Range, SFT, Special, beta},
     difference::{F1, SUM, margin, plain},
     likelihood::with_sft,
 };
-use crate::ops::loss_difference::{
-    flag::{CHOSEN_DIVERGENCE_FIXED, WITH_DIVERGENCE},
-    parameter, phi,
+use crate::{
+    model::MaskKind,
+    ops::loss_difference::{
+        flag::{CHOSEN_DIVERGENCE_FIXED, WITH_DIVERGENCE},
+        parameter, phi,
+    },
 };
 
 /// One row a loss.
@@ -47,7 +50,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "mapo",
-        special: Special::Masks(Masks::Activations),
+        special: Special::Masks(MaskKind::Activations),
         aliases: &["sparsepo_common_or_mapo"],
         family: Family::Token,
         formula: "sp(-u) + l1_reward sum mu + l1_divergence sum md, S = sum_t mu_t (lp_t - lq_t) + md_t KL_t, mu = md from the reference's activations",
@@ -64,7 +67,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "sparse_po",
-        special: Special::Masks(Masks::Common),
+        special: Special::Masks(MaskKind::Common),
         family: Family::Token,
         formula: "mapo's, with mu = md learned",
         gradient: "mapo's; dmu_t = c (lp_t - lq_t + KL_t) + l1_reward + l1_divergence",
@@ -76,7 +79,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "sparse_po_independent",
-        special: Special::Masks(Masks::Independent),
+        special: Special::Masks(MaskKind::Independent),
         aliases: &["sparsepo_independent"],
         family: Family::Token,
         formula: "mapo's, with mu and md learned apart",

@@ -6,58 +6,84 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::{Activation, Batch, LayerRanges, Model, NormKind, NormRanges, memory::LayerSpans, memory::Span};
+use super::{Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, memory::LayerSpans, memory::Span};
 use crate::{
     device::{Buffer, Float},
     ops::{
-        attention, bias, embedding, geglu, gelu,
-        gemm::{self, Gemm},
-        head::{self, distributions},
+        attention, embedding, geglu, gelu, head,
+        head::distributions::{self, Divergence},
         layernorm, rmsnorm, swiglu,
     },
 };
 
+/// Slopes of a loss by what a model says of a batch's rows; what the loss does not look at is left out.
+pub struct Slopes<'a, T> {
+    /// (rows) by each row's log-probability.
+    pub logps: Option<&'a Buffer<f32>>,
+    /// By each row's divergence from a model beside.
+    pub divergences: Option<DivergenceSlopes<'a, T>>,
+}
+
+impl<T> Default for Slopes<'_, T> {
+    fn default() -> Self {
+        Self { logps: None, divergences: None }
+    }
+}
+
+impl<'a, T> Slopes<'a, T> {
+    /// Of a loss of log-probabilities alone.
+    pub fn by_logps(logps: &'a Buffer<f32>) -> Self {
+        Self { logps: Some(logps), ..Self::default() }
+    }
+}
+
+/// Slopes by divergences, and what [`Model::divergence`] gave on the same batch just before.
+pub struct DivergenceSlopes<'a, T> {
+    /// (rows)
+    pub slopes: &'a Buffer<f32>,
+    pub reference: &'a Model<T>,
+    pub kept: &'a Divergence,
+}
+
 impl<T: Float> Model<T> {
-    /// Gradients of the loss whose slope at each row's log-probability is `coefficients` (rows); needs
+    /// Adds to the gradients those of the loss with these slopes. Those by log-probabilities alone need
     /// [`logps`](Self::logps) on the same batch just before: the last logits are taken from there and overwritten.
     ///
     /// # Errors
-    /// `coefficients` has another length, the plan runs forward only, or a launch fails.
-    pub fn backward(&self, batch: &Batch, coefficients: &Buffer<f32>) -> Result<()> {
+    /// There are no slopes, or not one a row; the plan runs forward only, or a launch fails.
+    pub fn backward(&self, batch: &Batch, slopes: &Slopes<T>) -> Result<()> {
         ensure!(self.plan.trains, "the memory plan is for forward passes only");
-        ensure!(coefficients.len() == batch.rows, "{} coefficients for {} rows", coefficients.len(), batch.rows);
-        self.head_bwd(batch, coefficients)?;
+        if let Some(logps) = slopes.logps {
+            ensure!(logps.len() == batch.rows, "{} coefficients for {} rows", logps.len(), batch.rows);
+        }
+        match slopes {
+            Slopes { logps: Some(logps), divergences: None } => self.head_bwd(batch, logps)?,
+            Slopes { logps: Some(logps), divergences: Some(beside) } => self.divergence_bwd(batch, logps, beside)?,
+            Slopes { logps: None, divergences: Some(beside) } => {
+                self.divergence_bwd(batch, &self.device.zeros(batch.rows)?, beside)?;
+            }
+            Slopes { logps: None, divergences: None } => bail!("a backward pass without slopes"),
+        }
         self.body_bwd(batch)
     }
 
-    /// As [`backward`](Self::backward), for a loss with slopes at each row's divergence as well; `kept` is what
-    /// [`divergence`](Self::divergence) gave on the same batch just before.
-    ///
-    /// # Errors
-    /// As [`backward`](Self::backward).
-    pub fn backward_beside(
-        &self,
-        reference: &Self,
-        batch: &Batch,
-        kept: &distributions::Divergence,
-        slopes: &distributions::Slopes,
-    ) -> Result<()> {
-        ensure!(self.plan.trains, "the memory plan is for forward passes only");
+    /// Leaves the gradient of the head's input in `normed`.
+    fn divergence_bwd(&self, batch: &Batch, logps: &Buffer<f32>, beside: &DivergenceSlopes<T>) -> Result<()> {
+        let DivergenceSlopes { slopes, reference, kept } = *beside;
         let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
         let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
         distributions::bwd(
             &self.device,
             &self.part(self.plan.spans.normed, batch.tokens * self.config.hidden),
-            &self.grad(&self.layout.head),
+            &self.params.grad(&self.params.layout().head),
             &self.head_source(&own_inputs, &own),
             &reference.head_source(&other_inputs, &other),
             kept,
-            slopes,
+            &distributions::Slopes { logps, divergences: slopes },
             &batch.head_rows(),
-        )?;
-        self.body_bwd(batch)
+        )
     }
 
     /// From the gradient of the last hidden states back to the embeddings.
@@ -66,8 +92,8 @@ impl<T: Float> Model<T> {
         let spans = &self.plan.spans;
         let dx = self.part(spans.dx, tokens * hidden);
         let (dy, x) = (self.part(spans.normed, tokens * hidden), self.part(spans.x_final, tokens * hidden));
-        self.norm_bwd(&dx, &dy, &x, spans.final_stats, &self.layout.final_norm, false)?;
-        for (i, (ranges, layer)) in self.layout.layers.iter().zip(&spans.layers).enumerate().rev() {
+        self.norm_bwd(&dx, &dy, &x, spans.final_stats, &self.params.layout().final_norm, false)?;
+        for (i, (ranges, layer)) in self.params.layout().layers.iter().zip(&spans.layers).enumerate().rev() {
             self.mlp_bwd(tokens, ranges, layer, &dx)?;
             self.attention_bwd(batch, i, ranges, layer, &dx)?;
         }
@@ -78,10 +104,21 @@ impl<T: Float> Model<T> {
         let (tokens, hidden) = (batch.tokens, self.config.hidden);
         let ids = [&batch.distinct_ids, &batch.distinct_offsets, &batch.distinct_tokens];
         let add = |range: &Range<usize>, [distinct, offsets, order]: [&Buffer<i32>; 3], scale, rows| {
-            embedding::bwd(&self.device, &self.grad(range), dx, distinct, offsets, order, scale, tokens, hidden, rows)
+            embedding::bwd(
+                &self.device,
+                &self.params.grad(range),
+                dx,
+                distinct,
+                offsets,
+                order,
+                scale,
+                tokens,
+                hidden,
+                rows,
+            )
         };
-        add(&self.layout.embedding, ids, self.embedding_scale(), self.config.vocab)?;
-        match (&self.layout.positions, &batch.by_position) {
+        add(&self.params.layout().embedding, ids, self.embedding_scale(), self.config.vocab)?;
+        match (&self.params.layout().positions, &batch.by_position) {
             (Some(range), Some(tables)) => add(range, tables.each_ref(), 1.0, self.config.positions),
             _ => Ok(()),
         }
@@ -94,10 +131,10 @@ impl<T: Float> Model<T> {
         head::bwd(
             &self.device,
             &self.part(spans.normed, elements),
-            &self.grad(&self.layout.head),
+            &self.params.grad(&self.params.layout().head),
             &self.head_scratch(batch.rows),
             &self.part(spans.hidden, elements),
-            &self.weight(&self.layout.head),
+            &self.params.weight(&self.params.layout().head),
             &self.part(spans.row_lse, batch.rows),
             coefficients,
             &batch.head_rows(),
@@ -118,10 +155,10 @@ impl<T: Float> Model<T> {
     ) -> Result<()> {
         let hidden = self.config.hidden;
         let rows = x.len() / hidden;
-        let (dw, w) = (self.grad(&ranges.weight), self.weight(&ranges.weight));
+        let (dw, w) = (self.params.grad(&ranges.weight), self.params.weight(&ranges.weight));
         if self.config.norm == NormKind::Layer {
             let partials = self.partials(layernorm::bwd_partials(rows, hidden));
-            let (db, stats) = (self.grad(&ranges.bias), self.part(stats, 2 * rows));
+            let (db, stats) = (self.params.grad(&ranges.bias), self.part(stats, 2 * rows));
             return layernorm::bwd(&self.device, dx, &dw, &db, &partials, dy, x, &w, &stats, accumulate, rows, hidden);
         }
         let partials = self.partials(rmsnorm::bwd_partials(rows, hidden));
@@ -131,6 +168,11 @@ impl<T: Float> Model<T> {
 
     fn partials(&self, elements: usize) -> Buffer<f32> {
         self.part(self.plan.spans.partials, elements)
+    }
+
+    /// All the room for parts of sums.
+    fn workspace(&self) -> Buffer<f32> {
+        self.partials(self.plan.spans.partials.bytes / size_of::<f32>())
     }
 
     /// The gradient of what a block adds to the stream: `dx` itself, or through the norm after it, in `normed`.
@@ -147,44 +189,42 @@ impl<T: Float> Model<T> {
         Ok(dout)
     }
 
-    /// Adds to `dx` what comes back through a block's first matrix (rows, hidden) and the norm before it.
+    /// Adds to `dx` what comes back through a block's first product and the norm before it.
     fn block_input_bwd(
         &self,
         dx: &Buffer<T>,
         dy: &Buffer<T>,
-        weight: &Range<usize>,
+        linear: &Linear,
         x: &Buffer<T>,
         stats: Span,
         ranges: &Option<NormRanges>,
     ) -> Result<()> {
-        let hidden = self.config.hidden;
-        let product = Gemm::nn(x.len() / hidden, hidden, weight.len() / hidden);
-        let w = self.weight(weight);
         let Some(ranges) = ranges else {
-            return gemm::run(&self.device, &product.accumulating(), dx, dy, &w);
+            return linear.dx(&self.params, dx, dy, true);
         };
         let dnormed = self.part(self.plan.spans.normed, x.len());
-        gemm::run(&self.device, &product, &dnormed, dy, &w)?;
+        linear.dx(&self.params, &dnormed, dy, false)?;
         self.norm_bwd(dx, &dnormed, x, stats, ranges, true)
     }
 
     fn mlp_bwd(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans, dx: &Buffer<T>) -> Result<()> {
-        let (device, hidden, ffn, gate) = (&self.device, self.config.hidden, self.config.ffn, self.config.gate_width());
+        let (device, hidden, ffn) = (&self.device, self.config.hidden, self.config.ffn);
+        let gate = ranges.gate_up.rows;
         let dout = self.block_output_bwd(dx, layer.mlp_out, layer.after_mlp, &ranges.after_mlp)?;
         let gate_up = self.part::<T>(layer.gate_up, tokens * gate);
         // The gradient of the activation's output; then, in its place, that output.
         let inner = self.part(self.plan.spans.inner, tokens * ffn);
-        gemm::run(device, &Gemm::nn(tokens, ffn, hidden), &inner, &dout, &self.weight(&ranges.down))?;
+        ranges.down.dx(&self.params, &inner, &dout, false)?;
         let dgate_up = self.part::<T>(self.plan.spans.wide, tokens * gate);
         match self.config.activation {
             Activation::SwiGlu => swiglu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens, ffn)?,
             Activation::GeGlu => geglu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens, ffn)?,
             Activation::Gelu => gelu::bwd(device, &dgate_up, &inner, &inner, &gate_up, tokens * ffn)?,
         }
-        self.linear_grad(&ranges.down, &ranges.down_bias, [tokens, hidden, ffn], &dout, &inner)?;
+        ranges.down.dw(&self.params, &self.workspace(), &dout, &inner)?;
         let x = self.part(layer.middle, tokens * hidden);
         let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
-        self.linear_grad(&ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden], &dgate_up, &input)?;
+        ranges.gate_up.dw(&self.params, &self.workspace(), &dgate_up, &input)?;
         self.block_input_bwd(dx, &dgate_up, &ranges.gate_up, &x, layer.before_mlp, &ranges.before_mlp)
     }
 
@@ -196,13 +236,13 @@ impl<T: Float> Model<T> {
         layer: &LayerSpans,
         dx: &Buffer<T>,
     ) -> Result<()> {
-        let (config, tokens) = (&self.config, batch.tokens);
-        let (hidden, q, wide) = (config.hidden, config.q_width(), config.qkv_width());
+        let (tokens, hidden) = (batch.tokens, self.config.hidden);
+        let (q, wide) = (ranges.o.columns, ranges.qkv.rows);
         let dout = self.block_output_bwd(dx, layer.attention_out, layer.after_attention, &ranges.after_attention)?;
         let attended = self.part::<T>(layer.attended, tokens * q);
-        self.linear_grad(&ranges.o, &ranges.o_bias, [tokens, hidden, q], &dout, &attended)?;
+        ranges.o.dw(&self.params, &self.workspace(), &dout, &attended)?;
         let dattended = self.part::<T>(self.plan.spans.inner, tokens * q);
-        gemm::run(&self.device, &Gemm::nn(tokens, q, hidden), &dattended, &dout, &self.weight(&ranges.o))?;
+        ranges.o.dx(&self.params, &dattended, &dout, false)?;
 
         let dqkv = self.part::<T>(self.plan.spans.wide, tokens * wide);
         self.attention_core_bwd(batch, index, layer, &dqkv, &dattended, &attended)?;
@@ -210,7 +250,7 @@ impl<T: Float> Model<T> {
 
         let x = self.part(layer.x, tokens * hidden);
         let input = self.block_input(&x, layer.before_attention, &ranges.before_attention, tokens)?;
-        self.linear_grad(&ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden], &dqkv, &input)?;
+        ranges.qkv.dw(&self.params, &self.workspace(), &dqkv, &input)?;
         self.block_input_bwd(dx, &dqkv, &ranges.qkv, &x, layer.before_attention, &ranges.before_attention)
     }
 
@@ -248,26 +288,9 @@ impl<T: Float> Model<T> {
             let (x, d) = (qk.slice(part.start..qk.len()), dqkv.slice(part.start..dqkv.len()));
             let rrms = self.part::<f32>(layer.qk_rrms, part.stats.end).slice(part.stats.clone());
             let partials = self.partials(rmsnorm::bwd_partials(part.norm.rows, part.norm.hidden));
-            let (dw, w) = (self.grad(range), self.weight(range));
+            let (dw, w) = (self.params.grad(range), self.params.weight(range));
             rmsnorm::bwd(&self.device, &d, &dw, &partials, &d, &x, &w, &rrms, &part.norm, false)?;
         }
         Ok(())
-    }
-
-    /// Adds `dyᵀ x` to the gradient of a matrix (rows, columns), and the sum of `dy` to that of its bias.
-    fn linear_grad(
-        &self,
-        weight: &Range<usize>,
-        bias: &Option<Range<usize>>,
-        [tokens, rows, columns]: [usize; 3],
-        dy: &Buffer<T>,
-        x: &Buffer<T>,
-    ) -> Result<()> {
-        let gemm = Gemm::tn(rows, columns, tokens).accumulating();
-        let workspace = self.partials(self.plan.spans.partials.bytes / size_of::<f32>());
-        gemm::run_split(&self.device, &gemm, &self.grad(weight), dy, x, &workspace)?;
-        let Some(range) = bias else { return Ok(()) };
-        let partials = self.partials(bias::bwd_partials(tokens, rows));
-        bias::bwd(&self.device, &self.grad(range), &partials, dy, tokens, rows)
     }
 }

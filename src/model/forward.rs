@@ -5,14 +5,14 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::{
-    Activation, Batch, LayerRanges, Model, ModelConfig, NormKind, NormRanges, QkNorm, memory::LayerSpans, memory::Span,
+    Activation, Batch, LayerRanges, Linear, Model, ModelConfig, NormKind, NormRanges, QkNorm,
+    linear::Turned,
+    memory::{LayerSpans, Span},
 };
 use crate::{
     device::{Buffer, Float},
     ops::{
-        attention, embedding, geglu, gelu,
-        gemm::{self, Extras, Gemm},
-        head,
+        attention, embedding, geglu, gelu, head,
         head::distributions::{self, Divergence},
         layernorm, residual,
         rmsnorm::{self, RmsNorm},
@@ -42,14 +42,14 @@ impl<T: Float> Model<T> {
             self.part::<T>(span, tokens * hidden)
         };
         self.embed(batch, &stream(0))?;
-        for (i, (ranges, layer)) in self.layout.layers.iter().zip(&spans.layers).enumerate() {
+        for (i, (ranges, layer)) in self.params.layout().layers.iter().zip(&spans.layers).enumerate() {
             self.attention_fwd(batch, i, ranges, layer)?;
             self.mlp_fwd(tokens, ranges, layer, &stream(i + 1))?;
             let inner = self.part(spans.inner, tokens * self.config.ffn);
             visit(&Visit { layer: i, inner, stream: stream(i + 1) })?;
         }
         let y = self.part(spans.hidden, tokens * hidden);
-        self.norm(&y, spans.final_stats, &stream(self.config.layers), &self.layout.final_norm, tokens)
+        self.norm(&y, spans.final_stats, &stream(self.config.layers), &self.params.layout().final_norm, tokens)
     }
 
     /// The log-probability of each row's target; needs [`forward`](Self::forward) on the same batch. The buffer is the
@@ -67,7 +67,7 @@ impl<T: Float> Model<T> {
             &self.part(spans.row_lse, batch.rows),
             &self.head_scratch(batch.rows),
             &hidden,
-            &self.weight(&self.layout.head),
+            &self.params.weight(&self.params.layout().head),
             &batch.head_rows(),
             &self.head(),
         )?;
@@ -112,7 +112,7 @@ impl<T: Float> Model<T> {
     /// Last hidden states and output weight.
     pub(super) fn head_inputs(&self, batch: &Batch) -> [Buffer<T>; 2] {
         let hidden = self.part(self.plan.spans.hidden, batch.tokens * self.config.hidden);
-        [hidden, self.weight(&self.layout.head)]
+        [hidden, self.params.weight(&self.params.layout().head)]
     }
 
     pub(super) fn head_source<'a>(
@@ -126,15 +126,15 @@ impl<T: Float> Model<T> {
     /// The stream that enters the first layer.
     fn embed(&self, batch: &Batch, x: &Buffer<T>) -> Result<()> {
         let (device, tokens, hidden) = (&self.device, batch.tokens, self.config.hidden);
-        let table = self.weight(&self.layout.embedding);
+        let table = self.params.weight(&self.params.layout().embedding);
         embedding::fwd(device, x, &batch.ids, &table, self.embedding_scale(), tokens, hidden, self.config.vocab)?;
-        let Some(range) = &self.layout.positions else { return Ok(()) };
+        let Some(range) = &self.params.layout().positions else { return Ok(()) };
         let places = self.part(self.plan.spans.normed, tokens * hidden);
         embedding::fwd(
             device,
             &places,
             &batch.position,
-            &self.weight(range),
+            &self.params.weight(range),
             1.0,
             tokens,
             hidden,
@@ -158,9 +158,9 @@ impl<T: Float> Model<T> {
         rows: usize,
     ) -> Result<()> {
         let (hidden, eps) = (self.config.hidden, self.config.norm_eps);
-        let w = self.weight(&ranges.weight);
+        let w = self.params.weight(&ranges.weight);
         if self.config.norm == NormKind::Layer {
-            let (stats, b) = (self.part(stats, 2 * rows), self.weight(&ranges.bias));
+            let (stats, b) = (self.part(stats, 2 * rows), self.params.weight(&ranges.bias));
             return layernorm::fwd(&self.device, y, &stats, x, &w, &b, eps, rows, hidden);
         }
         rmsnorm::fwd(&self.device, y, &self.part(stats, rows), x, &w, &self.rms_norm(rows))
@@ -189,33 +189,6 @@ impl<T: Float> Model<T> {
         Ok(normed)
     }
 
-    /// `y (tokens, rows) = x Wᵀ + b` for a matrix of `rows` rows.
-    fn project(
-        &self,
-        y: &Buffer<T>,
-        x: &Buffer<T>,
-        weight: &Range<usize>,
-        bias: &Option<Range<usize>>,
-        [tokens, rows, columns]: [usize; 3],
-    ) -> Result<()> {
-        self.project_onto(y, None, x, weight, bias, [tokens, rows, columns])
-    }
-
-    /// The same added to a stream.
-    fn project_onto(
-        &self,
-        y: &Buffer<T>,
-        stream: Option<&Buffer<T>>,
-        x: &Buffer<T>,
-        weight: &Range<usize>,
-        bias: &Option<Range<usize>>,
-        [tokens, rows, columns]: [usize; 3],
-    ) -> Result<()> {
-        let bias = bias.as_ref().map(|range| self.weight(range));
-        let extras = Extras { bias: bias.as_ref(), addend: stream };
-        gemm::run_adding(&self.device, &Gemm::nt(tokens, rows, columns), y, x, &self.weight(weight), &extras)
-    }
-
     /// `y = stream + norm(x Wᵀ + b)`, or without the norm: what ends a block of the model. `out` keeps the product where a
     /// norm follows it.
     fn end_block(
@@ -224,20 +197,17 @@ impl<T: Float> Model<T> {
         out: Span,
         stream: &Buffer<T>,
         x: &Buffer<T>,
-        (weight, bias): (&Range<usize>, &Option<Range<usize>>),
+        linear: &Linear,
         after: (Span, &Option<NormRanges>),
     ) -> Result<()> {
-        let hidden = self.config.hidden;
-        let tokens = stream.len() / hidden;
-        let shape = [tokens, hidden, x.len() / tokens];
         let (stats, Some(ranges)) = after else {
-            return self.project_onto(y, Some(stream), x, weight, bias, shape);
+            return linear.fwd(&self.params, y, Some(stream), x);
         };
-        let out = self.part(out, tokens * hidden);
-        self.project(&out, x, weight, bias, shape)?;
-        let normed = self.part(self.plan.spans.normed, tokens * hidden);
-        self.norm(&normed, stats, &out, ranges, tokens)?;
-        residual::add(&self.device, y, stream, &normed, tokens * hidden)
+        let out = self.part(out, stream.len());
+        linear.fwd(&self.params, &out, None, x)?;
+        let normed = self.part(self.plan.spans.normed, stream.len());
+        self.norm(&normed, stats, &out, ranges, stream.len() / self.config.hidden)?;
+        residual::add(&self.device, y, stream, &normed, stream.len())
     }
 
     fn attention_fwd(&self, batch: &Batch, index: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
@@ -260,7 +230,7 @@ impl<T: Float> Model<T> {
         )?;
         let middle = self.part(layer.middle, tokens * hidden);
         let after = (layer.after_attention, &ranges.after_attention);
-        self.end_block(&middle, layer.attention_out, &x, &attended, (&ranges.o, &ranges.o_bias), after)
+        self.end_block(&middle, layer.attention_out, &x, &attended, &ranges.o, after)
     }
 
     /// Queries, keys and values; queries and keys normed and turned by their positions where the model does so.
@@ -273,20 +243,17 @@ impl<T: Float> Model<T> {
         ranges: &LayerRanges,
         layer: &LayerSpans,
     ) -> Result<()> {
-        let (device, tokens) = (&self.device, batch.tokens);
-        let (hidden, wide) = (self.config.hidden, self.config.qkv_width());
         let rotary = self.rotary(index);
         if ranges.qk_norm.is_some() {
-            self.normed_qkv(qkv, input, ranges, layer, tokens)?;
+            self.normed_qkv(qkv, input, ranges, layer, batch.tokens)?;
             let Some(rotary) = &rotary else { return Ok(()) };
-            return rope::apply(device, qkv, &batch.position, rotary, false, &self.heads());
+            return rope::apply(&self.device, qkv, &batch.position, rotary, false, &self.heads());
         }
         let Some(rotary) = &rotary else {
-            return self.project(qkv, input, &ranges.qkv, &ranges.qkv_bias, [tokens, wide, hidden]);
+            return ranges.qkv.fwd(&self.params, qkv, None, input);
         };
-        let bias = ranges.qkv_bias.as_ref().map(|range| self.weight(range));
-        let (w, heads) = (self.weight(&ranges.qkv), self.heads());
-        rope::project(device, qkv, input, &w, bias.as_ref(), &batch.position, rotary, &heads, [tokens, hidden])
+        let turned = Turned { position: &batch.position, rotary, heads: self.heads() };
+        ranges.qkv.fwd_turned(&self.params, qkv, input, &turned)
     }
 
     fn heads(&self) -> Heads {
@@ -303,21 +270,17 @@ impl<T: Float> Model<T> {
         layer: &LayerSpans,
         tokens: usize,
     ) -> Result<()> {
-        let (hidden, wide) = (self.config.hidden, self.config.qkv_width());
         let Some(norms) = &ranges.qk_norm else { return Ok(()) };
-        let kv = self.config.kv_width();
-        let qk_width = wide - kv;
+        let wide = ranges.qkv.rows;
+        let qk_width = wide - self.config.kv_width();
         let qk = self.part::<T>(layer.qk, tokens * qk_width);
-        let split = ranges.qkv.start + qk_width * hidden;
-        let (qk_weight, v_weight) = (ranges.qkv.start..split, split..ranges.qkv.end);
-        gemm::run(&self.device, &Gemm::nt(tokens, qk_width, hidden), &qk, input, &self.weight(&qk_weight))?;
+        ranges.qkv.fwd_rows(&self.params, &qk, qk_width, input, 0..qk_width)?;
         let values = qkv.slice(qk_width..qkv.len());
-        let product = Gemm { ldd: wide, ..Gemm::nt(tokens, kv, hidden) };
-        gemm::run(&self.device, &product, &values, input, &self.weight(&v_weight))?;
+        ranges.qkv.fwd_rows(&self.params, &values, wide, input, qk_width..wide)?;
         for (part, weight) in self.qk_parts(tokens).iter().zip(norms) {
             let (x, y) = (qk.slice(part.start..qk.len()), qkv.slice(part.start..qkv.len()));
             let rrms = self.part::<f32>(layer.qk_rrms, part.stats.end).slice(part.stats.clone());
-            rmsnorm::fwd(&self.device, &y, &rrms, &x, &self.weight(weight), &part.norm)?;
+            rmsnorm::fwd(&self.device, &y, &rrms, &x, &self.params.weight(weight), &part.norm)?;
         }
         Ok(())
     }
@@ -357,7 +320,7 @@ impl<T: Float> Model<T> {
         let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
         let inner = self.gate_fwd(tokens, ranges, layer, &input)?;
         let after = (layer.after_mlp, &ranges.after_mlp);
-        self.end_block(y, layer.mlp_out, &x, &inner, (&ranges.down, &ranges.down_bias), after)
+        self.end_block(y, layer.mlp_out, &x, &inner, &ranges.down, after)
     }
 
     /// The first matrix of the MLP and its activation, in one kernel where there is one.
@@ -368,15 +331,13 @@ impl<T: Float> Model<T> {
         layer: &LayerSpans,
         input: &Buffer<T>,
     ) -> Result<Buffer<T>> {
-        let (hidden, ffn, gate) = (self.config.hidden, self.config.ffn, self.config.gate_width());
-        let gate_up = self.part::<T>(layer.gate_up, tokens * gate);
-        if self.config.activation == Activation::SwiGlu && ranges.gate_up_bias.is_none() {
-            let inner = self.part(self.plan.spans.inner, tokens * ffn);
-            let w = self.weight(&ranges.gate_up);
-            swiglu::project(&self.device, &inner, &gate_up, input, &w, [tokens, ffn, hidden])?;
+        let gate_up = self.part::<T>(layer.gate_up, tokens * ranges.gate_up.rows);
+        if self.config.activation == Activation::SwiGlu && ranges.gate_up.bias.is_none() {
+            let inner = self.part(self.plan.spans.inner, tokens * self.config.ffn);
+            ranges.gate_up.fwd_gated(&self.params, &inner, &gate_up, input)?;
             return Ok(inner);
         }
-        self.project(&gate_up, input, &ranges.gate_up, &ranges.gate_up_bias, [tokens, gate, hidden])?;
+        ranges.gate_up.fwd(&self.params, &gate_up, None, input)?;
         self.activate(&gate_up, tokens)
     }
 

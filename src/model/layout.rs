@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{
-    ModelConfig,
+    Group, Linear, ModelConfig,
     config::{Activation, Family, NormKind, QkNorm},
 };
 
@@ -35,6 +35,11 @@ impl TensorSpec {
         self.offset..self.offset + self.elements()
     }
 
+    /// The place of some of its elements.
+    pub fn part(&self, elements: Range<usize>) -> Range<usize> {
+        self.offset + elements.start..self.offset + elements.end
+    }
+
     /// The shape in a file.
     pub fn file_shape(&self) -> Vec<usize> {
         let mut shape = self.shape.clone();
@@ -57,19 +62,14 @@ pub struct NormRanges {
 /// Places of one layer's weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerRanges {
-    /// (heads * head_dim + 2 * kv_heads * head_dim, hidden)
-    pub qkv: Range<usize>,
-    /// (hidden, heads * head_dim)
-    pub o: Range<usize>,
-    /// (2 * ffn, hidden), gate first; (ffn, hidden) without a gate
-    pub gate_up: Range<usize>,
-    /// (hidden, ffn)
-    pub down: Range<usize>,
-    /// (rows of the matrix) where the model has them.
-    pub qkv_bias: Option<Range<usize>>,
-    pub o_bias: Option<Range<usize>>,
-    pub gate_up_bias: Option<Range<usize>>,
-    pub down_bias: Option<Range<usize>>,
+    /// To (heads * head_dim + 2 * kv_heads * head_dim).
+    pub qkv: Linear,
+    /// From (heads * head_dim) to (hidden).
+    pub o: Linear,
+    /// To (2 * ffn), gate first; to (ffn) without a gate.
+    pub gate_up: Linear,
+    /// From (ffn) to (hidden).
+    pub down: Linear,
     /// Of the stream that attention and MLP read, and of what they add to it.
     pub before_attention: Option<NormRanges>,
     pub after_attention: Option<NormRanges>,
@@ -84,8 +84,6 @@ pub struct LayerRanges {
 pub struct Layout {
     pub tensors: Vec<TensorSpec>,
     pub elements: usize,
-    /// Elements before this one are decayed.
-    pub decay_elements: usize,
     /// (vocab, hidden)
     pub embedding: Range<usize>,
     /// (positions, hidden) where positions are learned.
@@ -112,12 +110,36 @@ impl Layout {
         }
         layout.head =
             if config.tied { layout.embedding.clone() } else { layout.push("lm_head.weight", &[vocab, hidden]) };
-        layout.decay_elements = layout.elements;
         for index in 0..config.layers {
             layout.push_vectors(config, &names, index);
         }
         layout.final_norm = layout.push_norm(config, names.final_norm());
         layout
+    }
+
+    /// Tensors one after the other in the order they are given in: name, shape, and whether weight decay applies.
+    pub fn of(tensors: impl IntoIterator<Item = (String, Vec<usize>, bool)>) -> Self {
+        let mut layout = Self::default();
+        for (name, shape, decay) in tensors {
+            layout.push(&name, &shape);
+            layout.tensors.last_mut().expect("pushed just now").decay = decay;
+        }
+        layout
+    }
+
+    /// What an optimizer treats alike: neighbours that are both decayed or both not.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for spec in &self.tensors {
+            match groups.last_mut() {
+                Some(last) if last.decay == spec.decay => last.range.end = spec.range().end,
+                _ => {
+                    let name = if spec.decay { "decayed" } else { "not decayed" }.to_owned();
+                    groups.push(Group { name, range: spec.range(), decay: spec.decay, lr_scale: 1.0 });
+                }
+            }
+        }
+        groups
     }
 
     /// The tensor of that name.
@@ -128,37 +150,43 @@ impl Layout {
     fn push_matrices(&mut self, config: &ModelConfig, prefix: &str) -> LayerRanges {
         let (hidden, ffn) = (config.hidden, config.ffn);
         let (q, kv) = (config.q_width(), config.kv_width());
-        let mut ranges = LayerRanges::default();
-        if config.family == Family::Gpt2 {
-            let mut push = |name: &str, rows, columns| {
-                let range = self.push(&format!("{prefix}.{name}.weight"), &[rows, columns]);
-                self.tensors.last_mut().expect("pushed just now").transposed = true;
-                range
-            };
-            ranges.qkv = push("attn.c_attn", q + 2 * kv, hidden);
-            ranges.o = push("attn.c_proj", hidden, q);
-            ranges.gate_up = push("mlp.c_fc", ffn, hidden);
-            ranges.down = push("mlp.c_proj", hidden, ffn);
-            return ranges;
+        // What stands side by side and is multiplied at once: names and rows.
+        let mut push = |parts: &[(&str, usize)], columns| {
+            let start = self.elements;
+            for (name, rows) in parts {
+                self.push(&format!("{prefix}.{name}.weight"), &[*rows, columns]);
+                self.tensors.last_mut().expect("pushed just now").transposed = config.family == Family::Gpt2;
+            }
+            let rows = parts.iter().map(|(_, rows)| rows).sum();
+            Linear { weight: start..self.elements, bias: None, rows, columns }
+        };
+        let [qkv, o, gate_up, down]: [Vec<(&str, usize)>; 4] = match config.family {
+            Family::Gpt2 => [
+                vec![("attn.c_attn", q + 2 * kv)],
+                vec![("attn.c_proj", hidden)],
+                vec![("mlp.c_fc", ffn)],
+                vec![("mlp.c_proj", hidden)],
+            ],
+            Family::Phi3 => [
+                vec![("self_attn.qkv_proj", q + 2 * kv)],
+                vec![("self_attn.o_proj", hidden)],
+                vec![("mlp.gate_up_proj", 2 * ffn)],
+                vec![("mlp.down_proj", hidden)],
+            ],
+            _ => [
+                vec![("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)],
+                vec![("self_attn.o_proj", hidden)],
+                vec![("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)],
+                vec![("mlp.down_proj", hidden)],
+            ],
+        };
+        LayerRanges {
+            qkv: push(&qkv, hidden),
+            o: push(&o, q),
+            gate_up: push(&gate_up, hidden),
+            down: push(&down, ffn),
+            ..LayerRanges::default()
         }
-        let is_fused = config.family == Family::Phi3;
-        let mut push = |name: &str, rows, columns| self.push(&format!("{prefix}.{name}.weight"), &[rows, columns]);
-        if is_fused {
-            ranges.qkv = push("self_attn.qkv_proj", q + 2 * kv, hidden);
-        } else {
-            let start = push("self_attn.q_proj", q, hidden).start;
-            push("self_attn.k_proj", kv, hidden);
-            ranges.qkv = start..push("self_attn.v_proj", kv, hidden).end;
-        }
-        ranges.o = push("self_attn.o_proj", hidden, q);
-        if is_fused {
-            ranges.gate_up = push("mlp.gate_up_proj", 2 * ffn, hidden);
-        } else {
-            let start = push("mlp.gate_proj", ffn, hidden).start;
-            ranges.gate_up = start..push("mlp.up_proj", ffn, hidden).end;
-        }
-        ranges.down = push("mlp.down_proj", hidden, ffn);
-        ranges
     }
 
     /// Norm weights and biases of a layer.
@@ -182,14 +210,14 @@ impl Layout {
             layer.qk_norm = Some([push("self_attn.q_norm.weight", q), push("self_attn.k_norm.weight", k)]);
         }
         if config.family == Family::Gpt2 {
-            layer.qkv_bias = Some(push("attn.c_attn.bias", q + 2 * kv));
-            layer.o_bias = Some(push("attn.c_proj.bias", hidden));
-            layer.gate_up_bias = Some(push("mlp.c_fc.bias", config.gate_width()));
-            layer.down_bias = Some(push("mlp.c_proj.bias", hidden));
+            layer.qkv.bias = Some(push("attn.c_attn.bias", q + 2 * kv));
+            layer.o.bias = Some(push("attn.c_proj.bias", hidden));
+            layer.gate_up.bias = Some(push("mlp.c_fc.bias", config.gate_width()));
+            layer.down.bias = Some(push("mlp.c_proj.bias", hidden));
         } else if config.qkv_bias {
             let start = push("self_attn.q_proj.bias", q).start;
             push("self_attn.k_proj.bias", kv);
-            layer.qkv_bias = Some(start..push("self_attn.v_proj.bias", kv).end);
+            layer.qkv.bias = Some(start..push("self_attn.v_proj.bias", kv).end);
         }
         debug_assert!(config.activation != Activation::Gelu || config.family == Family::Gpt2);
         self.layers[index] = layer;

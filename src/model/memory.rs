@@ -9,13 +9,13 @@ use half::bf16;
 use super::{
     Layout, ModelConfig,
     config::{NormKind, QkNorm},
+    linear::dw_partials,
 };
 use crate::{
     device::{DType, Device},
     forest::TILE_TOKENS,
     ops::{
         bias,
-        gemm::{self, Gemm},
         head::{self, Head},
         layernorm, rmsnorm,
     },
@@ -163,7 +163,7 @@ impl MemoryPlan {
         let elements = Layout::new(config).elements;
         let (width, state) = if precision == DType::Bf16 { (2, 12) } else { (4, 8) };
         let positions = config.positions.min(capacity.tokens);
-        let mut arena = Arena { width, end: 0, trains };
+        let mut arena = Places { width, end: 0, trains };
         let mut spans = Spans::default();
         arena.place_saved(&mut spans, config, capacity.tokens);
         let saved = arena.end;
@@ -194,8 +194,8 @@ impl MemoryPlan {
         let is_bf16 = self.precision == DType::Bf16;
         let (width, trains) = (if is_bf16 { 2 } else { 4 }, self.trains);
         self.exponentials = is_bf16 && head::keeps_exponentials::<bf16>(device, &head(config, self.capacity));
-        let parts = if is_bf16 { gradient_parts(device, config, self.capacity.tokens) } else { 0 };
-        let mut arena = Arena { width, end: self.saved, trains };
+        let parts = if is_bf16 { dw_partials(device, config, self.capacity.tokens) } else { 0 };
+        let mut arena = Places { width, end: self.saved, trains };
         arena.place_scratch(&mut self.spans, config, self.capacity, self.positions, parts);
         self.scratch = arena.end - self.saved;
         arena.place_head(&mut self.spans, config, self.capacity, self.exponentials);
@@ -260,24 +260,15 @@ fn partials(config: &ModelConfig, tokens: usize) -> usize {
     stream.max(heads).max(bias::bwd_partials(tokens, widest))
 }
 
-/// Elements that parts of the largest split gradient of a weight need.
-fn gradient_parts(device: &Device, config: &ModelConfig, tokens: usize) -> usize {
-    let ModelConfig { hidden, ffn, .. } = *config;
-    let weights =
-        [(config.qkv_width(), hidden), (hidden, config.q_width()), (config.gate_width(), hidden), (hidden, ffn)];
-    let parts = weights.map(|(rows, columns)| gemm::split_workspace::<bf16>(device, &Gemm::tn(rows, columns, tokens)));
-    parts.into_iter().max().unwrap_or_default()
-}
-
 /// Hands out the arena from its start.
-struct Arena {
+struct Places {
     /// Bytes of an activation.
     width: usize,
     end: usize,
     trains: bool,
 }
 
-impl Arena {
+impl Places {
     /// A part for elements of the model's precision.
     fn wide(&mut self, elements: usize) -> Span {
         self.take(elements * self.width)

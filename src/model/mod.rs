@@ -1,6 +1,7 @@
 //! Decoders: what they are, where their weights lie, and their passes.
 //!
-//! Owns parameters, gradients and activations of one model. Knows nothing about losses, data or optimizers.
+//! Owns weights, gradients and activations of one model: a pass in an arena over a set of weights. Knows nothing about
+//! losses, data or optimizers.
 
 mod backward;
 mod batch;
@@ -10,14 +11,19 @@ pub mod folder;
 mod forward;
 mod kernels;
 mod layout;
+mod linear;
 mod memory;
+mod params;
 mod rope;
+mod stored;
+pub mod token_mask;
 pub mod weights;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+pub use backward::{DivergenceSlopes, Slopes};
 pub use batch::Batch;
 pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKind, QkNorm};
 pub use flops::flops;
@@ -25,8 +31,13 @@ pub use folder::Companions;
 pub use forward::Visit;
 pub use kernels::{check_kernels, shared_memory};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
+pub use linear::Linear;
 pub use memory::{Capacity, MemoryPlan};
+pub use params::{Group, Home, ParamSet};
 pub use rope::{Rope, Scaling};
+pub use stored::AnyBuffer;
+pub(crate) use stored::pieces;
+pub use token_mask::{MaskKind, Masked, TokenMasks};
 
 use crate::{
     device::{Buffer, Device, Element, Float},
@@ -35,23 +46,34 @@ use crate::{
 };
 use memory::Span;
 
-/// A decoder on a device: parameters, gradients and the activations of one micro-batch.
+/// A decoder on a device: a set of weights, and an arena for the activations of one micro-batch.
 ///
 /// A step runs [`forward`](Self::forward), [`logps`](Self::logps) and [`backward`](Self::backward) on each micro-batch
 /// in this order; gradients add up until [`zero_grads`](Self::zero_grads). Under a plan that is
-/// [`forward_only`](MemoryPlan::forward_only) there are no gradients and no backward pass.
+/// [`forward_only`](MemoryPlan::forward_only) the weights are frozen: there are no gradients and no backward pass.
 pub struct Model<T> {
     device: Device,
     config: ModelConfig,
-    layout: Layout,
     plan: MemoryPlan,
-    params: Buffer<T>,
-    grads: Buffer<f32>,
-    arena: Buffer<u8>,
+    arena: Arena,
+    params: ParamSet<T>,
+}
+
+/// Memory for one pass: activations, scratch, the head's, and the rotary tables. Clones share it.
+#[derive(Clone)]
+struct Arena(Buffer<u8>);
+
+impl Arena {
+    /// The first `len` elements of a part.
+    fn part<E: Element>(&self, span: Span, len: usize) -> Buffer<E> {
+        let bytes = len * size_of::<E>();
+        assert!(bytes <= span.bytes, "{bytes} bytes of a part of {}", span.bytes);
+        self.0.slice(span.start..span.start + bytes).cast()
+    }
 }
 
 impl<T: Float> Model<T> {
-    /// Allocates what the plan says; parameters are undefined until loaded, gradients are zero.
+    /// Allocates what the plan says; weights are undefined until loaded, gradients are zero.
     ///
     /// # Errors
     /// The plan is for another element type or another model, a kernel has no room on the device, or its memory does not
@@ -69,43 +91,48 @@ impl<T: Float> Model<T> {
         );
         let planned = plan.clone().on(device, config).exponentials;
         ensure!(planned || !plan.exponentials, "the memory plan is for another device: this one's head stores logits");
-        let model = Self {
-            device: device.clone(),
-            config: config.clone(),
-            params: device.alloc(layout.elements)?,
-            grads: device.zeros(plan.gradients / size_of::<f32>())?,
-            arena: device.alloc(plan.arena)?,
-            layout,
-            plan,
-        };
+        let params = if plan.trains { ParamSet::trained(device, layout) } else { ParamSet::frozen(device, layout) }?;
+        let arena = Arena(device.alloc(plan.arena)?);
+        let model = Self { device: device.clone(), config: config.clone(), plan, arena, params };
         model.fill_rotary_tables()?;
         Ok(model)
     }
 
+    /// The same model with other weights, in this one's arena: a pass of either overwrites what the other's left there, so
+    /// nothing of a pass may be asked for after the other has begun one.
+    ///
+    /// # Errors
+    /// The weights are those of another model, or frozen where the plan trains.
+    pub fn over(&self, params: ParamSet<T>) -> Result<Self> {
+        ensure!(params.layout() == self.layout(), "weights of another model in a shared arena");
+        let trains = self.plan.trains && !params.grads().is_empty();
+        let plan = MemoryPlan { trains, ..self.plan.clone() };
+        Ok(Self { device: self.device.clone(), config: self.config.clone(), plan, arena: self.arena.clone(), params })
+    }
+
+    /// The device it is on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
+    /// What it is.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// Where its tensors lie.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.params.layout()
     }
 
+    /// What its memory was planned for.
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
     }
 
-    /// All parameters, as [`Layout`] places them.
-    pub fn params(&self) -> &Buffer<T> {
+    /// Its weights, and their gradients where it trains.
+    pub fn params(&self) -> &ParamSet<T> {
         &self.params
-    }
-
-    /// All gradients, as [`Layout`] places them; none under a plan that runs forward only.
-    pub fn grads(&self) -> &Buffer<f32> {
-        &self.grads
     }
 
     /// Starts a step.
@@ -113,15 +140,15 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// The driver refuses.
     pub fn zero_grads(&self) -> Result<()> {
-        self.device.fill_zero(&self.grads)
+        self.params.zero_grads()
     }
 
-    /// Reads the parameters from a model folder: see [`weights::load`].
+    /// Reads the weights from a model folder: see [`weights::load`].
     ///
     /// # Errors
     /// As [`weights::load`].
     pub fn load(&self, folder: &Path) -> Result<()> {
-        weights::load(&self.device, &self.params, None, &self.layout, &self.config, folder)
+        weights::load(&self.params, None, &self.config, folder)
     }
 
     /// The same, and fills the optimizer's f32 master with the values as they are in the files.
@@ -129,15 +156,15 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// As [`weights::load`].
     pub fn load_with(&self, master: &Buffer<f32>, folder: &Path) -> Result<()> {
-        weights::load(&self.device, &self.params, Some(master), &self.layout, &self.config, folder)
+        weights::load(&self.params, Some(master), &self.config, folder)
     }
 
-    /// Draws the parameters from a seed: see [`weights::random`].
+    /// Draws the weights from a seed: see [`weights::random`].
     ///
     /// # Errors
     /// As [`weights::random`].
     pub fn randomize(&self, seed: u64) -> Result<()> {
-        weights::random(&self.device, &self.params, &self.layout, &self.config, seed)
+        weights::random(&self.params, &self.config, seed)
     }
 
     /// Writes a folder that `transformers` loads: weights as `T`, the config, and the companions. Every file appears whole.
@@ -146,7 +173,7 @@ impl<T: Float> Model<T> {
     /// The folder cannot be made or written to, or a companion cannot be read.
     pub fn save(&self, folder: &Path, companions: &Companions) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-        weights::save(&self.device, &self.params, &self.layout, folder)?;
+        weights::save(&self.params, folder)?;
         companions.save(&self.config, T::DTYPE, folder)
     }
 
@@ -161,17 +188,7 @@ impl<T: Float> Model<T> {
 
     /// The first `len` elements of a part of the arena.
     fn part<E: Element>(&self, span: Span, len: usize) -> Buffer<E> {
-        let bytes = len * size_of::<E>();
-        assert!(bytes <= span.bytes, "{bytes} bytes of a part of {}", span.bytes);
-        self.arena.slice(span.start..span.start + bytes).cast()
-    }
-
-    fn weight(&self, range: &std::ops::Range<usize>) -> Buffer<T> {
-        self.params.slice(range.clone())
-    }
-
-    fn grad(&self, range: &std::ops::Range<usize>) -> Buffer<f32> {
-        self.grads.slice(range.clone())
+        self.arena.part(span, len)
     }
 
     fn attention_dims(&self, layer: usize, tokens: usize) -> attention::Dims {

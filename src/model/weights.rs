@@ -1,27 +1,26 @@
 //! Weights in from safetensors, and out under the names they came with.
 //!
-//! Owns the checks of names, shapes and sizes, the conversion of element types and the seeded random start. One tensor
-//! at a time is in host memory.
+//! Owns the checks of names, shapes and sizes, the conversion of element types and the seeded random start. One piece of
+//! one tensor at a time is in host memory.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    io::{Read, Seek, SeekFrom, Write},
+    fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
 use serde::Deserialize;
 
-use super::{CONFIG_FILE, Family, Layout, ModelConfig, NormKind, TensorSpec};
+use super::{CONFIG_FILE, Family, ModelConfig, NormKind, ParamSet, TensorSpec, pieces};
 use crate::{
-    device::{Buffer, DType, Device, Float},
-    files::{LARGEST_TEXT, is_lfs_pointer, lfs_pointer, read_regular, write_whole},
+    device::{Buffer, DType, Float},
+    files::{
+        LARGEST_TEXT, read_regular,
+        safetensors::{self, Dtype, PIECE_BYTES, Reader, Spec, TensorInfo},
+    },
     rng::{Philox, Purpose},
 };
 
@@ -31,9 +30,6 @@ const TIED_HEAD: &str = "lm_head.weight";
 /// What GPT-2's released files leave out of their tensors' names.
 const GPT2_PREFIX: &str = "transformer.";
 
-/// The safetensors format's own limit, in bytes.
-const LARGEST_HEADER: u64 = 100_000_000;
-const COPY_AGAIN: &str = "copy the file again";
 /// What to do about weights in another form.
 pub(super) const CONVERT: &str = "warpo reads weights as transformers saves them: load the folder in transformers and \
                                   write it with save_pretrained";
@@ -41,6 +37,9 @@ const MATCH: &str = "use the config.json these weights were saved with";
 
 /// Tensors named in an error before it only counts the rest.
 const NAMED: usize = 4;
+
+/// Elements of a tensor that are converted at a time.
+const PIECE: usize = PIECE_BYTES / size_of::<f32>();
 
 /// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`. `master`, if
 /// there is one, gets the values as they are in the files: f16 and bf16 fit in f32 exactly.
@@ -51,35 +50,25 @@ const NAMED: usize = 4;
 /// A file is missing, cut short or malformed; a tensor is missing, unknown or has another shape or element type; a
 /// value is not finite in `T`.
 pub fn load<T: Float>(
-    device: &Device,
-    params: &Buffer<T>,
+    params: &ParamSet<T>,
     master: Option<&Buffer<f32>>,
-    layout: &Layout,
     config: &ModelConfig,
     folder: &Path,
 ) -> Result<()> {
     let mut checkpoint = Checkpoint::open(folder)?;
     checkpoint.add_prefix(config);
-    checkpoint.check_names(layout, config)?;
-    for spec in &layout.tensors {
+    checkpoint.check_names(params, config)?;
+    for spec in &params.layout().tensors {
         checkpoint.check_shape(spec)?;
     }
-    for spec in &layout.tensors {
-        let (mut values, path) = checkpoint.read(&spec.name)?;
-        if spec.transposed {
-            values = transpose(&values, spec.shape[0]);
+    // In f32 the weights are their own master.
+    let master = master.filter(|_| T::DTYPE != DType::F32);
+    for spec in &params.layout().tensors {
+        for piece in file_pieces(spec) {
+            checkpoint.load(params, master, spec, piece)?;
         }
-        let cast: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
-        if let Some(at) = cast.iter().position(|value| !value.to_f32().is_finite()) {
-            bail!("{}: tensor `{}`: element {at} is {}", path.display(), spec.name, values[at]);
-        }
-        if spec.offset == layout.embedding.start {
-            checkpoint.check_tied_head(&spec.name, &values, config)?;
-        }
-        device.copy_in(&params.slice(spec.range()), &cast)?;
-        // In f32 the parameters are their own master.
-        if let Some(master) = master.filter(|_| T::DTYPE != DType::F32) {
-            device.copy_in(&master.slice(spec.range()), &values)?;
+        if spec.offset == params.layout().embedding.start {
+            checkpoint.check_tied_head(spec, config)?;
         }
     }
     Ok(())
@@ -91,21 +80,18 @@ pub fn load<T: Float>(
 ///
 /// # Errors
 /// The copy to the device fails.
-pub fn random<T: Float>(
-    device: &Device,
-    params: &Buffer<T>,
-    layout: &Layout,
-    config: &ModelConfig,
-    seed: u64,
-) -> Result<()> {
-    for (number, spec) in layout.tensors.iter().enumerate() {
+pub fn random<T: Float>(params: &ParamSet<T>, config: &ModelConfig, seed: u64) -> Result<()> {
+    for (number, spec) in params.layout().tensors.iter().enumerate() {
         let is_norm = spec.name.ends_with(".weight") && config.norm != NormKind::RmsPlusOne;
-        let mut values = vec![if is_norm { 1.0 } else { 0.0 }; spec.elements()];
-        if spec.decay {
-            Philox::new(seed, Purpose::Init, number as u32).fill_normal(&mut values, config.initializer_range);
+        let philox = Philox::new(seed, Purpose::Init, number as u32);
+        for piece in pieces(0..spec.elements(), PIECE) {
+            let mut values = vec![if is_norm { 1.0 } else { 0.0 }; piece.len()];
+            if spec.decay {
+                philox.fill_normal_from(piece.start as u64 / 4, &mut values, config.initializer_range);
+            }
+            let values: Vec<T> = values.into_iter().map(T::from_f32).collect();
+            params.device().copy_in(&params.weight(&spec.part(piece)), &values)?;
         }
-        let values: Vec<T> = values.into_iter().map(T::from_f32).collect();
-        device.copy_in(&params.slice(spec.range()), &values)?;
     }
     Ok(())
 }
@@ -114,18 +100,63 @@ pub fn random<T: Float>(
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn save<T: Float>(device: &Device, params: &Buffer<T>, layout: &Layout, folder: &Path) -> Result<()> {
-    write_whole(&folder.join(WEIGHTS_FILE), |out| {
-        out.write_all(&header(layout, T::DTYPE)?)?;
-        for spec in &layout.tensors {
-            let mut values = device.download(&params.slice(spec.range()))?;
-            if spec.transposed {
-                values = transpose(&values, spec.shape[1]);
+pub fn save<T: Float>(params: &ParamSet<T>, folder: &Path) -> Result<()> {
+    let dtype = if T::DTYPE == DType::Bf16 { Dtype::BF16 } else { Dtype::F32 };
+    let tensors = &params.layout().tensors;
+    let specs: Vec<Spec> =
+        tensors.iter().map(|spec| Spec { name: spec.name.clone(), dtype, shape: spec.file_shape() }).collect();
+    // transformers refuses a file that does not say which framework's layout it has.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::write(&folder.join(WEIGHTS_FILE), Some(about), &specs, |file| {
+        for (number, spec) in tensors.iter().enumerate() {
+            for piece in file_pieces(spec) {
+                let values = params.device().download(&params.weight(&spec.part(piece.clone())))?;
+                let mut write = |start: usize, values: &[T]| {
+                    file.write(number, start * size_of::<T>(), bytemuck::cast_slice(values))
+                };
+                if !spec.transposed {
+                    write(piece.start, &values)?;
+                    continue;
+                }
+                let rows = file_rows(spec, &piece);
+                let values = transpose(&values, spec.shape[1]);
+                rows.starts().zip(values.chunks(rows.width)).try_for_each(|(start, row)| write(start, row))?;
             }
-            out.write_all(bytemuck::cast_slice(&values))?;
         }
         Ok(())
     })
+}
+
+/// A tensor cut into what is in host memory at a time: where the file has it transposed, whole rows of the arena's.
+fn file_pieces(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
+    let row = if spec.transposed { spec.shape[1] } else { 1 };
+    pieces(0..spec.elements(), (PIECE / row).max(1) * row)
+}
+
+/// Where the file has some rows of a transposed tensor: a run of `width` elements in each of its own rows, which are
+/// `pitch` elements long; one run if these are all rows.
+struct FileRows {
+    first: usize,
+    width: usize,
+    pitch: usize,
+    count: usize,
+}
+
+fn file_rows(spec: &TensorSpec, piece: &Range<usize>) -> FileRows {
+    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+    let width = piece.len() / columns;
+    if width == rows {
+        return FileRows { first: 0, width: piece.len(), pitch: piece.len(), count: 1 };
+    }
+    FileRows { first: piece.start / columns, width, pitch: rows, count: columns }
+}
+
+impl FileRows {
+    /// The first element of each run in the file's tensor.
+    fn starts(&self) -> impl Iterator<Item = usize> + use<> {
+        let Self { first, pitch, count, .. } = *self;
+        (0..count).map(move |row| first + row * pitch)
+    }
 }
 
 /// The transpose of a matrix with `rows` columns: what comes out has `rows` rows.
@@ -134,86 +165,15 @@ fn transpose<E: Copy>(values: &[E], rows: usize) -> Vec<E> {
     (0..rows).flat_map(|row| (0..columns).map(move |column| values[column * rows + row])).collect()
 }
 
-/// Length and JSON of the file's head, padded so that the data is aligned.
-fn header(layout: &Layout, dtype: DType) -> Result<Vec<u8>> {
-    let (dtype, width) = if dtype == DType::Bf16 { (Dtype::BF16, 2) } else { (Dtype::F32, 4) };
-    let info = |spec: &TensorSpec| {
-        let range = spec.range();
-        let data_offsets = (range.start * width, range.end * width);
-        (spec.name.clone(), TensorInfo { dtype, shape: spec.file_shape(), data_offsets })
-    };
-    // transformers refuses a file that does not say which framework's layout it has.
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(about), layout.tensors.iter().map(info).collect())?;
-    let mut json = serde_json::to_vec(&metadata)?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(json);
-    Ok(bytes)
-}
-
-/// One safetensors file with its head read.
-struct Shard {
-    path: PathBuf,
-    file: File,
-    data_start: u64,
-    metadata: Metadata,
-}
-
-impl Shard {
-    fn open(path: PathBuf) -> Result<Self> {
-        let name = path.display().to_string();
-        let metadata = fs::metadata(&path).with_context(|| name.clone())?;
-        // Opening a pipe would wait for its other end.
-        ensure!(metadata.is_file(), "{name}: a folder, pipe or device: a file is needed in its place");
-        let bytes = metadata.len();
-        let mut file = File::open(&path).with_context(|| name.clone())?;
-        let mut start = Vec::new();
-        (&mut file).take(64).read_to_end(&mut start).with_context(|| name.clone())?;
-        ensure!(!is_lfs_pointer(&start), lfs_pointer(&path));
-        let length = start
-            .first_chunk()
-            .ok_or_else(|| anyhow!("{name}: truncated: {bytes} bytes hold no header: {COPY_AGAIN}"))?;
-        let length = u64::from_le_bytes(*length);
-        ensure!(
-            length <= LARGEST_HEADER,
-            "{name}: not safetensors: the header takes {length} bytes, more than {LARGEST_HEADER}: {COPY_AGAIN}"
-        );
-        ensure!(
-            length <= bytes - 8,
-            "{name}: truncated or not safetensors: the header takes {length} bytes, the file has {bytes}: {COPY_AGAIN}"
-        );
-        let mut json = vec![0; length as usize];
-        file.seek(SeekFrom::Start(8)).with_context(|| name.clone())?;
-        file.read_exact(&mut json).with_context(|| name.clone())?;
-        let metadata: Metadata =
-            serde_json::from_slice(&json).with_context(|| format!("{name}: broken header: {COPY_AGAIN}"))?;
-        let data_start = 8 + length;
-        let expected = data_start + metadata.data_len() as u64;
-        ensure!(bytes >= expected, "{name}: truncated: expected {expected} bytes, found {bytes}: {COPY_AGAIN}");
-        ensure!(bytes == expected, "{name}: expected {expected} bytes, found {bytes}: {COPY_AGAIN}");
-        Ok(Self { path, file, data_start, metadata })
-    }
-
-    fn info(&self, name: &str) -> &TensorInfo {
-        self.metadata.info(name).expect("the checkpoint's table names the shard that holds a tensor")
-    }
-
-    /// A tensor's values; f16 and bf16 fit in f32 exactly.
-    fn read(&mut self, name: &str) -> Result<Vec<f32>> {
-        let TensorInfo { dtype, data_offsets: (start, end), .. } = *self.info(name);
-        let mut bytes = vec![0; end - start];
-        let place = || format!("{}: tensor `{name}`", self.path.display());
-        self.file.seek(SeekFrom::Start(self.data_start + start as u64)).with_context(place)?;
-        self.file.read_exact(&mut bytes).with_context(place)?;
-        let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        Ok(match dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => pairs.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            other => bail!("{}: element type {other:?} does not run: only F32, F16 and BF16 do", place()),
-        })
-    }
+/// Values in f32; f16 and bf16 fit in it exactly.
+fn widen(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    Some(match dtype {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => pairs.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        _ => return None,
+    })
 }
 
 #[derive(Deserialize)]
@@ -225,7 +185,7 @@ struct Index {
 struct Checkpoint {
     /// The file to name when the whole is meant.
     path: PathBuf,
-    shards: Vec<Shard>,
+    shards: Vec<Reader>,
     /// Tensor name to shard.
     places: BTreeMap<String, usize>,
     /// What the names in `places` have in front of those in the files.
@@ -236,8 +196,8 @@ impl Checkpoint {
     fn open(folder: &Path) -> Result<Self> {
         let single = folder.join(WEIGHTS_FILE);
         if single.exists() {
-            let shard = Shard::open(single.clone())?;
-            let places = shard.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
+            let shard = Reader::open(single.clone())?;
+            let places = shard.names().into_iter().map(|name| (name, 0)).collect();
             return Ok(Self { path: single, shards: vec![shard], places, prefix: "" });
         }
         let index = folder.join(INDEX_FILE);
@@ -269,12 +229,12 @@ impl Checkpoint {
             let shard = match opened.get(&file) {
                 Some(&shard) => shard,
                 None => {
-                    checkpoint.shards.push(Shard::open(folder.join(&file)).with_context(|| name.clone())?);
+                    checkpoint.shards.push(Reader::open(folder.join(&file)).with_context(|| name.clone())?);
                     opened.insert(file.clone(), checkpoint.shards.len() - 1);
                     checkpoint.shards.len() - 1
                 }
             };
-            if checkpoint.shards[shard].metadata.info(&tensor).is_some() {
+            if checkpoint.shards[shard].info(&tensor).is_some() {
                 checkpoint.places.insert(tensor, shard);
                 continue;
             }
@@ -298,8 +258,8 @@ impl Checkpoint {
         self.prefix = GPT2_PREFIX;
     }
 
-    fn check_names(&self, layout: &Layout, config: &ModelConfig) -> Result<()> {
-        let wanted: BTreeMap<&str, ()> = layout.tensors.iter().map(|spec| (spec.name.as_str(), ())).collect();
+    fn check_names<T: Float>(&self, params: &ParamSet<T>, config: &ModelConfig) -> Result<()> {
+        let wanted: BTreeMap<&str, ()> = params.layout().tensors.iter().map(|spec| (spec.name.as_str(), ())).collect();
         let missing: Vec<&str> = wanted.keys().copied().filter(|&name| !self.places.contains_key(name)).collect();
         ensure!(missing.is_empty(), "{}: missing {}: {MATCH}", self.path.display(), list(&missing));
         // Old files carry the rotary frequencies, which the config determines, and GPT-2's its causal masks.
@@ -316,38 +276,93 @@ impl Checkpoint {
     }
 
     fn check_shape(&self, spec: &TensorSpec) -> Result<()> {
-        let shard = &self.shards[self.places[&spec.name]];
-        let found = &shard.info(self.in_file(&spec.name)).shape;
-        let place = shard.path.display();
+        let shard = self.shard(&spec.name);
+        let found = &self.info(&spec.name).shape;
         ensure!(
             *found == spec.file_shape(),
-            "{place}: tensor `{}`: expected {:?}, found {found:?}: {MATCH}",
+            "{}: tensor `{}`: expected {:?}, found {found:?}: {MATCH}",
+            shard.path().display(),
             spec.name,
             spec.file_shape()
         );
         Ok(())
     }
 
-    fn check_tied_head(&mut self, name: &str, embedding: &[f32], config: &ModelConfig) -> Result<()> {
+    /// Fills a piece of a tensor.
+    fn load<T: Float>(
+        &self,
+        params: &ParamSet<T>,
+        master: Option<&Buffer<f32>>,
+        spec: &TensorSpec,
+        piece: Range<usize>,
+    ) -> Result<()> {
+        let values = self.values(spec, &piece)?;
+        let cast: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
+        if let Some(at) = cast.iter().position(|value| !value.to_f32().is_finite()) {
+            let path = self.shard(&spec.name).path().display();
+            bail!("{path}: tensor `{}`: element {} is {}", spec.name, piece.start + at, values[at]);
+        }
+        let place = spec.part(piece);
+        params.device().copy_in(&params.weight(&place), &cast)?;
+        master.map_or(Ok(()), |master| params.device().copy_in(&master.slice(place), &values))
+    }
+
+    fn check_tied_head(&self, embedding: &TensorSpec, config: &ModelConfig) -> Result<()> {
         if !config.tied || !self.places.contains_key(TIED_HEAD) {
             return Ok(());
         }
-        let (head, path) = self.read(TIED_HEAD)?;
-        let differs = head.len() != embedding.len() || head.iter().zip(embedding).any(|(h, e)| h != e);
+        let elements = self.info(TIED_HEAD).shape.iter().product::<usize>();
+        let same = |piece: Range<usize>| -> Result<bool> {
+            let [head, own] = [TIED_HEAD, &embedding.name].map(|name| self.read(name, piece.clone()));
+            Ok(head?.iter().zip(&own?).all(|(h, e)| h == e))
+        };
+        let mut differs = elements != embedding.elements();
+        for piece in file_pieces(embedding) {
+            differs = differs || !same(piece)?;
+        }
         ensure!(
             !differs,
-            "{}: tensor `{TIED_HEAD}` differs from `{name}` though tie_word_embeddings is true: set it to false \
+            "{}: tensor `{TIED_HEAD}` differs from `{}` though tie_word_embeddings is true: set it to false \
              in {CONFIG_FILE} or remove the tensor",
-            path.display()
+            self.shard(TIED_HEAD).path().display(),
+            embedding.name
         );
         Ok(())
     }
 
-    /// A tensor's values and the file they came from.
-    fn read(&mut self, name: &str) -> Result<(Vec<f32>, PathBuf)> {
-        let own = self.in_file(name).to_owned();
-        let shard = &mut self.shards[self.places[name]];
-        Ok((shard.read(&own)?, shard.path.clone()))
+    /// A piece of a tensor, elements in the arena's order.
+    fn values(&self, spec: &TensorSpec, piece: &Range<usize>) -> Result<Vec<f32>> {
+        if !spec.transposed {
+            return self.read(&spec.name, piece.clone());
+        }
+        let rows = file_rows(spec, piece);
+        let mut values = Vec::with_capacity(piece.len());
+        for start in rows.starts() {
+            values.extend(self.read(&spec.name, start..start + rows.width)?);
+        }
+        Ok(transpose(&values, piece.len() / spec.shape[1]))
+    }
+
+    /// Elements of a tensor, in the file's order.
+    fn read(&self, name: &str, elements: Range<usize>) -> Result<Vec<f32>> {
+        let (shard, own) = (self.shard(name), self.in_file(name));
+        let dtype = self.info(name).dtype;
+        let width = dtype.bitsize() / 8;
+        let mut bytes = vec![0; elements.len() * width];
+        shard.read(own, elements.start * width, &mut bytes)?;
+        widen(&bytes, dtype).with_context(|| {
+            let path = shard.path().display();
+            format!("{path}: tensor `{own}`: element type {dtype:?} does not run: only F32, F16 and BF16 do")
+        })
+    }
+
+    fn shard(&self, name: &str) -> &Reader {
+        &self.shards[self.places[name]]
+    }
+
+    fn info(&self, name: &str) -> &TensorInfo {
+        let info = self.shard(name).info(self.in_file(name));
+        info.expect("the checkpoint's table names the shard that holds a tensor")
     }
 
     /// The name a tensor has in its file.

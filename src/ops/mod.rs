@@ -21,6 +21,7 @@ pub mod loss_rows;
 pub mod loss_separate;
 pub mod residual;
 pub mod rmsnorm;
+pub mod rmsprop;
 pub mod rope;
 pub mod swiglu;
 pub mod token_mask;

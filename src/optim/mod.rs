@@ -1,8 +1,202 @@
-//! From gradients to the next parameters: clipping, AdamW, the learning-rate schedule. Knows no model.
+//! From gradients to the next weights: clipping, rules, the learning-rate schedule. Knows of a model its set of weights.
 
-pub mod adamw;
+mod adamw;
 pub mod clip;
+mod rmsprop;
+mod rule;
 pub mod schedule;
 
-pub use adamw::{AdamW, Queued, Settings, Update};
+use anyhow::Result;
+
+pub use rule::Rule;
 pub use schedule::{LearningRate, Schedule};
+
+use crate::{
+    device::{Buffer, DType, Float, Readback},
+    model::{AnyBuffer, ParamSet, pieces},
+    ops,
+};
+use clip::GradNorm;
+
+/// Elements of the master that are in host memory at a time.
+const PIECE: usize = 4 << 20;
+
+/// What does not change during a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    pub rule: RuleKind,
+    /// Of groups that are decayed.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 clips nothing.
+    pub max_grad_norm: f64,
+}
+
+/// Which rule, and its constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RuleKind {
+    /// Decay is taken off the weights.
+    AdamW { beta1: f64, beta2: f64, eps: f64 },
+    /// Decay is added to the gradients.
+    RmsProp { alpha: f64, eps: f64 },
+}
+
+impl RuleKind {
+    /// Bytes that the rule remembers of each weight, beside its f32 master.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::AdamW { .. } => adamw::AdamW::BYTES,
+            Self::RmsProp { .. } => rmsprop::RmsProp::BYTES,
+        }
+    }
+}
+
+impl Settings {
+    fn rule<T: Float>(&self, params: &ParamSet<T>) -> Result<Box<dyn Rule<T>>> {
+        let weight_decay = self.weight_decay;
+        Ok(match self.rule {
+            RuleKind::AdamW { beta1, beta2, eps } => {
+                let hyper = ops::adamw::Hyper { lr: 0.0, beta1, beta2, eps, weight_decay };
+                Box::new(adamw::AdamW::new(params, hyper)?)
+            }
+            RuleKind::RmsProp { alpha, eps } => {
+                let hyper = ops::rmsprop::Hyper { lr: 0.0, alpha, eps, weight_decay };
+                Box::new(rmsprop::RmsProp::new(params, hyper)?)
+            }
+        })
+    }
+}
+
+/// What one update did.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// Before clipping.
+    pub grad_norm: f32,
+    /// False if the norm was not finite: weights and state are then as before.
+    pub applied: bool,
+}
+
+/// An update on its way.
+pub struct Queued(Readback<f32>);
+
+impl Queued {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn wait(self) -> Result<Update> {
+        let stats = self.0.wait()?;
+        Ok(Update { grad_norm: stats[0], applied: stats[2] != 0.0 })
+    }
+}
+
+/// What trains a set of weights: the norm of all its gradients, a rule, and the weights in f32.
+pub struct Optimizer<T> {
+    params: ParamSet<T>,
+    /// The weights themselves where these are f32.
+    master: Buffer<f32>,
+    norm: GradNorm,
+    rule: Box<dyn Rule<T>>,
+}
+
+impl<T: Float> Optimizer<T> {
+    /// For weights that were never updated. The master is what they are now.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn new(params: &ParamSet<T>, settings: &Settings) -> Result<Self> {
+        let optimizer = Self::allocate(params, settings)?;
+        optimizer.start()?;
+        Ok(optimizer)
+    }
+
+    /// As [`new`](Self::new), with a master that is undefined until it is [started](Self::start), loaded or read back.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn allocate(params: &ParamSet<T>, settings: &Settings) -> Result<Self> {
+        let (device, elements) = (params.device(), params.grads().len());
+        Ok(Self {
+            master: if T::DTYPE == DType::F32 { params.values().cast() } else { device.alloc(elements)? },
+            norm: GradNorm::new(device, elements, settings.max_grad_norm as f32)?,
+            rule: settings.rule(params)?,
+            params: params.clone(),
+        })
+    }
+
+    /// Fills the master with the weights.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn start(&self) -> Result<()> {
+        if T::DTYPE == DType::F32 {
+            return Ok(());
+        }
+        let (device, values) = (self.params.device(), self.params.values());
+        for piece in pieces(0..values.len(), PIECE) {
+            let narrow = device.download(&values.slice(piece.clone()))?;
+            let wide: Vec<f32> = narrow.into_iter().map(T::to_f32).collect();
+            device.copy_in(&self.master.slice(piece), &wide)?;
+        }
+        Ok(())
+    }
+
+    /// The trained weights in f32.
+    pub fn master(&self) -> &Buffer<f32> {
+        &self.master
+    }
+
+    /// Clips and applies the gradients; skips the update on the device if their norm is not finite. Waits for nothing.
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn queue(&self, learning_rate: f64) -> Result<Queued> {
+        Ok(Queued(self.params.device().read(self.launch(learning_rate)?)?))
+    }
+
+    /// As [`queue`](Self::queue), where nobody asks what the update did.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue).
+    pub fn apply(&self, learning_rate: f64) -> Result<()> {
+        self.launch(learning_rate).map(drop)
+    }
+
+    /// As [`queue`](Self::queue), and waits for the update.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue).
+    pub fn step(&self, learning_rate: f64) -> Result<Update> {
+        self.queue(learning_rate)?.wait()
+    }
+
+    fn launch(&self, learning_rate: f64) -> Result<&Buffer<f32>> {
+        let stats = self.norm.run(self.params.device(), self.params.grads())?;
+        self.rule.step(&self.params, &self.master, stats, learning_rate)?;
+        Ok(stats)
+    }
+
+    /// What has to be saved beside the weights, by name: what the rule remembers, and the master where it is not the weights.
+    pub fn tensors(&self) -> Vec<(&'static str, AnyBuffer)> {
+        let mut tensors = self.rule.tensors();
+        if T::DTYPE != DType::F32 {
+            tensors.push(("master", AnyBuffer::from(&self.master)));
+        }
+        tensors
+    }
+
+    /// Updates applied so far.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn updates(&self) -> Result<u64> {
+        self.rule.updates(self.params.device())
+    }
+
+    /// Goes on as after so many updates; [`tensors`](Self::tensors) are the caller's to fill.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn resume(&self, updates: u64) -> Result<()> {
+        self.rule.resume(self.params.device(), updates)
+    }
+}

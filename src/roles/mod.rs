@@ -1,13 +1,13 @@
 //! The models of a run by the part they play: the policy that is trained, and what it is measured against.
 
+mod masks;
 mod plan;
 pub mod reference;
-pub mod token_mask;
 
+pub use masks::TrainedMasks;
 pub use plan::RunPlan;
-use token_mask::TokenMasks;
 
-use crate::{model::Model, optim::AdamW};
+use crate::{model::Model, optim::Optimizer};
 
 /// All models of a run.
 pub struct Roles<T> {
@@ -18,9 +18,9 @@ pub struct Roles<T> {
 /// The model that is trained, with all that is trained beside it.
 pub struct Policy<T> {
     pub model: Model<T>,
-    pub optimizer: AdamW<T>,
+    pub optimizer: Optimizer<T>,
     /// Weights of tokens, where the loss has them.
-    pub masks: Option<TokenMasks>,
+    pub masks: Option<TrainedMasks>,
 }
 
 /// What the policy's log-probabilities are compared with.

@@ -5,16 +5,11 @@
 //! every other file of its folder and of itself, so that no part of another step and no damaged one is taken for its own.
 
 use std::{
-    fs::{self, File},
-    io::{Read, Seek, SeekFrom, Write},
+    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,11 +19,14 @@ use super::{
 use crate::{
     cache::Hashes,
     data::loader::Position,
-    device::{Buffer, DType, Device, Float},
-    files,
-    model::Companions,
+    device::{Device, Float},
+    files::{
+        self,
+        safetensors::{self, Reader, Spec},
+    },
+    model::{AnyBuffer, Companions},
     ops::loss_batch,
-    optim::AdamW,
+    optim::Optimizer,
     roles::Policy,
 };
 
@@ -38,8 +36,6 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const FORMAT: u32 = 3;
 const OLDEST: u32 = 2;
 const PREFIX: &str = "checkpoint-";
-/// Elements of optimizer state in host memory at a time: 64 MiB.
-const PIECE: usize = 16 << 20;
 /// What stands in the place of a state's own hash while it is computed.
 const NO_CHECK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -177,7 +173,7 @@ pub fn save<T: Float>(out: &Path, policy: &Policy<T>, companions: &Companions, s
     files::folder_whole(&target, |folder| {
         model.save(folder, companions)?;
         save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
-        masks.iter().try_for_each(|masks| masks.save(model.device(), folder))?;
+        masks.iter().try_for_each(|masks| masks.save(folder))?;
         fs::write(folder.join(STATE), state.sealed(folder)?).context(STATE)
     })?;
     Ok(target)
@@ -201,9 +197,9 @@ pub fn not_saved(out: &Path, step: u64) -> String {
 pub fn load<T: Float>(folder: &Path, policy: &Policy<T>, state: &State) -> Result<()> {
     let Policy { model, optimizer, masks } = policy;
     model.load(folder).context(SKIP_DAMAGED)?;
-    optimizer.resume(model.device(), state.updates)?;
+    optimizer.resume(state.updates)?;
     load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)?;
-    masks.iter().try_for_each(|masks| masks.load(model.device(), folder))
+    masks.iter().try_for_each(|masks| masks.load(folder))
 }
 
 /// The newest complete checkpoint in `out`, with its state. Every file of it was read and is the one that was saved, which
@@ -313,82 +309,23 @@ pub fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The tensors of the state by name; the parameter arena is its own master in f32.
-fn parts<T: Float>(optimizer: &AdamW<T>) -> Vec<(&'static str, &Buffer<f32>)> {
-    let mut parts = vec![("m", &optimizer.m), ("v", &optimizer.v)];
-    if T::DTYPE != DType::F32 {
-        parts.push(("master", &optimizer.master));
-    }
-    parts
-}
-
-/// One piece of one part at a time is in host memory.
-fn save_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
-    let mut tensors = Vec::new();
-    let mut end = 0;
-    for (name, buffer) in parts(optimizer) {
-        let data_offsets = (end, end + buffer.bytes());
-        tensors.push((name.to_string(), TensorInfo { dtype: Dtype::F32, shape: vec![buffer.len()], data_offsets }));
-        end = data_offsets.1;
-    }
-    let mut header = serde_json::to_vec(&Metadata::new(None, tensors)?)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    files::write_whole(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for (_, buffer) in parts(optimizer) {
-            for piece in pieces(buffer) {
-                file.write_all(bytemuck::cast_slice(&device.download(&piece)?))?;
-            }
-        }
-        Ok(())
+/// One piece of one tensor at a time is in host memory.
+fn save_optimizer<T: Float>(device: &Device, optimizer: &Optimizer<T>, path: &Path) -> Result<()> {
+    let tensors = optimizer.tensors();
+    let spec = |(name, buffer): &(&str, AnyBuffer)| Spec {
+        name: name.to_string(),
+        dtype: buffer.dtype(),
+        shape: vec![buffer.len()],
+    };
+    let specs: Vec<Spec> = tensors.iter().map(spec).collect();
+    safetensors::write(path, None, &specs, |file| {
+        tensors.iter().enumerate().try_for_each(|(number, (_, buffer))| buffer.save(device, file, number))
     })
 }
 
-/// A buffer cut into what is copied at a time.
-fn pieces(buffer: &Buffer<f32>) -> impl Iterator<Item = Buffer<f32>> {
-    let len = buffer.len();
-    (0..len).step_by(PIECE).map(move |start| buffer.slice(start..len.min(start + PIECE)))
-}
-
-fn load_optimizer<T: Float>(device: &Device, optimizer: &AdamW<T>, path: &Path) -> Result<()> {
-    let place = || path.display();
-    let mut file = File::open(path).with_context(|| format!("{}: cannot be read", place()))?;
-    let (start, metadata) = read_header(&mut file).with_context(|| format!("{}: damaged", place()))?;
-    for (name, buffer) in parts(optimizer) {
-        let tensor = metadata.info(name).with_context(|| format!("{}: tensor `{name}` is missing", place()))?;
-        ensure!(
-            tensor.dtype == Dtype::F32 && tensor.shape == [buffer.len()],
-            "{}: tensor `{name}`: expected f32 [{}], found {:?} {:?}",
-            place(),
-            buffer.len(),
-            tensor.dtype,
-            tensor.shape
-        );
-        file.seek(SeekFrom::Start(start + tensor.data_offsets.0 as u64))?;
-        for piece in pieces(buffer) {
-            let mut values = vec![0f32; piece.len()];
-            let read = file.read_exact(bytemuck::cast_slice_mut(&mut values));
-            read.with_context(|| format!("{}: tensor `{name}`", place()))?;
-            device.copy_in(&piece, &values)?;
-        }
-    }
-    Ok(())
-}
-
-/// Where the data of a safetensors file begins, and what is in it.
-fn read_header(file: &mut File) -> Result<(u64, Metadata)> {
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    let (length, bytes) = (u64::from_le_bytes(length), file.metadata()?.len());
-    ensure!(length <= bytes.saturating_sub(8), "a header of {length} bytes in a file of {bytes}");
-    let mut json = vec![0; length as usize];
-    file.read_exact(&mut json)?;
-    let metadata: Metadata = serde_json::from_slice(&json)?;
-    let start = 8 + length;
-    let expected = start + metadata.data_len() as u64;
-    ensure!(bytes == expected, "{bytes} bytes instead of {expected}");
-    Ok((start, metadata))
+fn load_optimizer<T: Float>(device: &Device, optimizer: &Optimizer<T>, path: &Path) -> Result<()> {
+    let file = Reader::open(path.to_owned()).with_context(|| format!("{}: cannot be read", path.display()))?;
+    optimizer.tensors().iter().try_for_each(|(name, buffer)| buffer.load(device, &file, name, &[buffer.len()]))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::{
     feed::Work,
     forest::{Forest, Tree},
     loss::Step,
+    model::{TensorSpec, pieces},
 };
 
 /// How far a sequence's log-ratio may be from 0, in nats, while the policy is the reference: only the packing differs.
@@ -25,6 +26,9 @@ const NOISE_ALLOWED: f64 = 4.0;
 /// Examples of the first step that this is measured on, and how many others stand before each.
 const NOISE_EXAMPLES: usize = 8;
 const NOISE_COMPANY: usize = 3;
+
+/// Elements of gradients that are in host memory at a time.
+const PIECE: usize = 4 << 20;
 
 impl<T: Float> Trainer<T> {
     /// What can be told before the first update: refuses a wrong reference, and notes what does not learn.
@@ -94,15 +98,24 @@ impl<T: Float> Trainer<T> {
         Ok(sums.skip(forest.sequence_rows.len() - 1 - own).collect())
     }
 
+    /// Whether a tensor's gradient is 0 everywhere.
+    fn is_still(&self, spec: &TensorSpec) -> Result<bool> {
+        let params = self.model().params();
+        for piece in pieces(spec.range(), PIECE) {
+            if params.device().download(&params.grad(&piece))?.iter().any(|&g| g != 0.0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The tensors whose gradient is 0 everywhere after the first backward pass, if there are any. It may be right: weights of
     /// zero let nothing through, and rows that contradict each other cancel.
     fn without_gradient(&self) -> Result<Option<String>> {
         let tensors = &self.roles.policy.model.layout().tensors;
         let mut still = Vec::new();
         for spec in tensors {
-            let grads =
-                self.roles.policy.model.device().download(&self.roles.policy.model.grads().slice(spec.range()))?;
-            if grads.iter().all(|&g| g == 0.0) {
+            if self.is_still(spec)? {
                 still.push(&spec.name);
             }
         }

@@ -33,7 +33,7 @@ fn typical_weight<T: Float>(model: &Model<T>) -> Result<f64> {
     let mut sizes = Vec::new();
     for spec in model.layout().tensors.iter().filter(|spec| spec.shape.len() == 2) {
         let start = spec.range().start;
-        let values = model.device().download(&model.params().slice(start..start + spec.elements().min(SAMPLE)))?;
+        let values = model.device().download(&model.params().weight(&(start..start + spec.elements().min(SAMPLE))))?;
         let squares: f64 = values.iter().map(|x| f64::from(x.to_f32()).powi(2)).sum();
         sizes.push((squares / values.len().max(1) as f64).sqrt());
     }
@@ -82,7 +82,7 @@ pub fn useless<T: Float>(model: &Model<T>, start: Option<Probe>, end: Probe) -> 
         while !rest.is_empty() {
             let piece = rest.start..rest.end.min(rest.start + PIECE);
             rest.start = piece.end;
-            let values = model.device().download(&model.params().slice(piece))?;
+            let values = model.device().download(&model.params().weight(&piece))?;
             if values.iter().any(|x| !x.to_f32().is_finite()) {
                 return Ok(Some(format!("tensor `{}` holds numbers that are not finite", spec.name)));
             }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     cache::Hashes,
+    config::Init,
     device::Float,
     forest::Tree,
     model::Model,
@@ -65,10 +66,14 @@ impl<T: Float> References<'_, T> {
         let older = &self.options.config.model.older_reference;
         if let (Some(alpha), Some(older)) = (self.inputs.loss.acceleration(), older) {
             // The older model takes the place of the starting weights for one pass.
-            let start = self.model.device().download(self.model.params())?;
             self.model.load(older).context("`model.older_reference`")?;
             let found = self.pass("older reference");
-            self.model.device().copy_in(self.model.params(), &start)?;
+            // The run has not begun: the weights are those of its start.
+            let config = &self.options.config;
+            match config.model.init {
+                Init::Random => self.model.randomize(config.train.seed)?,
+                Init::Pretrained => self.model.load(&config.model.path)?,
+            }
             let Some(older) = found? else { return Ok(None) };
             sets.iter_mut().zip(&older).for_each(|(set, older)| set.accelerate(older, alpha));
         }

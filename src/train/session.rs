@@ -21,9 +21,9 @@ use crate::{
     feed::{Feed, FileFeed, HeldOut},
     forest::Tree,
     model::{Companions, MemoryPlan, Model},
-    optim::AdamW,
+    optim::Optimizer,
     report::terminal::say,
-    roles::{Policy, Reference, Roles, RunPlan, reference::RowValues, token_mask::TokenMasks},
+    roles::{Policy, Reference, Roles, RunPlan, TrainedMasks, reference::RowValues},
     stop::Stop,
 };
 
@@ -126,17 +126,17 @@ fn policy<T: Float>(
     start: &Start,
 ) -> Result<Policy<T>> {
     let model = Model::<T>::new(device, &inputs.model, plan)?;
-    let optimizer = AdamW::allocate(device, model.params(), model.layout(), config.optimizer())?;
+    let optimizer = Optimizer::allocate(model.params(), &config.optimizer())?;
     match (start, config.model.init) {
         // The checkpoint's follow.
         (Start::From(..), _) => {}
         (_, Init::Random) => {
             model.randomize(config.train.seed)?;
-            optimizer.start(device)?;
+            optimizer.start()?;
         }
-        (_, Init::Pretrained) => model.load_with(&optimizer.master, &config.model.path)?,
+        (_, Init::Pretrained) => model.load_with(optimizer.master(), &config.model.path)?,
     }
-    let masks = TokenMasks::new(device, &inputs.loss, &inputs.model, config.train.seed, config.optimizer())?;
+    let masks = TrainedMasks::new(device, &inputs.loss, &inputs.model, config.train.seed, config.optimizer())?;
     Ok(Policy { model, optimizer, masks })
 }
 

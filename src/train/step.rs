@@ -10,14 +10,10 @@ use crate::{
     feed::{HeldOut, Work},
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
-    model::{Batch, Model, flops},
-    ops::{
-        head::distributions::{Divergence, Slopes},
-        loss_batch,
-        loss_rows::Rows,
-    },
+    model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops},
+    ops::{head::distributions::Divergence, loss_batch, loss_rows::Rows},
     optim::{self, Update},
-    roles::{Policy, Reference, Roles, token_mask::Masked},
+    roles::{Policy, Reference, Roles},
 };
 
 /// The models and the loss of a run on their device.
@@ -116,7 +112,7 @@ impl<T: Float> Trainer<T> {
         let groups = groups.collect::<Result<Vec<_>>>()?;
         let step = Step::new(device, &self.loss, &self.loss_state, &groups)?;
         model.zero_grads()?;
-        masks.iter().try_for_each(|masks| masks.zero_grads(device))?;
+        masks.iter().try_for_each(|masks| masks.masks.params().zero_grads())?;
         let seen = self.see_all(&step, work, &forests)?;
         let mut made = Vec::new();
         for (micro, forest) in forests.iter().enumerate() {
@@ -127,8 +123,8 @@ impl<T: Float> Trainer<T> {
         }
         let notes = if first { self.look_at_first(&step, work)? } else { Vec::new() };
         let reading = step.read()?;
-        masks.iter().try_for_each(|masks| masks.update(device, lr))?;
-        let update = optimizer.queue(device, model.grads(), lr)?;
+        masks.iter().try_for_each(|masks| masks.update(lr))?;
+        let update = optimizer.queue(lr)?;
         let tokens = forests.iter().map(Forest::len).sum();
         Ok(Queued { reading, update, masks: made, tokens, flops: self.flops(&forests, seen), notes })
     }
@@ -234,7 +230,7 @@ impl<T: Float> Trainer<T> {
         if let Some(beside) = self.roles.reference.beside() {
             match &self.roles.policy.masks {
                 Some(masks) => {
-                    let made = masks.forward(beside, batch)?;
+                    let made = masks.masks.forward(beside, batch)?;
                     let [weights, divergence_weights] = made.weights.clone();
                     (rows.weights, rows.divergence_weights) = (Some(weights), Some(divergence_weights));
                     masked = Some(made);
@@ -272,15 +268,15 @@ impl<T: Float> Trainer<T> {
         let (Some(kept), Some(beside)) = (divergence, self.roles.reference.beside()) else {
             let outputs = Outputs { coefficients, divergence_coefficients: None };
             step.spread(micro, outputs, rows, &batch.sequence_rows)?;
-            return model.backward(batch, coefficients);
+            return model.backward(batch, &Slopes::by_logps(coefficients));
         };
         let by_divergence = device.alloc(batch.rows)?;
         let outputs = Outputs { coefficients, divergence_coefficients: Some(&by_divergence) };
         step.spread(micro, outputs, rows, &batch.sequence_rows)?;
-        let slopes = Slopes { logps: coefficients, divergences: &by_divergence };
-        model.backward_beside(beside, batch, kept, &slopes)?;
+        let divergences = Some(DivergenceSlopes { slopes: &by_divergence, reference: beside, kept });
+        model.backward(batch, &Slopes { logps: Some(coefficients), divergences })?;
         if let (Some(masks), Some(masked)) = (&self.roles.policy.masks, masked) {
-            masks.backward(step, micro, masked, rows, beside, batch)?;
+            masks.backward((step, micro), masked, rows, beside, batch)?;
         }
         Ok(())
     }

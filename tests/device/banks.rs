@@ -9,7 +9,7 @@ use warpo::{
         host::{BankConflicts, Completion},
     },
     forest::{Forest, Tree},
-    model::{Capacity, MemoryPlan, Model, ModelConfig},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes},
 };
 
 use super::kernels::banks as kernel;
@@ -75,11 +75,11 @@ fn survey(hopper: bool) -> BTreeMap<&'static str, (usize, f64)> {
     let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 128 };
     let plan = MemoryPlan::new(&config, DType::Bf16, capacity).unwrap().on(&device, &config);
     let model = Model::<bf16>::new(&device, &config, plan).unwrap();
-    device.copy_in(model.params(), &random_params::<bf16>(&config)).unwrap();
+    device.copy_in(&model.params().values(), &random_params::<bf16>(&config)).unwrap();
     let batch = model.upload(&forest).unwrap();
     model.forward(&batch).unwrap();
     model.logps(&batch).unwrap();
-    model.backward(&batch, &device.upload(&vec![0.1f32; batch.rows]).unwrap()).unwrap();
+    model.backward(&batch, &Slopes::by_logps(&device.upload(&vec![0.1f32; batch.rows]).unwrap())).unwrap();
     let mut worst: BTreeMap<&'static str, (usize, u64, u64)> = BTreeMap::new();
     for found in device.bank_conflicts() {
         let BankConflicts { kernel, ref place, write, instructions, passes, least, degree } = found;

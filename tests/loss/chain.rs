@@ -9,8 +9,8 @@ use warpo::{
     forest::{Forest, Role, Segment, Tree, Value},
     loss::{Definition, Loss, Shape, all},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
-    roles::{Policy, Reference, Roles, reference::compute, token_mask::TokenMasks},
+    optim::{Optimizer, RuleKind, Settings},
+    roles::{Policy, Reference, Roles, TrainedMasks, reference::compute},
     train::step::{StepOptions, Trainer},
 };
 
@@ -79,7 +79,7 @@ impl Chain {
         let tokens = trees.iter().map(Tree::tokens).max().unwrap().max(BUDGET);
         let capacity = Capacity { tokens, rows: tokens, head_chunk_rows: 17 };
         let model = Model::new(device, &self.config, plan(&self.config, capacity)).unwrap();
-        device.copy_in(model.params(), params).unwrap();
+        device.copy_in(&model.params().values(), params).unwrap();
         model
     }
 }
@@ -236,11 +236,15 @@ pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (T
     let beside = chain.model(device, &chain.ref_params, trees, forward_only);
     let values = compute(&beside, trees, BUDGET).unwrap();
     let model = chain.model(device, &chain.params, trees, training);
-    let settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 0.0 };
-    let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
-    let masks = TokenMasks::new(device, loss, &chain.config, 5, settings).unwrap();
+    let settings = Settings {
+        rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+        weight_decay: 0.0,
+        max_grad_norm: 0.0,
+    };
+    let optimizer = Optimizer::new(model.params(), &settings).unwrap();
+    let masks = TrainedMasks::new(device, loss, &chain.config, 5, settings).unwrap();
     if let Some(masks) = &masks {
-        masks::scatter(device, masks.params());
+        masks::scatter(device, &masks.masks.params().values());
     }
     let policy = Policy { model, optimizer, masks };
     let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
@@ -269,7 +273,7 @@ fn every_gradient_agrees_with_central_differences() {
         let rows = trees(&loss);
         let walk = walks.entry(format!("{rows:?}")).or_insert_with(|| Walk::new(&chain, rows));
         let (trainer, got_loss) = engine(&chain, &device, &loss, &walk.trees);
-        let grads = named(&chain.config, &device.download(trainer.model().grads()).unwrap());
+        let grads = named(&chain.config, &device.download(trainer.model().params().grads()).unwrap());
         let masks = masks::values(&chain, &trainer, &walk.trees, &device);
         let parameters = &loss.terms()[0].parameters;
         let here = step_of(&loss, &walk.trees, &walk.here, &walk.ref_logps, &masks);

@@ -7,8 +7,8 @@ use warpo::{
     forest::Tree,
     loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
-    roles::{Policy, Reference, Roles, reference::compute, token_mask::TokenMasks},
+    optim::{Optimizer, RuleKind, Settings},
+    roles::{Policy, Reference, Roles, TrainedMasks, reference::compute},
     train::step::{StepOptions, Trainer},
 };
 
@@ -17,7 +17,8 @@ use crate::{
     support::{fast_device, fast_hopper, normal, relative_error, strict_hoppers, widen},
 };
 
-const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 0.0 };
+const SETTINGS: Settings =
+    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.0, max_grad_norm: 0.0 };
 
 /// Gradients of one step over two micro-batches.
 fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[Tree]) -> Vec<f64> {
@@ -34,22 +35,22 @@ fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[
     let ref_params = params.iter().zip(noise).map(|(&w, noise)| rounded(bf16::from_f32(w.to_f32() + 0.05 * noise)));
     let beside =
         Model::<T>::new(device, config, MemoryPlan::forward_only(config, precision, capacity).unwrap()).unwrap();
-    device.copy_in(beside.params(), &ref_params.collect::<Vec<T>>()).unwrap();
+    device.copy_in(&beside.params().values(), &ref_params.collect::<Vec<T>>()).unwrap();
     let model = Model::<T>::new(device, config, plan).unwrap();
-    device.copy_in(model.params(), &params.into_iter().map(rounded).collect::<Vec<T>>()).unwrap();
+    device.copy_in(&model.params().values(), &params.into_iter().map(rounded).collect::<Vec<T>>()).unwrap();
     let values = compute(&beside, trees, 48).unwrap();
-    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
-    let masks = TokenMasks::new(device, loss, config, 5, SETTINGS).unwrap();
+    let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
+    let masks = TrainedMasks::new(device, loss, config, 5, SETTINGS).unwrap();
     let policy = Policy { model, optimizer, masks };
     let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let work = Work::of(trees, &(0..trees.len()).collect::<Vec<_>>(), 48, &values).unwrap();
     assert!(work.packs.len() > 1);
     trainer.step(&work, 0.0, false).unwrap();
-    let mut all = widen(&device.download(trainer.model().grads()).unwrap());
+    let mut all = widen(&device.download(trainer.model().params().grads()).unwrap());
     // Of masks as well, on their own scale.
     if let Some(masks) = &trainer.roles.policy.masks {
-        all.extend(device.download(masks.grads()).unwrap().into_iter().map(|g| 100.0 * f64::from(g)));
+        all.extend(device.download(masks.masks.params().grads()).unwrap().into_iter().map(|g| 100.0 * f64::from(g)));
     }
     all
 }

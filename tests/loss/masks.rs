@@ -3,7 +3,8 @@
 use warpo::{
     device::{Buffer, Device},
     forest::Tree,
-    loss::{Loss, Masks},
+    loss::Loss,
+    model::MaskKind,
     train::step::Trainer,
 };
 
@@ -26,12 +27,13 @@ pub fn scatter(device: &Device, params: &Buffer<f32>) {
 pub fn values(chain: &Chain, trainer: &Trainer<f32>, trees: &[Tree], device: &Device) -> [Vec<f64>; 2] {
     let rows: usize = trees.iter().map(Tree::rows).sum();
     match (trainer.loss.masks(), &trainer.roles.policy.masks) {
-        (Some(Masks::Activations), _) => {
+        (Some(MaskKind::Activations), _) => {
             let mask = fixed(chain, trees);
             [mask.clone(), mask]
         }
         (Some(_), Some(masks)) => {
-            let params: Vec<f64> = device.download(masks.params()).unwrap().into_iter().map(f64::from).collect();
+            let params: Vec<f64> =
+                device.download(&masks.masks.params().values()).unwrap().into_iter().map(f64::from).collect();
             learned(chain, trees, &params)
         }
         _ => [vec![1.0; rows], vec![1.0; rows]],
@@ -116,8 +118,9 @@ fn learned_masks_agree_with_central_differences() {
         let trees = trees(&loss);
         let (trainer, _) = engine(&chain, &device, &loss, &trees);
         let masks = trainer.roles.policy.masks.as_ref().unwrap();
-        let params: Vec<f64> = device.download(masks.params()).unwrap().into_iter().map(f64::from).collect();
-        let grads = device.download(masks.grads()).unwrap();
+        let params: Vec<f64> =
+            device.download(&masks.masks.params().values()).unwrap().into_iter().map(f64::from).collect();
+        let grads = device.download(masks.masks.params().grads()).unwrap();
         let (own, reference) = (named(&chain.config, &chain.params), named(&chain.config, &chain.ref_params));
         let zq = chain.logits(&reference, &trees);
         let rows = chain.rows(&own, &trees, &zq);

@@ -9,7 +9,7 @@ use warpo::{
     forest::{Role, Segment, Tree},
     loss::{Loss, Shape, Term},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
+    optim::{Optimizer, RuleKind, Settings},
     roles::reference::compute,
 };
 
@@ -102,13 +102,11 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     let reference = compute(&model, &trees, budget).unwrap();
     let of = |key: &str| golden.optim[key];
     let settings = Settings {
-        beta1: of("beta1"),
-        beta2: of("beta2"),
-        eps: of("eps"),
+        rule: RuleKind::AdamW { beta1: of("beta1"), beta2: of("beta2"), eps: of("eps") },
         weight_decay: of("weight_decay"),
         max_grad_norm: of("max_grad_norm"),
     };
-    let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
+    let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let trainer = trainer(model, optimizer, loss);
     let work = Work::of(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget, &reference).unwrap();
     let mut worst = 0.0f64;

@@ -97,7 +97,7 @@ fn layout_is_aligned_and_adjacent() {
         for spec in &layout.tensors {
             assert_eq!(spec.offset, end, "{}", spec.name);
             assert_eq!(spec.offset % 8, 0, "{}", spec.name);
-            assert_eq!(spec.decay, spec.offset < layout.decay_elements, "{}", spec.name);
+            assert_eq!(spec.decay, spec.offset < layout.groups()[0].range.end, "{}", spec.name);
             assert_eq!(spec.decay, !spec.name.contains("norm"), "{}", spec.name);
             end = spec.range().end;
         }
@@ -107,11 +107,11 @@ fn layout_is_aligned_and_adjacent() {
         let layer = &layout.layers[1];
         assert_eq!(range("self_attn.q_proj").end, range("self_attn.k_proj").start);
         assert_eq!(range("self_attn.k_proj").end, range("self_attn.v_proj").start);
-        assert_eq!(layer.qkv, range("self_attn.q_proj").start..range("self_attn.v_proj").end);
-        assert_eq!(layer.gate_up, range("mlp.gate_proj").start..range("mlp.up_proj").end);
+        assert_eq!(layer.qkv.weight, range("self_attn.q_proj").start..range("self_attn.v_proj").end);
+        assert_eq!(layer.gate_up.weight, range("mlp.gate_proj").start..range("mlp.up_proj").end);
         assert_eq!(range("mlp.gate_proj").end, range("mlp.up_proj").start);
         assert_eq!(layer.before_mlp.as_ref().unwrap().weight, range("post_attention_layernorm"));
-        assert!(layer.after_mlp.is_none() && layer.qkv_bias.is_none() && layer.qk_norm.is_none());
+        assert!(layer.after_mlp.is_none() && layer.qkv.bias.is_none() && layer.qk_norm.is_none());
         assert_eq!(layout.head == layout.embedding, tied);
         assert_eq!(layout.get("lm_head.weight").is_none(), tied);
     }

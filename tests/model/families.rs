@@ -15,8 +15,8 @@ use warpo::{
     device::{Buffer, DType, Device, Float},
     forest::{Forest, Tree},
     loss::Loss,
-    model::{Batch, Capacity, Companions, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
+    model::{Batch, Capacity, Companions, MemoryPlan, Model, ModelConfig, Slopes},
+    optim::{Optimizer, RuleKind, Settings},
 };
 
 use super::{fast_devices, named};
@@ -215,7 +215,7 @@ fn forward_alone_has_the_same_bits_in_less_memory() {
         let (plan, less) = (training.model.plan(), scoring.model.plan());
         assert!(less.total() < plan.total() && less.saved < plan.saved, "{family}");
         let coefficients = device.zeros(scoring.forest.rows()).unwrap();
-        let why = scoring.model.backward(&scoring.batch, &coefficients).unwrap_err().to_string();
+        let why = scoring.model.backward(&scoring.batch, &Slopes::by_logps(&coefficients)).unwrap_err().to_string();
         assert_eq!(why, "the memory plan is for forward passes only");
     }
 }
@@ -287,8 +287,8 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
     let loaded = Loaded::<f32>::new(device, family, golden);
     let Loaded { model, batch, .. } = &loaded;
     let Optim { beta1, beta2, eps, weight_decay, max_grad_norm } = golden.optim;
-    let settings = Settings { beta1, beta2, eps, weight_decay, max_grad_norm };
-    let optimizer = AdamW::new(device, model.params(), model.layout(), settings).unwrap();
+    let settings = Settings { rule: RuleKind::AdamW { beta1, beta2, eps }, weight_decay, max_grad_norm };
+    let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let reference = device.upload(&device.download(&loaded.rows()).unwrap()).unwrap();
     let loss_of = |what: &str, want: f64| {
         let logps = loaded.rows();
@@ -303,9 +303,9 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
         let (off, coefficients) = loss_of(&what, step.loss);
         losses = losses.max(off);
         model.zero_grads().unwrap();
-        model.backward(batch, &coefficients).unwrap();
+        model.backward(batch, &Slopes::by_logps(&coefficients)).unwrap();
         norms = norms.max(assert_norms(&what, model, step));
-        let update = optimizer.step(device, model.grads(), step.lr).unwrap();
+        let update = optimizer.step(step.lr).unwrap();
         let off = (f64::from(update.grad_norm) / step.grad_norm - 1.0).abs();
         assert!(update.applied && off <= NORM_RELATIVE, "{what}: norm {} of {}", update.grad_norm, step.grad_norm);
     }
@@ -338,7 +338,7 @@ fn mean_loss(
 
 /// Every parameter's gradient norm; the largest relative error.
 fn assert_norms(what: &str, model: &Model<f32>, step: &Step) -> f64 {
-    let grads = named(model.config(), &model.device().download(model.grads()).unwrap());
+    let grads = named(model.config(), &model.device().download(model.params().grads()).unwrap());
     assert_eq!(grads.len(), step.grad_norms.len(), "{what}: tensors");
     let mut worst = 0.0f64;
     for (name, &want) in &step.grad_norms {
@@ -402,12 +402,12 @@ fn save_and_load_keep_the_bits() {
         let loaded = Loaded::<f32>::new(&device, family, &golden);
         // Numbers that only f32 holds.
         loaded.model.randomize(7).unwrap();
-        let want = device.download(loaded.model.params()).unwrap();
+        let want = device.download(&loaded.model.params().values()).unwrap();
         let folder = TempDir::new().unwrap();
         loaded.model.save(folder.path(), &Companions::none()).unwrap();
         loaded.model.load(&fixtures().join(family)).unwrap();
         loaded.model.load(folder.path()).unwrap();
-        assert_same_bits(family, &device.download(loaded.model.params()).unwrap(), &want);
+        assert_same_bits(family, &device.download(&loaded.model.params().values()).unwrap(), &want);
         let config = ModelConfig::load(folder.path()).unwrap();
         assert_eq!(config.to_map(DType::F32), loaded.model.config().to_map(DType::F32), "{family}");
     }

@@ -1,7 +1,7 @@
 use warpo::{
     device::Device,
     forest::{Forest, Segment, Tree},
-    model::{Model, ModelConfig},
+    model::{Model, ModelConfig, Slopes},
 };
 
 use super::{document, fast_devices, list, model_for, named, pair, steps, tiny_config, tokens};
@@ -26,7 +26,7 @@ fn run(model: &Model<f32>, forest: &Forest, coefficients: &[f32]) -> (Vec<f32>, 
     let device = model.device();
     model.zero_grads().unwrap();
     let logps = add(model, forest, coefficients);
-    (logps, device.download(model.grads()).unwrap())
+    (logps, device.download(model.params().grads()).unwrap())
 }
 
 fn add(model: &Model<f32>, forest: &Forest, coefficients: &[f32]) -> Vec<f32> {
@@ -34,7 +34,7 @@ fn add(model: &Model<f32>, forest: &Forest, coefficients: &[f32]) -> Vec<f32> {
     let batch = model.upload(forest).unwrap();
     model.forward(&batch).unwrap();
     let logps = device.download(&model.logps(&batch).unwrap()).unwrap();
-    model.backward(&batch, &device.upload(coefficients).unwrap()).unwrap();
+    model.backward(&batch, &Slopes::by_logps(&device.upload(coefficients).unwrap())).unwrap();
     logps
 }
 
@@ -66,7 +66,7 @@ fn packed_equals_separate(device: &Device, config: &ModelConfig, trees: &[Tree],
         let own = &coefficients[logps.len()..logps.len() + forest.rows()];
         logps.extend(add(&model, &forest, own));
     }
-    let separate = device.download(model.grads()).unwrap();
+    let separate = device.download(model.params().grads()).unwrap();
     let error = relative_error(&widen(&packed_logps), &widen(&logps));
     assert!(error <= 1e-6, "{what}: log-probabilities: {error:.2e}");
     let (packed, separate) = (named(config, &packed), named(config, &separate));

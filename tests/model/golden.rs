@@ -2,7 +2,7 @@ use serde::Deserialize;
 use warpo::{
     forest::{Forest, Tree},
     loss::Loss,
-    model::{Capacity, MemoryPlan, Model, ModelConfig},
+    model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes},
 };
 
 use super::{fast_devices, named};
@@ -62,8 +62,8 @@ fn log_probabilities_loss_and_gradients_of_transformers() {
         let groups = loss.groups(&trees).unwrap();
         let (coefficients, metrics) = on_rows(&device, &loss, &groups, &logps, &ref_logps, &batch.sequence_rows);
         let rows = device.download(&logps).unwrap();
-        model.backward(&batch, &coefficients).unwrap();
-        let grads = named(&config, &device.download(model.grads()).unwrap());
+        model.backward(&batch, &Slopes::by_logps(&coefficients)).unwrap();
+        let grads = named(&config, &device.download(model.params().grads()).unwrap());
         let sums: Vec<f64> =
             forest.sequence_rows.windows(2).map(|ends| sum(&rows[ends[0] as usize..ends[1] as usize])).collect();
         compare(&golden, &sums, metrics.get("loss").unwrap(), &grads, on);

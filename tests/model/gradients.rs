@@ -2,7 +2,7 @@ use half::bf16;
 use warpo::{
     device::{Device, Float},
     forest::{Forest, Tree},
-    model::ModelConfig,
+    model::{ModelConfig, Slopes},
 };
 
 use super::{document, fast_devices, list, model_for, named, pair, random_params, steps, tiny_config, tiny_json};
@@ -81,9 +81,9 @@ impl Case {
         let loss = warpo::loss::Loss::with("dpo", &parameters).unwrap();
         let groups = pairs_of(&self.forest);
         let (coefficients, _) = on_rows(device, &loss, &groups, &logps, &ref_logps, &batch.sequence_rows);
-        model.backward(&batch, &coefficients).unwrap();
+        model.backward(&batch, &Slopes::by_logps(&coefficients)).unwrap();
         let logps = device.download(&logps).unwrap().into_iter().map(f64::from).collect();
-        (logps, named(&self.config, &device.download(model.grads()).unwrap()))
+        (logps, named(&self.config, &device.download(model.params().grads()).unwrap()))
     }
 }
 

@@ -65,7 +65,7 @@ pub fn model_for<T: Float>(device: &Device, config: &ModelConfig, forest: &Fores
     let precision = if size_of::<T>() == 2 { DType::Bf16 } else { DType::F32 };
     let plan = MemoryPlan::new(config, precision, capacity).unwrap().on(device, config);
     let model = Model::new(device, config, plan).unwrap();
-    device.copy_in(model.params(), &random_params::<T>(config)).unwrap();
+    device.copy_in(&model.params().values(), &random_params::<T>(config)).unwrap();
     model
 }
 

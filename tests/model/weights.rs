@@ -5,7 +5,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 use warpo::{
     device::{Buffer, Device, Float, HostOptions},
-    model::{Layout, ModelConfig, weights},
+    model::{Layout, ModelConfig, ParamSet, weights},
 };
 
 use super::tiny_config;
@@ -66,10 +66,9 @@ fn write_sharded(folder: &Path, tensors: &Tensors) {
 
 fn load<T: Float>(config: &ModelConfig, folder: &Path) -> anyhow::Result<Vec<T>> {
     let device = device();
-    let layout = Layout::new(config);
-    let params: Buffer<T> = device.alloc(layout.elements)?;
-    weights::load(&device, &params, None, &layout, config, folder)?;
-    device.download(&params)
+    let params = ParamSet::<T>::frozen(&device, Layout::new(config))?;
+    weights::load(&params, None, config, folder)?;
+    device.download(&params.values())
 }
 
 /// What loading a folder with these tensors says.
@@ -105,10 +104,10 @@ fn save_and_load<T: Float>(tied: bool) {
     let config = tiny_config(tied, 2);
     let (device, layout) = (device(), Layout::new(&config));
     let folder = TempDir::new().unwrap();
-    let params: Buffer<T> = device.alloc(layout.elements).unwrap();
-    weights::random(&device, &params, &layout, &config, 7).unwrap();
-    weights::save(&device, &params, &layout, folder.path()).unwrap();
-    assert_eq!(load::<T>(&config, folder.path()).unwrap(), device.download(&params).unwrap());
+    let params = ParamSet::<T>::frozen(&device, layout.clone()).unwrap();
+    weights::random(&params, &config, 7).unwrap();
+    weights::save(&params, folder.path()).unwrap();
+    assert_eq!(load::<T>(&config, folder.path()).unwrap(), device.download(&params.values()).unwrap());
 
     let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -126,13 +125,13 @@ fn the_master_has_the_values_of_the_files() {
         let folder = TempDir::new().unwrap();
         write(&folder.path().join("model.safetensors"), &tensors(&layout, dtype));
         let device = device();
-        let params: Buffer<bf16> = device.alloc(layout.elements).unwrap();
+        let params = ParamSet::<bf16>::frozen(&device, layout.clone()).unwrap();
         let master: Buffer<f32> = device.alloc(layout.elements).unwrap();
-        weights::load(&device, &params, Some(&master), &layout, &config, folder.path()).unwrap();
+        weights::load(&params, Some(&master), &config, folder.path()).unwrap();
         let exact = load::<f32>(&config, folder.path()).unwrap();
         assert_eq!(device.download(&master).unwrap(), exact, "{dtype:?}");
         let rounded: Vec<bf16> = exact.iter().map(|&value| bf16::from_f32(value)).collect();
-        assert_eq!(device.download(&params).unwrap(), rounded, "{dtype:?}");
+        assert_eq!(device.download(&params.values()).unwrap(), rounded, "{dtype:?}");
         let lost = exact.iter().zip(&rounded).filter(|(exact, rounded)| rounded.to_f32() != **exact).count();
         assert_eq!(lost == 0, dtype == Dtype::BF16, "{lost} values that bf16 cannot hold");
     }
@@ -171,9 +170,9 @@ fn random_start_depends_on_seed_and_tensor() {
     let device = device();
     let fill = |config: &ModelConfig, seed| {
         let layout = Layout::new(config);
-        let params: Buffer<f32> = device.alloc(layout.elements).unwrap();
-        weights::random(&device, &params, &layout, config, seed).unwrap();
-        let values = device.download(&params).unwrap();
+        let params = ParamSet::<f32>::frozen(&device, layout.clone()).unwrap();
+        weights::random(&params, config, seed).unwrap();
+        let values = device.download(&params.values()).unwrap();
         layout.tensors.into_iter().map(|s| (s.name.clone(), values[s.range()].to_vec())).collect::<HashMap<_, _>>()
     };
     let (a, b, other) = (fill(&tied, 1), fill(&untied, 1), fill(&tied, 2));
@@ -363,8 +362,9 @@ fn a_failed_save_leaves_the_old_file() {
     let config = tiny_config(true, 2);
     let (device, layout) = (device(), Layout::new(&config));
     let folder = TempDir::new().unwrap();
-    let params: Buffer<f32> = device.zeros(layout.elements).unwrap();
-    weights::save(&device, &params, &layout, folder.path()).unwrap();
+    let params = ParamSet::<f32>::frozen(&device, layout).unwrap();
+    device.fill_zero(&params.values()).unwrap();
+    weights::save(&params, folder.path()).unwrap();
     let path = folder.path().join("model.safetensors");
     let before = fs::read(&path).unwrap();
     let failed = warpo::files::write_whole(&path, |out| {

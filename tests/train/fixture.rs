@@ -14,7 +14,7 @@ use warpo::{
     device::{Choice, Float},
     loss::Loss,
     model::Model,
-    optim::AdamW,
+    optim::Optimizer,
     roles::{Policy, Reference, Roles},
     train::{
         Options, Outcome,
@@ -170,7 +170,7 @@ pub fn stderr(output: &Output) -> String {
 }
 
 /// A trainer of one model whose reference comes as values.
-pub fn trainer<T: Float>(model: Model<T>, optimizer: AdamW<T>, loss: Loss) -> Trainer<T> {
+pub fn trainer<T: Float>(model: Model<T>, optimizer: Optimizer<T>, loss: Loss) -> Trainer<T> {
     let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
     Trainer::new(roles, loss, StepOptions::default()).unwrap()
 }

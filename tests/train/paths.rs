@@ -12,7 +12,7 @@ use warpo::{
     feed::Work,
     loss::Loss,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
+    optim::{Optimizer, RuleKind, Settings},
     roles::reference::compute,
 };
 
@@ -26,7 +26,8 @@ use crate::{
 const STEPS: usize = 4;
 const PAIRS: usize = 4;
 const BUDGET: usize = 1024;
-const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 };
+const SETTINGS: Settings =
+    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.01, max_grad_norm: 1.0 };
 
 /// The quickstart's model with heads of 64 instead of 32, which attention on Hopper's units takes.
 fn shape() -> ModelConfig {
@@ -54,7 +55,7 @@ fn losses<T: Float>(device: &Device, precision: DType, data: &Dataset) -> Vec<f6
     model.randomize(1).unwrap();
     let trees = &data.trees[..STEPS * PAIRS];
     let reference = compute(&model, trees, BUDGET).unwrap();
-    let optimizer = AdamW::new(device, model.params(), model.layout(), SETTINGS).unwrap();
+    let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 1.0)]).unwrap();
     let trainer = trainer(model, optimizer, loss);
     let step = |step: usize| {

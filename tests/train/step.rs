@@ -15,8 +15,8 @@ use warpo::{
     feed::Work,
     forest::Tree,
     loss::Loss,
-    model::{Capacity, Layout, MemoryPlan, Model, ModelConfig},
-    optim::{AdamW, Settings},
+    model::{Capacity, Layout, MemoryPlan, Model, ModelConfig, ParamSet},
+    optim::{Optimizer, RuleKind, Settings},
     roles::reference::compute,
 };
 
@@ -24,7 +24,8 @@ use super::fixture::{Fixture, trainer};
 use crate::model::{pair, tiny_config};
 use crate::support::{fast_device, for_each_device, relative_error, widen};
 
-const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
+const SETTINGS: Settings =
+    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.1, max_grad_norm: 1.0 };
 
 /// Gradients and metrics of one step over ten pairs, in micro-batches of at most `budget` tokens.
 fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(String, f64)>, usize) {
@@ -40,12 +41,12 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(String, f64)>, us
     model.randomize(5).unwrap();
     let trees = &data.trees[..10];
     let reference = compute(&model, trees, budget).unwrap();
-    let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+    let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 0.5)]).unwrap();
     let trainer = trainer(model, optimizer, loss);
     let work = Work::of(trees, &(0..10).collect::<Vec<_>>(), budget, &reference).unwrap();
     let done = trainer.step(&work, 1e-3, true).unwrap();
-    let grads = widen(&device.download(trainer.model().grads()).unwrap());
+    let grads = widen(&device.download(trainer.model().params().grads()).unwrap());
     (grads, done.metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect(), work.packs.len())
 }
 
@@ -93,7 +94,7 @@ fn rounding_to_bf16_is_no_wrong_reference() {
     let reference = compute(&model, &trees, 256).unwrap();
     let work = Work::of(&trees, &[0, 1, 2, 3], 1024, &reference).unwrap();
     assert_eq!(work.packs.len(), 1);
-    let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+    let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let trainer = trainer(model, optimizer, Loss::with("dpo", &[("beta", 0.5)]).unwrap());
     let done = trainer.step(&work, 0.0, true).unwrap();
     let off = (done.metrics.get("loss").unwrap() - LN_2).abs();
@@ -116,7 +117,7 @@ fn rounding_of_large_logits_is_no_wrong_reference() {
         let model = Model::<bf16>::new(&device, &shape, plan).unwrap();
         let start = |seed: u64| {
             model.randomize(seed).unwrap();
-            let head = model.params().slice(model.layout().head.clone());
+            let head = model.params().weight(&model.layout().head);
             let scaled =
                 device.download(&head).unwrap().iter().map(|w| bf16::from_f32(w.to_f32() * scale)).collect::<Vec<_>>();
             device.copy_in(&head, &scaled).unwrap();
@@ -124,7 +125,7 @@ fn rounding_of_large_logits_is_no_wrong_reference() {
         start(4);
         let reference = compute(&model, &trees, 256).unwrap();
         let work = Work::of(&trees, &[0, 1, 2, 3], 1024, &reference).unwrap();
-        let optimizer = AdamW::new(&device, model.params(), model.layout(), SETTINGS).unwrap();
+        let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
         let trainer = trainer(model, optimizer, Loss::with("dpo", &[("beta", 1.0)]).unwrap());
         let done = trainer.step(&work, 0.0, true).unwrap();
         let rewards = ["rewards/chosen", "rewards/rejected"].map(|name| done.metrics.get(name).unwrap().abs());
@@ -134,7 +135,7 @@ fn rounding_of_large_logits_is_no_wrong_reference() {
         let other = compute(&trainer.model(), &trees, 256).unwrap();
         assert_eq!(other, reference, "a first step with a rate of 0 changes nothing");
         trainer.model().randomize(5).unwrap();
-        let head = trainer.model().params().slice(trainer.model().layout().head.clone());
+        let head = trainer.model().params().weight(&trainer.model().layout().head);
         let scaled =
             device.download(&head).unwrap().iter().map(|w| bf16::from_f32(w.to_f32() * scale)).collect::<Vec<_>>();
         device.copy_in(&head, &scaled).unwrap();
@@ -153,24 +154,34 @@ fn an_update_that_is_not_finite_changes_nothing() {
 
 fn skips<T: Float>(device: &Device, on: &str) {
     let start: Vec<T> = (0..40).map(|i| T::from_f32(0.25 + i as f32)).collect();
-    let params = device.upload(&start).unwrap();
-    let layout = Layout { elements: 40, decay_elements: 32, ..Layout::default() };
-    let optimizer = AdamW::new(device, &params, &layout, SETTINGS).unwrap();
+    let layout = Layout::of([("w".into(), vec![32], true), ("b".into(), vec![8], false)]);
+    let params = ParamSet::trained(device, layout).unwrap();
+    device.copy_in(&params.values(), &start).unwrap();
+    let optimizer = Optimizer::new(&params, &SETTINGS).unwrap();
+    let state = |name: &str| {
+        let tensors = optimizer.tensors();
+        let (_, tensor) = tensors.iter().find(|(known, _)| *known == name).unwrap();
+        device.download(&tensor.typed::<f32>().unwrap()).unwrap()
+    };
+    let step = |grads: &[f32], lr| {
+        device.copy_in(params.grads(), grads).unwrap();
+        optimizer.step(lr).unwrap()
+    };
     for poison in [f32::INFINITY, f32::NAN] {
         let mut grads = vec![0.5f32; 40];
         grads[33] = poison;
-        let update = optimizer.step(device, &device.upload(&grads).unwrap(), 0.1).unwrap();
+        let update = step(&grads, 0.1);
         assert!(!update.applied && !update.grad_norm.is_finite(), "{on}: {update:?}");
-        assert_eq!(device.download(&params).unwrap(), start, "{on}");
-        assert_eq!(device.download(&optimizer.m).unwrap(), vec![0.0; 40], "{on}");
-        assert_eq!(device.download(&optimizer.v).unwrap(), vec![0.0; 40], "{on}");
-        assert_eq!(optimizer.updates(device).unwrap(), 0, "{on}");
+        assert_eq!(device.download(&params.values()).unwrap(), start, "{on}");
+        assert_eq!(state("m"), vec![0.0; 40], "{on}");
+        assert_eq!(state("v"), vec![0.0; 40], "{on}");
+        assert_eq!(optimizer.updates().unwrap(), 0, "{on}");
     }
     // The next good gradient is the first update: all of equal size, AdamW moves each element by the rate.
-    let update = optimizer.step(device, &device.upload(&[0.5f32; 40]).unwrap(), 0.125).unwrap();
+    let update = step(&[0.5f32; 40], 0.125);
     assert!(update.applied, "{on}");
-    assert_eq!(optimizer.updates(device).unwrap(), 1, "{on}");
-    let master = widen(&device.download(&optimizer.master).unwrap());
+    assert_eq!(optimizer.updates().unwrap(), 1, "{on}");
+    let master = widen(&device.download(optimizer.master()).unwrap());
     for (i, value) in master.iter().enumerate() {
         let before = 0.25 + i as f64;
         let decayed = if i < 32 { before * (1.0 - 0.125 * 0.1) } else { before };

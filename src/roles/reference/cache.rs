@@ -58,7 +58,7 @@ impl ReferenceCache {
     /// The weights cannot be downloaded.
     pub fn new<T: Float>(cache: &Path, model: &Model<T>) -> Result<Self> {
         let mut key = KeyBuilder::new(FORMAT);
-        let (device, params) = (model.device(), model.params());
+        let (device, params) = (model.device(), model.params().values());
         key.part("device", device.arithmetic().as_bytes()).part("kernels", versions::KERNELS.as_bytes());
         key.part("precision", format!("{:?}", T::DTYPE).as_bytes());
         key.part("config", format!("{:?}", model.config()).as_bytes());

@@ -1,0 +1,148 @@
+//! The weights of one model as a set: where they lie, which are learnt and by which groups, and their gradients.
+//!
+//! A set is trained or frozen as a whole. A trained one has an arena of gradients beside its arena of weights and groups
+//! for the optimizer; a frozen one is bytes that several models may read. Knows neither activations nor optimizers.
+
+use std::{ops::Range, sync::Arc};
+
+use anyhow::{Result, ensure};
+
+use super::Layout;
+use crate::device::{Buffer, Device, Float};
+
+/// Where the values of a range of the layout are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Elements of the trained arena and of the gradients.
+    Trained(Range<usize>),
+    /// Bytes of the frozen parts.
+    Frozen(Range<usize>),
+}
+
+/// Weights that lie side by side and that an optimizer treats alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub name: String,
+    /// Elements of the trained arena.
+    pub range: Range<usize>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// Its learning rate is that of the step times this.
+    pub lr_scale: f64,
+}
+
+/// Weights by [`Layout`], on their device. Clones share the memory.
+#[derive(Clone)]
+pub struct ParamSet<T> {
+    device: Device,
+    layout: Arc<Layout>,
+    trained: Buffer<T>,
+    grads: Buffer<f32>,
+    frozen: Buffer<u8>,
+    groups: Vec<Group>,
+}
+
+impl<T: Float> ParamSet<T> {
+    /// Weights to be learnt, undefined until they are filled; gradients are zero. Groups are those of the layout.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn trained(device: &Device, layout: Layout) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            trained: device.alloc(layout.elements)?,
+            grads: device.zeros(layout.elements)?,
+            frozen: device.alloc(0)?,
+            groups: layout.groups(),
+            layout: Arc::new(layout),
+        })
+    }
+
+    /// Weights that stay as they are filled: no gradients, no groups.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn frozen(device: &Device, layout: Layout) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            trained: device.alloc(0)?,
+            grads: device.alloc(0)?,
+            frozen: device.alloc(layout.elements * size_of::<T>())?,
+            groups: Vec::new(),
+            layout: Arc::new(layout),
+        })
+    }
+
+    /// The same weights in other groups.
+    ///
+    /// # Errors
+    /// The groups do not follow each other through the whole trained arena.
+    pub fn grouped(self, groups: Vec<Group>) -> Result<Self> {
+        let mut end = 0;
+        for Group { name, range, .. } in &groups {
+            ensure!(range.start == end, "group `{name}`: begins at element {}, not at {end}", range.start);
+            end = range.end;
+        }
+        ensure!(end == self.trained.len(), "groups of {end} elements for {} that are trained", self.trained.len());
+        Ok(Self { groups, ..self })
+    }
+
+    /// The device the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Names, shapes and places.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What the optimizer treats alike, in the order of the trained arena; none of a frozen set.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// All weights in the order of the layout.
+    pub fn values(&self) -> Buffer<T> {
+        if self.frozen.is_empty() { self.trained.clone() } else { self.frozen.cast() }
+    }
+
+    /// Gradients of the trained weights in the same order.
+    pub fn grads(&self) -> &Buffer<f32> {
+        &self.grads
+    }
+
+    /// Where a range of the layout is.
+    pub fn home(&self, range: &Range<usize>) -> Home {
+        let width = size_of::<T>();
+        if self.frozen.is_empty() {
+            Home::Trained(range.clone())
+        } else {
+            Home::Frozen(range.start * width..range.end * width)
+        }
+    }
+
+    /// The weights of a range of the layout.
+    pub fn weight(&self, range: &Range<usize>) -> Buffer<T> {
+        match self.home(range) {
+            Home::Trained(range) => self.trained.slice(range),
+            Home::Frozen(bytes) => self.frozen.slice(bytes).cast(),
+        }
+    }
+
+    /// The gradients of a range of the layout.
+    ///
+    /// # Panics
+    /// The set is frozen.
+    pub fn grad(&self, range: &Range<usize>) -> Buffer<f32> {
+        self.grads.slice(range.clone())
+    }
+
+    /// Starts a step.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn zero_grads(&self) -> Result<()> {
+        self.device.fill_zero(&self.grads)
+    }
+}

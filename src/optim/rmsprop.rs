@@ -1,0 +1,69 @@
+//! RMSprop (Tieleman & Hinton 2012) as PyTorch defines it, neither centred nor with momentum.
+
+use anyhow::Result;
+
+use super::rule::{Rule, Sweep, sweeps};
+use crate::{
+    device::{Buffer, Device, Float},
+    model::{AnyBuffer, ParamSet},
+    ops::rmsprop::{self, Hyper},
+};
+
+/// The running mean of squared gradients, and what counts the updates.
+pub(super) struct RmsProp {
+    square_avg: Buffer<f32>,
+    /// Each with its own count.
+    sweeps: Vec<(Sweep, Buffer<f64>)>,
+    /// At a learning rate of 0.
+    hyper: Hyper,
+}
+
+impl RmsProp {
+    /// Bytes of means of one weight.
+    pub(super) const BYTES: usize = 4;
+
+    /// # Errors
+    /// The device is out of memory.
+    pub(super) fn new<T: Float>(params: &ParamSet<T>, hyper: Hyper) -> Result<Self> {
+        let device = params.device();
+        let counted = |sweep| Ok((sweep, device.zeros(1)?));
+        Ok(Self {
+            square_avg: device.zeros(params.grads().len())?,
+            sweeps: sweeps(params.groups()).into_iter().map(counted).collect::<Result<_>>()?,
+            hyper,
+        })
+    }
+}
+
+impl<T: Float> Rule<T> for RmsProp {
+    fn step(&self, params: &ParamSet<T>, master: &Buffer<f32>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
+        for (Sweep { range, decay_elements, lr_scale }, updates) in &self.sweeps {
+            let [master, square_avg, grads] =
+                [master, &self.square_avg, params.grads()].map(|all| all.slice(range.clone()));
+            let tensors = rmsprop::Tensors {
+                params: &params.weight(range),
+                master: &master,
+                square_avg: &square_avg,
+                grads: &grads,
+                stats,
+                updates,
+            };
+            let hyper = Hyper { lr: lr * lr_scale, ..self.hyper };
+            rmsprop::step(params.device(), &tensors, hyper, *decay_elements)?;
+        }
+        Ok(())
+    }
+
+    fn tensors(&self) -> Vec<(&'static str, AnyBuffer)> {
+        vec![("square_avg", AnyBuffer::from(&self.square_avg))]
+    }
+
+    fn updates(&self, device: &Device) -> Result<u64> {
+        let Some((_, updates)) = self.sweeps.first() else { return Ok(0) };
+        Ok(device.download(updates)?[0] as u64)
+    }
+
+    fn resume(&self, device: &Device, updates: u64) -> Result<()> {
+        self.sweeps.iter().try_for_each(|(_, at)| device.copy_in(at, &[updates as f64]))
+    }
+}
