@@ -11,7 +11,8 @@
 // in place of logits: one CTA of 32 rows by 8 slices of the vocabulary merges statistics in a fixed order; gradients replace
 // the exponentials. The target's own gradient, c (1 - p), comes from its f32 logit, because 1 - p of a rounded p would be
 // rounding alone where the model is sure.
-// head_scatter adds the gradients of the rows that read a token in row order, eight columns a thread.
+// head_scatter adds the gradients of the rows that read a token in row order, to what another head left there or to 0, eight
+// columns a thread.
 // f32 arithmetic; fixed order, no atomics. Roof: memory.
 
 #include <chunk.cuh>
@@ -112,13 +113,14 @@ __device__ void head_dlogits_exponentials(bf16* dlogits, const LogitStatistics* 
 }
 
 template <class T>
-__device__ void head_scatter(T* dhidden, const T* dx_rows, const int* token_row_offsets, const int* token_rows,
+__device__ void head_scatter(T* dhidden, const T* dx_rows, const int* token_row_offsets, const int* token_rows, int add,
                              int tokens, int hidden) {
     const int chunks = (hidden + kChunk - 1) / kChunk;
     const int item = blockIdx.x * kElementThreads + threadIdx.x;
     const int token = item / chunks, c = item % chunks * kChunk;
     if (token >= tokens) return;
     float sum[kChunk] = {};
+    if (add) load_chunk(sum, dhidden + (long long)token * hidden + c, hidden - c);
     const int last = token_row_offsets[token + 1];
     for (int i = token_row_offsets[token]; i < last; ++i) {
         float x[kChunk];
@@ -218,19 +220,19 @@ extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_expon
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_f32(
-    float* dhidden,                // (tokens, hidden)
+    float* dhidden,                // (tokens, hidden), added to if add
     const float* dx_rows,          // (rows, hidden)
     const int* token_row_offsets,  // (tokens + 1)
     const int* token_rows,         // (rows)
-    int tokens, int hidden) {
-    head_scatter<float>(dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden);
+    int add, int tokens, int hidden) {
+    head_scatter<float>(dhidden, dx_rows, token_row_offsets, token_rows, add, tokens, hidden);
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_scatter_bf16(
-    bf16* dhidden,                 // (tokens, hidden)
+    bf16* dhidden,                 // (tokens, hidden), added to if add
     const bf16* dx_rows,           // (rows, hidden)
     const int* token_row_offsets,  // (tokens + 1)
     const int* token_rows,         // (rows)
-    int tokens, int hidden) {
-    head_scatter<bf16>(dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden);
+    int add, int tokens, int hidden) {
+    head_scatter<bf16>(dhidden, dx_rows, token_row_offsets, token_rows, add, tokens, hidden);
 }

@@ -10,6 +10,7 @@ mod fuzz;
 mod loss;
 mod model;
 mod ops;
+mod optim;
 mod oracles;
 mod real_sizes;
 mod support;

@@ -217,7 +217,20 @@ fn head_bwd<T: Float>(size: &Size) -> Case {
         head::fwd(device, &at.logps, &at.lse, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)?;
         Ok(Box::new(move |device| {
             let HeadBuffers { scratch, rows, hidden_states, weight, lse, .. } = &at;
-            head::bwd(device, &dhidden, &dweight, scratch, hidden_states, weight, lse, &slopes, rows, &head, false)
+            head::bwd(
+                device,
+                &dhidden,
+                &dweight,
+                scratch,
+                hidden_states,
+                weight,
+                lse,
+                &slopes,
+                rows,
+                &head,
+                false,
+                false,
+            )
         }))
     })
 }

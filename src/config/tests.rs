@@ -185,6 +185,26 @@ fn refusals_name_line_key_value_and_remedy() {
 }
 
 #[test]
+fn constants_of_the_other_optimizer_are_refused() {
+    let why = |keys: &str| refusal(&format!("{SMALL}[optim]\n{keys}"), &[]);
+    let alpha = why("alpha = 0.9\n");
+    assert!(
+        alpha.ends_with(
+            "`optim.alpha` = 0.9: `optim.name` is \"adamw\", which has none: remove it or set optim.name = \"rmsprop\""
+        ),
+        "{alpha}"
+    );
+    for key in ["beta1", "beta2"] {
+        let text = why(&format!("name = \"rmsprop\"\n{key} = 0.5\n"));
+        let end = format!(
+            "`optim.{key}` = 0.5: `optim.name` is \"rmsprop\", which has none: remove it or set optim.name = \"adamw\""
+        );
+        assert!(text.ends_with(&end), "{text}");
+    }
+    assert!(why("name = \"sgd\"\n").contains("optim.name"), "{}", why("name = \"sgd\"\n"));
+}
+
+#[test]
 fn bytes_that_are_not_utf8_and_a_missing_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.toml");

@@ -112,8 +112,11 @@ impl Reader {
 
 /// What a file is about to hold: name, element type and shape of a tensor.
 pub struct Spec {
+    /// In the file.
     pub name: String,
+    /// Of its elements.
     pub dtype: Dtype,
+    /// Elements by dimension, the outermost first.
     pub shape: Vec<usize>,
 }
 

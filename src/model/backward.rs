@@ -43,7 +43,9 @@ impl<'a, T> Slopes<'a, T> {
 pub struct DivergenceSlopes<'a, T> {
     /// (rows)
     pub slopes: &'a Buffer<f32>,
+    /// The model beside.
     pub reference: &'a Model<T>,
+    /// What the forward passes of both gave.
     pub kept: &'a Divergence,
 }
 
@@ -83,6 +85,7 @@ impl<T: Float> Model<T> {
             kept,
             &distributions::Slopes { logps, divergences: slopes },
             &batch.head_rows(),
+            false,
         )
     }
 
@@ -140,6 +143,7 @@ impl<T: Float> Model<T> {
             &batch.head_rows(),
             &self.head(),
             true,
+            false,
         )
     }
 

@@ -16,25 +16,37 @@ const ALIGNED: usize = 64;
 
 /// A forest's index tables, in one allocation that lives as long as any of them.
 pub struct Batch {
+    /// Tokens of all trees.
     pub tokens: usize,
+    /// Predictions that count.
     pub rows: usize,
+    /// Paths that are scored.
     pub sequences: usize,
-    pub pair_count: usize,
     /// Keys that a token sees on average, itself included.
     pub mean_keys: usize,
-    /// The tables of [`Forest`], by the same names.
+    /// (tokens) [`Forest::tokens`]; all tables are those of [`Forest`], by the same names.
     pub ids: Buffer<i32>,
+    /// (tokens)
     pub position: Buffer<i32>,
+    /// (tokens)
     pub subtree_end: Buffer<i32>,
+    /// (tiles, 2)
     pub tile_bounds: Buffer<i32>,
+    /// (rows)
     pub row_source: Buffer<i32>,
+    /// (rows)
     pub row_target: Buffer<i32>,
+    /// (sequences + 1)
     pub sequence_rows: Buffer<i32>,
-    pub pairs: Buffer<i32>,
+    /// (tokens + 1)
     pub token_row_offsets: Buffer<i32>,
+    /// (rows)
     pub token_rows: Buffer<i32>,
+    /// (distinct ids)
     pub distinct_ids: Buffer<i32>,
+    /// (distinct ids + 1)
     pub distinct_offsets: Buffer<i32>,
+    /// (tokens)
     pub distinct_tokens: Buffer<i32>,
     /// The same three tables for positions in place of token ids, where the model learns positions.
     pub by_position: Option<[Buffer<i32>; 3]>,
@@ -83,7 +95,6 @@ impl Batch {
             &forest.row_source,
             &forest.row_target,
             &forest.sequence_rows,
-            &forest.pairs,
             &forest.token_row_offsets,
             &forest.token_rows,
             &forest.distinct_ids,
@@ -100,7 +111,6 @@ impl Batch {
             tokens: forest.len(),
             rows: forest.rows(),
             sequences: forest.sequences(),
-            pair_count: forest.pair_count(),
             mean_keys: forest.mean_keys(),
             ids: next(),
             position: next(),
@@ -109,7 +119,6 @@ impl Batch {
             row_source: next(),
             row_target: next(),
             sequence_rows: next(),
-            pairs: next(),
             token_row_offsets: next(),
             token_rows: next(),
             distinct_ids: next(),

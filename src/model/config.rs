@@ -39,34 +39,47 @@ const LARGEST_MODEL: u128 = 1 << 42;
 pub struct ModelConfig {
     /// Names and layouts of the tensors in a file.
     pub family: Family,
+    /// Rows of the embedding.
     pub vocab: usize,
+    /// Width of the residual stream.
     pub hidden: usize,
+    /// Width between the two products of the MLP.
     pub ffn: usize,
+    /// Blocks of attention and MLP.
     pub layers: usize,
+    /// Of queries.
     pub heads: usize,
+    /// Of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Width of a head.
     pub head_dim: usize,
     /// Longest path from a root to a leaf, in tokens.
     pub positions: usize,
+    /// Of the stream.
     pub norm: NormKind,
+    /// Added to the mean square, or to the variance.
     pub norm_eps: f32,
     /// Attention and MLP read a normed stream.
     pub norm_before: bool,
     /// What attention and MLP add to the stream is normed.
     pub norm_after: bool,
+    /// Of queries and keys, before they are turned.
     pub qk_norm: QkNorm,
     /// Rotary tables; none means learned positions.
     pub ropes: Vec<Rope>,
+    /// One a layer.
     pub layer_kinds: Vec<LayerKind>,
     /// Queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// All other projections have one too.
     pub bias: bool,
+    /// Of the MLP.
     pub activation: Activation,
     /// Embeddings are multiplied by it, rounded to the model's precision.
     pub embedding_scale: f32,
     /// Scores are multiplied by it.
     pub attention_scale: f64,
+    /// Scores become `cap tanh(score / cap)`.
     pub attention_softcap: Option<f32>,
     /// Logits become `cap tanh(logit / cap)`.
     pub final_softcap: Option<f32>,

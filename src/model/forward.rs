@@ -356,6 +356,7 @@ impl<T: Float> Model<T> {
 
 /// A layer that is done.
 pub struct Visit<T> {
+    /// Which, from 0.
     pub layer: usize,
     /// (tokens, ffn) what the second matrix of its MLP read.
     pub inner: Buffer<T>,

@@ -13,6 +13,7 @@ use super::{
 /// One tensor under its Hugging Face name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
+    /// In a file.
     pub name: String,
     /// In the arena: (outputs, inputs) for a matrix.
     pub shape: Vec<usize>,
@@ -72,8 +73,11 @@ pub struct LayerRanges {
     pub down: Linear,
     /// Of the stream that attention and MLP read, and of what they add to it.
     pub before_attention: Option<NormRanges>,
+    /// Of what attention adds.
     pub after_attention: Option<NormRanges>,
+    /// Of the stream that the MLP reads.
     pub before_mlp: Option<NormRanges>,
+    /// Of what the MLP adds.
     pub after_mlp: Option<NormRanges>,
     /// Weights for queries and keys.
     pub qk_norm: Option<[Range<usize>; 2]>,
@@ -82,7 +86,9 @@ pub struct LayerRanges {
 /// All tensors of a model in arena order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
+    /// In arena order.
     pub tensors: Vec<TensorSpec>,
+    /// Of all tensors.
     pub elements: usize,
     /// (vocab, hidden)
     pub embedding: Range<usize>,
@@ -90,7 +96,9 @@ pub struct Layout {
     pub positions: Option<Range<usize>>,
     /// (vocab, hidden); the embedding again if the head is tied.
     pub head: Range<usize>,
+    /// Before the head.
     pub final_norm: NormRanges,
+    /// From the first that runs.
     pub layers: Vec<LayerRanges>,
 }
 

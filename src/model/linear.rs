@@ -27,7 +27,9 @@ pub struct Linear {
     pub weight: Range<usize>,
     /// (rows) in the layout, where there is one.
     pub bias: Option<Range<usize>>,
+    /// Outputs.
     pub rows: usize,
+    /// Inputs.
     pub columns: usize,
 }
 

@@ -27,6 +27,7 @@ const ALIGNMENT: usize = 256;
 /// The largest micro-batch a model is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
+    /// Of all trees of a micro-batch.
     pub tokens: usize,
     /// Prediction rows.
     pub rows: usize,
@@ -114,6 +115,7 @@ pub(super) struct Spans {
 pub struct MemoryPlan {
     /// Element type of parameters and activations.
     pub precision: DType,
+    /// The largest micro-batch.
     pub capacity: Capacity,
     /// Whether there is room for what a backward pass and an optimizer need.
     pub trains: bool,
@@ -123,10 +125,15 @@ pub struct MemoryPlan {
     pub exponentials: bool,
     /// Bytes of the named parts, in the order of the table.
     pub parameters: usize,
+    /// Of the trained weights.
     pub gradients: usize,
+    /// Masters and what the optimizer remembers.
     pub optimizer: usize,
+    /// Activations that the backward pass needs.
     pub saved: usize,
+    /// Activations that nothing needs later.
     pub scratch: usize,
+    /// Rows, logits and their gradients.
     pub head: usize,
     /// Index tables of one micro-batch, with at most one pair a token.
     pub tables: usize,
@@ -201,6 +208,14 @@ impl MemoryPlan {
         arena.place_head(&mut self.spans, config, self.capacity, self.exponentials);
         self.head = arena.end - self.saved - self.scratch;
         self.arena = arena.end;
+        self
+    }
+
+    /// The same plan for an optimizer that remembers so many bytes of each weight beside an f32 master; without this it is
+    /// two moments.
+    pub fn remembering(mut self, bytes: usize) -> Self {
+        let (width, master) = if self.precision == DType::Bf16 { (2, 4) } else { (4, 0) };
+        self.optimizer = if self.trains { self.parameters / width * (bytes + master) } else { 0 };
         self
     }
 

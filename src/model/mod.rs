@@ -99,10 +99,10 @@ impl<T: Float> Model<T> {
     }
 
     /// The same model with other weights, in this one's arena: a pass of either overwrites what the other's left there, so
-    /// nothing of a pass may be asked for after the other has begun one.
+    /// nothing of a pass may be asked for after the other has begun one. With frozen weights it runs forward only.
     ///
     /// # Errors
-    /// The weights are those of another model, or frozen where the plan trains.
+    /// The weights are those of another model.
     pub fn over(&self, params: ParamSet<T>) -> Result<Self> {
         ensure!(params.layout() == self.layout(), "weights of another model in a shared arena");
         let trains = self.plan.trains && !params.grads().is_empty();

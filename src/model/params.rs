@@ -22,6 +22,7 @@ pub enum Home {
 /// Weights that lie side by side and that an optimizer treats alike.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
+    /// For people.
     pub name: String,
     /// Elements of the trained arena.
     pub range: Range<usize>,

@@ -7,6 +7,7 @@ use std::f64::consts::TAU;
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
+    /// How frequencies are changed for longer texts.
     pub scaling: Scaling,
 }
 

@@ -8,9 +8,13 @@ use crate::device::{Buffer, Device, Float, kernels::rmsprop as kernel};
 /// What one step of RMSprop needs to know besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyper {
+    /// Learning rate of this step.
     pub lr: f64,
+    /// Decay of the mean of squares.
     pub alpha: f64,
+    /// Added to its root.
     pub eps: f64,
+    /// Times the weight, added to its gradient.
     pub weight_decay: f64,
 }
 

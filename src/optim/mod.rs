@@ -24,6 +24,7 @@ const PIECE: usize = 4 << 20;
 /// What does not change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
+    /// Which rule, and its constants.
     pub rule: RuleKind,
     /// Of groups that are decayed.
     pub weight_decay: f64,

@@ -19,9 +19,13 @@ pub enum Schedule {
 /// Learning rate over a run: a linear rise from zero during warm-up, then the schedule's own shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearningRate {
+    /// At the end of the warm-up.
     pub peak: f64,
+    /// Its shape from there on.
     pub schedule: Schedule,
+    /// Steps of the rise.
     pub warmup_steps: u64,
+    /// Steps of the run.
     pub total_steps: u64,
 }
 

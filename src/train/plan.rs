@@ -22,7 +22,8 @@ pub const REFERENCE_MODEL: &str = "reference model";
 /// The run does not fit.
 pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPlan> {
     let (capacity, precision) = (capacity(inputs, config, device), config.train.precision.dtype());
-    let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?;
+    let state = config.optimizer().rule.bytes();
+    let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
     if !inputs.loss.needs_distributions() {
         policy = policy.on(device, &inputs.model);
     }

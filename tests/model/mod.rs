@@ -5,9 +5,11 @@ mod families;
 mod forest;
 mod golden;
 mod gradients;
+mod host_memory;
 mod memory;
 mod optional_keys;
 mod saved;
+mod sets;
 mod weights;
 
 use warpo::{

@@ -375,3 +375,41 @@ fn a_failed_save_leaves_the_old_file() {
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+/// GPT-2's matrices lie the other way round in files. The larger ones are read and written in several pieces, here with a
+/// ragged last one.
+#[test]
+fn transposed_matrices_go_in_pieces() {
+    let json =
+        r#"{"model_type": "gpt2", "n_embd": 1088, "n_head": 17, "n_layer": 1, "n_positions": 8, "vocab_size": 8}"#;
+    let config = ModelConfig::parse(json).unwrap();
+    let (device, layout, folder) = (device(), Layout::new(&config), TempDir::new().unwrap());
+    let params = ParamSet::<f32>::frozen(&device, layout.clone()).unwrap();
+    weights::random(&params, &config, 3).unwrap();
+    weights::save(&params, folder.path()).unwrap();
+    let values = device.download(&params.values()).unwrap();
+    assert_eq!(load::<f32>(&config, folder.path()).unwrap(), values);
+
+    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for name in ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"] {
+        let spec = layout.get(&format!("transformer.h.0.{name}.weight")).unwrap();
+        let [rows, columns] = spec.shape[..] else { panic!("{spec:?}") };
+        let own = &values[spec.range()];
+        let stored = bytemuck::allocation::pod_collect_to_vec::<u8, f32>(file.tensor(&spec.name).unwrap().data());
+        for (i, value) in stored.iter().enumerate() {
+            assert!(*value == own[i % rows * columns + i / rows], "{name}: element {i}");
+        }
+    }
+}
+
+/// A long row of random numbers is the same whichever pieces it is drawn in.
+#[test]
+fn pieces_of_a_random_start() {
+    let philox = warpo::rng::Philox::new(5, warpo::rng::Purpose::Init, 1);
+    let (mut whole, mut pieces) = (vec![0.0; 23], vec![0.0; 23]);
+    philox.fill_normal(&mut whole, 1.5);
+    philox.fill_normal_from(0, &mut pieces[..8], 1.5);
+    philox.fill_normal_from(2, &mut pieces[8..], 1.5);
+    assert_eq!(whole, pieces);
+}

@@ -240,6 +240,8 @@ struct Outcome {
     logps: Vec<f64>,
     lse: Vec<f64>,
     dhidden: Vec<f64>,
+    /// The same added to itself.
+    twice: Vec<f64>,
     dweight: Vec<f64>,
 }
 
@@ -286,9 +288,18 @@ impl<T: Float> Case<T> {
         let [logps, lse]: [Buffer<f32>; 2] = [(); 2].map(|()| device.alloc(count).unwrap());
         head::fwd(device, &logps, &lse, &scratch, &x, &w, &rows, &head).unwrap();
         let (dx, dw) = (device.alloc::<T>(x.len()).unwrap(), device.zeros::<f32>(w.len()).unwrap());
-        head::bwd(device, &dx, &dw, &scratch, &x, &w, &lse, &c, &rows, &head, kept).unwrap();
+        head::bwd(device, &dx, &dw, &scratch, &x, &w, &lse, &c, &rows, &head, kept, false).unwrap();
+        let sum = device.upload(&device.download(&dx).unwrap()).unwrap();
+        let rest = device.zeros::<f32>(w.len()).unwrap();
+        head::bwd(device, &sum, &rest, &scratch, &x, &w, &lse, &c, &rows, &head, false, true).unwrap();
         let [logps, lse, dweight] = [logps, lse, dw].map(|b| widen(&device.download(&b).unwrap()));
-        Outcome { logps, lse, dhidden: widen(&device.download(&dx).unwrap()), dweight }
+        Outcome {
+            logps,
+            lse,
+            dhidden: widen(&device.download(&dx).unwrap()),
+            twice: widen(&device.download(&sum).unwrap()),
+            dweight,
+        }
     }
 
     /// The oracle's results, and those of a computation that rounds to `T` where the kernels do.
@@ -311,8 +322,16 @@ impl<T: Float> Case<T> {
             }
         }
         let naive_dhidden = round_to::<T>(&naive_dhidden);
-        let naive = Outcome { logps: logps.clone(), lse: lse.clone(), dhidden: naive_dhidden, dweight: naive_dweight };
-        [Outcome { logps, lse, dhidden, dweight }, naive]
+        let twice = |dhidden: &[f64]| dhidden.iter().map(|x| 2.0 * x).collect::<Vec<_>>();
+        let naive_twice = round_to::<T>(&twice(&naive_dhidden));
+        let naive = Outcome {
+            logps: logps.clone(),
+            lse: lse.clone(),
+            dhidden: naive_dhidden,
+            twice: naive_twice,
+            dweight: naive_dweight,
+        };
+        [Outcome { logps, lse, twice: twice(&dhidden), dhidden, dweight }, naive]
     }
 }
 
@@ -342,5 +361,6 @@ pub(super) fn judge<T: Float>(case: &Case<T>, device: &Device, on: &str, chunk_r
     check("logps", &got.logps, &want.logps, &naive.logps);
     check("lse", &got.lse, &want.lse, &naive.lse);
     check("dhidden", &got.dhidden, &want.dhidden, &naive.dhidden);
+    check("dhidden, added to the same", &got.twice, &want.twice, &naive.twice);
     check("dweight", &got.dweight, &want.dweight, &naive.dweight);
 }

@@ -23,6 +23,7 @@ mod loss_separate;
 
 mod residual;
 mod rmsnorm;
+mod rmsprop;
 mod rope;
 mod swiglu;
 mod token_mask;

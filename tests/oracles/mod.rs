@@ -15,5 +15,6 @@ pub mod model;
 pub mod preference_loss;
 pub mod residual;
 pub mod rmsnorm;
+pub mod rmsprop;
 pub mod rope;
 pub mod swiglu;

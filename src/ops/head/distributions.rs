@@ -73,7 +73,7 @@ pub struct Slopes<'a> {
     pub divergences: &'a Buffer<f32>,
 }
 
-/// Gradients of [`fwd`]: writes `dhidden`, adds to `dweight`. Both models' logits are computed again.
+/// Gradients of [`fwd`]: writes `dhidden`, or adds to it if `accumulate`; adds to `dweight`. Both models' logits are computed again.
 ///
 /// Shapes: `dhidden` (tokens, hidden); `dweight` (vocab, hidden).
 ///
@@ -89,6 +89,7 @@ pub fn bwd<T: Float>(
     kept: &Divergence,
     slopes: &Slopes,
     rows: &Rows,
+    accumulate: bool,
 ) -> Result<()> {
     let Head { vocab, hidden, .. } = policy.head;
     let (ld, scratch) = (policy.head.ld(), policy.scratch);
@@ -106,7 +107,7 @@ pub fn bwd<T: Float>(
         gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
-    super::scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+    super::scatter(device, dhidden, &dx_rows, rows, accumulate, hidden)
 }
 
 /// Log of the sum of squared probabilities of each row.

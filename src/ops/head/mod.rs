@@ -130,7 +130,8 @@ pub fn fwd<T: Float>(
     Ok(())
 }
 
-/// Gradients of [`fwd`] for `coefficients` = dLoss / dlogp: writes `dhidden`, adds to `dweight`.
+/// Gradients of [`fwd`] for `coefficients` = dLoss / dlogp: writes `dhidden`, or adds to what another head left there if
+/// `accumulate`; adds to `dweight`.
 ///
 /// The chunks are walked from the last to the first. If `kept`, the scratch still holds what [`fwd`] left there for
 /// the same inputs, and the last chunk's logits are not computed again.
@@ -153,6 +154,7 @@ pub fn bwd<T: Float>(
     rows: &Rows,
     head: &Head,
     kept: bool,
+    accumulate: bool,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
     expect_len("head lse", lse, &[rows.rows])?;
@@ -185,7 +187,7 @@ pub fn bwd<T: Float>(
         gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
-    scatter(device, dhidden, &dx_rows, &rows.token_row_offsets, &rows.token_rows, rows.rows, rows.tokens, hidden)
+    scatter(device, dhidden, &dx_rows, rows, accumulate, hidden)
 }
 
 /// Of a chunk by default: more than 10,000 rows of 128,256 words.
@@ -354,9 +356,9 @@ fn check_logits(found: usize, targets: &Buffer<i32>, rows: usize, vocab: usize, 
     expect_len("head targets", targets, &[rows])
 }
 
-/// Writes the sum of the gradients of the rows that read each token, 0 where none does.
+/// Writes the sum of the gradients of the rows that read each token, 0 where none does; or adds it to `dhidden`.
 ///
-/// Shapes: `dhidden` (tokens, hidden); `dx_rows` (rows, hidden); `token_row_offsets` (tokens + 1); `token_rows` (rows).
+/// Shapes: `dhidden` (tokens, hidden); `dx_rows` (rows, hidden).
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
@@ -365,20 +367,20 @@ pub fn scatter<T: Float>(
     device: &Device,
     dhidden: &Buffer<T>,
     dx_rows: &Buffer<T>,
-    token_row_offsets: &Buffer<i32>,
-    token_rows: &Buffer<i32>,
-    rows: usize,
-    tokens: usize,
+    rows: &Rows,
+    accumulate: bool,
     hidden: usize,
 ) -> Result<()> {
-    expect_len("head dhidden", dhidden, &[tokens, hidden])?;
-    expect_len("head dx_rows", dx_rows, &[rows, hidden])?;
+    let Rows { token_row_offsets, token_rows, tokens, .. } = rows;
+    expect_len("head dhidden", dhidden, &[*tokens, hidden])?;
+    expect_len("head dx_rows", dx_rows, &[rows.rows, hidden])?;
     expect_len("head token_row_offsets", token_row_offsets, &[tokens + 1])?;
-    expect_len("head token_rows", token_rows, &[rows])?;
-    let launch = chunk_launch("head scatter", tokens, hidden)?;
-    let (tokens, hidden) = (tokens as i32, hidden as i32);
+    expect_len("head token_rows", token_rows, &[rows.rows])?;
+    let launch = chunk_launch("head scatter", *tokens, hidden)?;
+    let (add, tokens, hidden) = (i32::from(accumulate), *tokens as i32, hidden as i32);
     // SAFETY: all lengths were checked above; the tables are those of one forest.
     unsafe {
-        kernel::HeadScatter { dhidden, dx_rows, token_row_offsets, token_rows, tokens, hidden }.launch(device, launch)
+        kernel::HeadScatter { dhidden, dx_rows, token_row_offsets, token_rows, add, tokens, hidden }
+            .launch(device, launch)
     }
 }

@@ -1,0 +1,107 @@
+//! Optimizers as rules over groups: which launches serve them changes nothing, and their state is all that a run resumes.
+
+use warpo::{
+    device::Device,
+    model::{Group, Layout, ParamSet},
+    optim::{Optimizer, RuleKind, Settings},
+};
+
+use crate::support::{assert_same_bits, fast_device, normal};
+
+const RULES: [RuleKind; 2] =
+    [RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 }];
+const MATRIX: usize = 40;
+const VECTOR: usize = 16;
+
+fn settings(rule: RuleKind) -> Settings {
+    Settings { rule, weight_decay: 0.1, max_grad_norm: 0.0 }
+}
+
+fn params(device: &Device) -> ParamSet<f32> {
+    let layout = Layout::of([("w".into(), vec![5, 8], true), ("b".into(), vec![VECTOR], false)]);
+    let params = ParamSet::trained(device, layout).unwrap();
+    device.copy_in(&params.values(), &normal(1, MATRIX + VECTOR)).unwrap();
+    params
+}
+
+/// Steps with gradients of their own each, and what the weights are then.
+fn steps(optimizer: &Optimizer<f32>, params: &ParamSet<f32>, steps: std::ops::Range<u64>, lr: f64) -> Vec<f32> {
+    let device = params.device();
+    for step in steps {
+        device.copy_in(params.grads(), &normal(100 + step, MATRIX + VECTOR)).unwrap();
+        assert!(optimizer.step(lr).unwrap().applied);
+    }
+    device.download(&params.values()).unwrap()
+}
+
+/// A group's rate is its own, and a cut between groups moves no bit.
+#[test]
+fn groups_have_rates() {
+    let device = fast_device(1);
+    for rule in RULES {
+        let run = |scales: [f64; 2], lr: f64| {
+            let params = params(&device);
+            let groups: Vec<Group> = params.groups().to_vec();
+            assert_eq!(groups.iter().map(|group| group.decay).collect::<Vec<_>>(), [true, false]);
+            let scaled = groups.into_iter().zip(scales).map(|(group, lr_scale)| Group { lr_scale, ..group });
+            let params = params.grouped(scaled.collect()).unwrap();
+            let optimizer = Optimizer::new(&params, &settings(rule)).unwrap();
+            let values = steps(&optimizer, &params, 0..3, lr);
+            assert_eq!(optimizer.updates().unwrap(), 3);
+            values
+        };
+        let (slow, fast, mixed) = (run([1.0, 1.0], 0.25), run([1.0, 1.0], 0.5), run([1.0, 2.0], 0.25));
+        assert_same_bits("the matrix", &mixed[..MATRIX], &slow[..MATRIX]);
+        assert_same_bits("the vector", &mixed[MATRIX..], &fast[MATRIX..]);
+    }
+}
+
+#[test]
+fn groups_cover_what_is_trained() {
+    let device = fast_device(1);
+    let group = |range| Group { name: "matrix".into(), range, decay: true, lr_scale: 1.0 };
+    let refused = |groups| params(&device).grouped(groups).err().unwrap().to_string();
+    assert_eq!(refused(vec![group(0..40)]), "groups of 40 elements for 56 that are trained");
+    assert_eq!(refused(vec![group(8..56)]), "group `matrix`: begins at element 8, not at 0");
+}
+
+/// What `tensors` names, the weights and the number of updates are the whole state.
+#[test]
+fn a_rule_goes_on_from_its_tensors() {
+    let device = fast_device(1);
+    for rule in RULES {
+        let (whole, first, second) = (params(&device), params(&device), params(&device));
+        let want = steps(&Optimizer::new(&whole, &settings(rule)).unwrap(), &whole, 0..5, 0.1);
+        let saved = Optimizer::new(&first, &settings(rule)).unwrap();
+        let values = steps(&saved, &first, 0..2, 0.1);
+        let resumed = Optimizer::new(&second, &settings(rule)).unwrap();
+        device.copy_in(&second.values(), &values).unwrap();
+        for ((name, to), (_, from)) in resumed.tensors().into_iter().zip(saved.tensors()) {
+            let [to, from] = [to, from].map(|tensor| tensor.typed::<f32>().unwrap());
+            assert_eq!(to.len(), MATRIX + VECTOR, "{name}");
+            device.copy(&to, &from).unwrap();
+        }
+        resumed.resume(saved.updates().unwrap()).unwrap();
+        assert_same_bits("resumed", &steps(&resumed, &second, 2..5, 0.1), &want);
+        assert_eq!(resumed.updates().unwrap(), 5);
+    }
+}
+
+/// A run under another rule is saved and resumed as any other.
+#[test]
+fn an_rmsprop_run_resumes() {
+    let fixture = crate::train::fixture::Fixture::new();
+    let set = ["--set", "optim.name=rmsprop", "--set", "optim.alpha=0.95", "--set", "train.save_every=4"];
+    let run = |out: &str, extra: &[&str]| {
+        let output = fixture.execute(out, &[&set[..], extra].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run("straight", &[]);
+    run("again", &[]);
+    std::fs::remove_dir_all(fixture.path("again/checkpoint-8")).unwrap();
+    std::fs::remove_dir_all(fixture.path("again/final")).unwrap();
+    run("again", &["--resume"]);
+    fixture.assert_same_run("straight", "again");
+    let bytes = std::fs::read(fixture.path("straight/checkpoint-8/optimizer.safetensors")).unwrap();
+    assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().names(), ["square_avg"]);
+}
