@@ -5,7 +5,7 @@ use std::fs;
 use warpo::{
     device::DType,
     forest::Forest,
-    model::{Capacity, Home, Layout, MemoryPlan, Model, ParamSet, Slopes},
+    model::{Capacity, DivergenceSlopes, Home, Layout, MemoryPlan, Model, ParamSet, Slopes},
 };
 
 use super::{list, model_for, pair, random_params, steps, tiny_config};
@@ -75,6 +75,29 @@ fn slopes_are_asked_for() {
     let batch = model.upload(&forest).unwrap();
     let why = model.backward(&batch, &Slopes::default()).unwrap_err().to_string();
     assert_eq!(why, "a backward pass without slopes");
+}
+
+/// Slopes that are left out are slopes of 0.
+#[test]
+fn divergences_alone_have_slopes() {
+    let (device, config) = (fast_device(2), tiny_config(false, 2));
+    let forest = Forest::pack(&[pair(1, [12, 7, 5]), steps(2)]).unwrap();
+    let (own, other) = (model_for::<f32>(&device, &config, &forest), model_for::<f32>(&device, &config, &forest));
+    device.copy_in(&other.params().values(), &others()).unwrap();
+    let batch = own.upload(&forest).unwrap();
+    let (slopes, zeros) = (device.upload(&normal(4, batch.rows)).unwrap(), device.zeros(batch.rows).unwrap());
+    let grads = |logps| {
+        own.forward(&batch).unwrap();
+        other.forward(&batch).unwrap();
+        let kept = own.divergence(&other, &batch).unwrap();
+        own.zero_grads().unwrap();
+        let divergences = Some(DivergenceSlopes { slopes: &slopes, reference: &other, kept: &kept });
+        own.backward(&batch, &Slopes { logps, divergences }).unwrap();
+        device.download(own.params().grads()).unwrap()
+    };
+    let alone = grads(None);
+    assert!(alone.iter().any(|&g| g != 0.0));
+    assert_same_bits("slopes of 0", &alone, &grads(Some(&zeros)));
 }
 
 /// Products with a layer's weights are launched from `linear.rs` alone: an adapter, or weights in another form, is a change
