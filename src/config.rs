@@ -17,6 +17,7 @@ use crate::data::{
     source::MAX_ROW_BYTES,
     template::{Date, RESERVED},
 };
+use crate::error::Error;
 pub use crate::{
     data::{
         OnError,
@@ -342,9 +343,9 @@ impl Config {
     ///
     /// # Errors
     /// One line with file and line (or the override), key, value and remedy.
-    pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
-        let (config, origins) = source::read(file, overrides)?;
-        config.resolve(&origins)
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self, Error> {
+        let read = source::read(file, overrides).and_then(|(config, origins)| config.resolve(&origins));
+        read.map_err(|why| Error::Config { line: format!("{why:#}") })
     }
 
     /// A configuration made in code, with `key=value` overrides applied in order and every value checked. Paths are
@@ -352,9 +353,9 @@ impl Config {
     ///
     /// # Errors
     /// As [`load`](Self::load), without a file.
-    pub fn with_overrides(self, overrides: &[String]) -> Result<Self> {
-        let (config, origins) = source::apply(&self, overrides)?;
-        config.resolve(&origins)
+    pub fn with_overrides(self, overrides: &[String]) -> Result<Self, Error> {
+        let read = source::apply(&self, overrides).and_then(|(config, origins)| config.resolve(&origins));
+        read.map_err(|why| Error::Config { line: format!("{why:#}") })
     }
 
     fn resolve(mut self, origins: &Origins) -> Result<Self> {

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod error;
 pub mod escape;
 pub mod eval;
 pub mod feed;

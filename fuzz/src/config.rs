@@ -90,7 +90,7 @@ impl Config {
                 let again = Run::load(&resolved, &[]).expect("a resolved configuration is read back");
                 assert_eq!(again.to_toml().expect("it can be written again"), text);
             }
-            Err(why) => check_refusal(&why),
+            Err(why) => check_refusal(&why.into()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{Config, OptimName, Precision};
@@ -16,6 +16,7 @@ use crate::{
         tokenize::Tokenizer,
     },
     device::{Choice, DType, Device, HostOptions, host::workers},
+    error::Error,
     optim::{LearningRate, RuleKind, Settings},
 };
 
@@ -70,7 +71,8 @@ impl Config {
     pub fn open_device(&self, choice: Choice, host: HostOptions) -> Result<Device> {
         let opened = Device::open(choice, host);
         let too_many = host.threads > workers::most();
-        if too_many { opened.with_context(|| format!("`train.threads` = {}", host.threads)) } else { opened }
+        let key = if too_many { format!("`train.threads` = {}: ", host.threads) } else { String::new() };
+        opened.map_err(|why| Error::Device { line: format!("{key}{why:#}") }.into())
     }
 
     /// The data files, and how they are read.

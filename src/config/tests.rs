@@ -9,7 +9,7 @@ fn load(text: &str, overrides: &[&str]) -> Result<Config> {
     let file = folder.path().join("run.toml");
     fs::write(&file, text)?;
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    Config::load(&file, &overrides)
+    Ok(Config::load(&file, &overrides)?)
 }
 
 /// The error of a file and overrides, checked to be one line, the temporary folder cut off.

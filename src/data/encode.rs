@@ -10,6 +10,7 @@ mod fit;
 mod left_out;
 mod marks;
 mod reading;
+mod renderer;
 mod turns;
 
 use std::ops::Range;

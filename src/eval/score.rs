@@ -15,6 +15,7 @@ use crate::{
     config::{Config, Precision},
     data::{batches, sets::Sets},
     device::{Choice, Device, Float},
+    error::Error,
     escape::visible_json,
     files,
     forest::{Forest, Tree},
@@ -45,7 +46,11 @@ pub struct Options {
 ///
 /// # Errors
 /// The output exists, the model or the data cannot be read, a row is bad, or the run does not fit on the device.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<(), Error> {
+    Ok(score_rows(options)?)
+}
+
+fn score_rows(options: &Options) -> Result<()> {
     let config = &options.config;
     let output = Output::open(&options.out)?;
     let device = config.open_device(options.device, config.host())?;

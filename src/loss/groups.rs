@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Loss, Shape, definition::Special};
+use super::{
+    Loss, Shape,
+    definition::{Mean, Special},
+};
 use crate::{
     forest::{Role, Tree, Value},
     ops::{loss_list, loss_rows::VALUES},
@@ -38,6 +41,17 @@ impl Groups {
     /// True without a group.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What a part's sum over a step of these groups is multiplied by: its weight over what its mean counts.
+    pub fn scale(&self, weight: f64, mean: Mean) -> f64 {
+        let over = match mean {
+            Mean::Groups => self.len(),
+            Mean::Rows(place) => self.rows_at(place),
+            Mean::AllRows => self.slots.iter().map(|&sequence| self.rows[sequence]).sum(),
+            Mean::Own => 1,
+        };
+        weight / over.max(1) as f64
     }
 
     /// Slots of a group.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Shape, step::scale};
+use super::{Groups, Head, Loss, Shape};
 use crate::{
     device::Readback,
     ops::{
@@ -122,14 +122,14 @@ impl Measured<'_> {
         let mut total = 0.0;
         for ((term, part), losses) in parts.iter().zip(&self.losses) {
             let sum: f64 = losses.iter().sum();
-            total += scale(part.weight, part.mean, &self.groups) * sum;
+            total += self.groups.scale(part.weight, part.mean) * sum;
             let name = match part.head {
                 Head::Likelihood { .. } if self.loss.terms()[*term].definition.shape == Shape::Pair => {
                     "nll_loss".to_owned()
                 }
                 _ => format!("{}_loss", self.loss.terms()[*term].definition.name),
             };
-            own.add(&name, scale(1.0, part.mean, &self.groups) * sum);
+            own.add(&name, self.groups.scale(1.0, part.mean) * sum);
         }
         sums.add("loss", total);
         if parts.len() > 1 {

@@ -4,7 +4,7 @@ use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Mean, Measured, Reading, metrics::log_ratio};
+use super::{Groups, Head, Loss, Measured, Reading, metrics::log_ratio};
 use crate::{
     device::{Buffer, Device},
     ops::{
@@ -154,7 +154,7 @@ impl<'a> Step<'a> {
         let parts = self.loss.parts();
         let penalty = |place: i32| -> f64 {
             let masked = parts.iter().filter(|(_, part)| part.needs_divergence());
-            masked.map(|(_, part)| part.parameters[place as usize] * scale(part.weight, part.mean, &self.host)).sum()
+            masked.map(|(_, part)| part.parameters[place as usize] * self.host.scale(part.weight, part.mean)).sum()
         };
         let penalties = [penalty(parameter::WEIGHT_PENALTY), penalty(parameter::DIVERGENCE_WEIGHT_PENALTY)];
         let slots = &self.micro[micro].slots;
@@ -213,17 +213,6 @@ fn sequence_slots(groups: &Groups) -> [Vec<usize>; 2] {
     [ends, order]
 }
 
-/// Weight and normalisation of a part in a step of these groups.
-pub(super) fn scale(weight: f64, mean: Mean, groups: &Groups) -> f64 {
-    let over = match mean {
-        Mean::Groups => groups.len(),
-        Mean::Rows(place) => groups.rows_at(place),
-        Mean::AllRows => groups.slots.iter().map(|&sequence| groups.rows[sequence]).sum(),
-        Mean::Own => 1,
-    };
-    weight / over.max(1) as f64
-}
-
 fn prepare(device: &Device, loss: &Loss, groups: &Groups) -> Result<Vec<Prepared>> {
     let parts = loss.parts();
     let numbers: Vec<f64> = parts.iter().flat_map(|(_, part)| part.parameters).collect();
@@ -237,7 +226,7 @@ fn prepare(device: &Device, loss: &Loss, groups: &Groups) -> Result<Vec<Prepared
             | Head::Batch { function } => function,
         };
         let parameters = numbers.slice(i * PARAMETERS..(i + 1) * PARAMETERS);
-        let scale = scale(part.weight, part.mean, groups);
+        let scale = groups.scale(part.weight, part.mean);
         let part_of_all = loss_rows::Part { function, parameters, scale, groups: 0..groups.len() };
         Ok(Prepared { head: part.head, part: part_of_all, losses: device.zeros(groups.len())? })
     };

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::{
     device::{DType, Device},
+    error::Error,
     model::MemoryPlan,
     units::human,
 };
@@ -44,8 +45,10 @@ impl RunPlan {
     /// As [`check`](Self::check).
     pub fn check_free(&self, free: usize) -> Result<()> {
         let (total, MemoryPlan { capacity, .. }) = (self.total(), &self.policy);
-        ensure!(
-            free == 0 || total <= free,
+        if free == 0 || total <= free {
+            return Ok(());
+        }
+        let line = format!(
             "the run needs {} of device memory and {} are free; {} of it grow with the micro-batch of {} tokens and {} \
              rows",
             human(total),
@@ -54,7 +57,7 @@ impl RunPlan {
             capacity.tokens,
             capacity.rows
         );
-        Ok(())
+        Err(Error::OutOfMemory { wanted: total, free, line }.into())
     }
 }
 

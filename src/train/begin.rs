@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::Precision,
     device::{Device, Float, HostOptions},
+    error::Error,
     model::{self, ModelConfig},
     report::terminal::say,
     roles::RunPlan,
@@ -26,7 +27,7 @@ use crate::{
 ///
 /// # Errors
 /// Anything that ends the run before its last step, in one line.
-pub fn run(options: &Options, stop: &Stop) -> Result<Outcome> {
+pub fn run(options: &Options, stop: &Stop) -> Result<Outcome, Error> {
     run_with(options, options.config.host(), stop)
 }
 
@@ -34,7 +35,11 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
+pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome, Error> {
+    Ok(begin(options, host, stop)?)
+}
+
+fn begin(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
     refuse_cache(options)?;
     // Before anything in the folder is read, and until the run has ended.
     let folder = RunFolder::open(&options.out)?;
@@ -46,12 +51,14 @@ pub fn run_with(options: &Options, host: HostOptions, stop: &Stop) -> Result<Out
     }
     let options = &start::dated(options)?;
     let config = &options.config;
-    let start = start::start(options)?;
+    let refused = |why: anyhow::Error| Error::Resume { folder: options.out.clone(), line: format!("{why:#}") };
+    let start = start::start(options).map_err(refused)?;
     let device = config.open_device(options.device, host)?;
     let shape = ModelConfig::load(&config.model.path)?;
-    model::check_kernels(&device, &shape, config.train.precision.dtype(), true)?;
+    let kernels = model::check_kernels(&device, &shape, config.train.precision.dtype(), true);
+    kernels.map_err(|why| Error::Device { line: format!("{why:#}") })?;
     let inputs = Inputs::read(config)?;
-    let resumed = start::check_resumed(&start, &inputs, &options.out, config, &device)?;
+    let resumed = start::check_resumed(&start, &inputs, &options.out, config, &device).map_err(refused)?;
     let plan = plan::memory(&inputs, config, &device)?;
     let space = plan::check_disk(&inputs, options, &plan.policy, &start)?;
     introduce(config, &inputs, &device, &plan)?;

@@ -9,10 +9,11 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process, thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use chrono::Utc;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -147,21 +148,7 @@ fn on_host() -> String {
 }
 
 fn now() -> String {
-    utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
-}
-
-/// `2026-11-27 20:35:14 UTC` of seconds since 1970, by Howard Hinnant's `civil_from_days`.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// Removes what a killed run left half written in the run folder and writes the resolved configuration.
@@ -227,15 +214,5 @@ mod tests {
     fn another_host_is_told_apart() {
         let busy = Busy("process 7 on elsewhere.example since 2020-01-01 00:00:00 UTC".into());
         assert!(busy.to_string().ends_with("on a file server at the latest with its lease"), "{busy}");
-    }
-
-    /// By Python's `datetime.fromtimestamp(s, timezone.utc)`.
-    #[test]
-    fn seconds_are_days_of_the_calendar() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59 UTC");
-        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
-        assert_eq!(utc(4_107_542_399), "2100-02-28 23:59:59 UTC");
-        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
     }
 }

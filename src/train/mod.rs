@@ -5,6 +5,7 @@
 mod begin;
 pub mod binding;
 pub mod checkpoint;
+mod ending;
 mod first_step;
 pub mod folder;
 mod health;

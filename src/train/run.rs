@@ -1,17 +1,16 @@
 //! The run itself: reference pass, steps, evaluations, checkpoints, in that order.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 
 use super::{
     Outcome,
-    checkpoint::{self, State},
-    health::{Verdict, Watch},
+    checkpoint::State,
+    health::Watch,
     patience::Patience,
     session::{Session, Supplies},
     step::{Done, Queued},
@@ -30,8 +29,6 @@ use crate::{
 };
 
 const METRICS: &str = "metrics.jsonl";
-/// So many steps in a row without a finite gradient norm end the run.
-const SKIPS_ALLOWED: u64 = 5;
 
 /// A step that was launched, and where the run stands after it.
 struct Launched {
@@ -45,18 +42,18 @@ struct Launched {
 
 /// A run on its way.
 pub struct Run<'a, T> {
-    session: Session<'a, T>,
-    supplies: Supplies<T>,
-    stop: &'a Stop,
-    journal: Journal,
+    pub(super) session: Session<'a, T>,
+    pub(super) supplies: Supplies<T>,
+    pub(super) stop: &'a Stop,
+    pub(super) journal: Journal,
     rate: LearningRate,
-    watch: Watch,
+    pub(super) watch: Watch,
     /// Steps launched, of which the last may be unread.
     launched: u64,
     unread: Option<Launched>,
     /// When the last checkpoint was saved, or the first step began.
     saved: Instant,
-    patience: Patience,
+    pub(super) patience: Patience,
 }
 
 impl<'a, T: Float> Run<'a, T> {
@@ -199,22 +196,6 @@ impl<'a, T: Float> Run<'a, T> {
         })
     }
 
-    /// An update that was not applied: said, and the end of the run if there were too many.
-    fn skipped(&self, grad_norm: f32) -> Result<()> {
-        let State { step, skipped_steps, skipped_in_a_row, .. } = *self.state();
-        self.journal.say(&format!(
-            "step {step}: the gradient norm is {grad_norm}: update skipped ({skipped_in_a_row} in a row, {skipped_steps} in all)"
-        ));
-        ensure!(
-            skipped_in_a_row < SKIPS_ALLOWED,
-            "step {step}: the gradient norm was not finite {SKIPS_ALLOWED} times in a row: lower `optim.lr` = {:?} or lengthen \
-             the warm-up; checkpoints in {} are kept",
-            self.config().optim.lr,
-            self.session.options.out.display()
-        );
-        Ok(())
-    }
-
     /// Writes a record of the held-out rows, if there are any. False, and no record, if the stop came first.
     fn evaluate(&mut self) -> Result<bool> {
         let Some(rows) = &self.supplies.held_out else { return Ok(true) };
@@ -226,73 +207,11 @@ impl<'a, T: Float> Run<'a, T> {
         Ok(true)
     }
 
-    /// Says before the first step what cannot go well.
-    fn look_before(&mut self) -> Result<()> {
-        let fresh = self.session.resumed.is_none();
-        let warning = self.watch.begin(self.session.trainer.model(), self.config().optim.lr, fresh)?;
-        warning.iter().for_each(|warning| self.journal.say(warning));
-        Ok(())
-    }
-
-    /// Refuses weights that are of no use, and says what speaks against the others.
-    fn look_after(&self) -> Result<()> {
-        match self.watch.end(self.session.trainer.model())? {
-            Verdict::Sound => Ok(()),
-            Verdict::Doubtful(warning) => Ok(self.journal.say(&warning)),
-            Verdict::Useless(why) => bail!(
-                "the run diverged: {why}: the model is not saved; lower `optim.lr` = {:?} or lengthen the warm-up; checkpoints \
-                 in {} are kept",
-                self.config().optim.lr,
-                self.session.options.out.display()
-            ),
-        }
-    }
-
-    /// A full disk is waited for; what is there stays.
-    fn save(&mut self, prune: bool) -> Result<PathBuf> {
-        let Self { session, journal, patience, stop, .. } = self;
-        let Session { options, trainer, companions, state, .. } = session;
-        let journal = std::cell::RefCell::new(journal);
-        let attempt = || {
-            // The checkpoint promises the records up to its step.
-            journal.borrow_mut().sync()?;
-            checkpoint::save(&options.out, &trainer.roles.policy, companions, state)
-        };
-        let saved = patience.run(stop, |line| journal.borrow().say(line), attempt);
-        let saved = saved.with_context(|| checkpoint::not_saved(&options.out, state.step))?;
-        if prune {
-            checkpoint::prune(&options.out, options.config.train.keep_checkpoints)?;
-        }
-        Ok(saved)
-    }
-
-    /// The last checkpoint's model files under a name that does not depend on the number of steps.
-    fn finish(&self) -> Result<Outcome> {
-        let (out, state) = (&self.session.options.out, self.state());
-        let last = checkpoint::folder(out, state.step);
-        if let Some(why) = state.unsound_end().or_else(|| self.watch.unsound_loss()) {
-            bail!(
-                "the run diverged: {why}: no final model is made; lower `optim.lr` = {:?} or lengthen the warm-up; the last \
-                 weights are in {}",
-                self.config().optim.lr,
-                last.display()
-            );
-        }
-        // Saved by an interruption, and not looked at then.
-        if self.session.resumed == Some(state.total_steps) && !out.join("final").exists() {
-            self.look_after()?;
-        }
-        let made = self.patience.run(self.stop, say, || checkpoint::finish(out, &last));
-        let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
-        say(&format!("done: the model is in {}", made.display()));
-        Ok(Outcome::Finished)
-    }
-
-    fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         &self.session.options.config
     }
 
-    fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &State {
         &self.session.state
     }
 

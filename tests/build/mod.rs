@@ -1,6 +1,7 @@
 //! The build script's own rules: what it reads from a kernel, and what it refuses.
 
 mod catalogue;
+mod house;
 mod machine_code;
 #[allow(dead_code)]
 #[path = "../../build/ptxas.rs"]

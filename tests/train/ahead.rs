@@ -19,7 +19,7 @@ fn options(fixture: &Fixture, out: &str, set: &[&str], resume: bool) -> Options 
 }
 
 fn ahead(options: &Options, stop: &Stop) -> anyhow::Result<Outcome> {
-    run_with(options, HostOptions { threads: 2, ahead: true, ..HostOptions::default() }, stop)
+    Ok(run_with(options, HostOptions { threads: 2, ahead: true, ..HostOptions::default() }, stop)?)
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Fixture {
     /// Runs in this process, on the host device.
     pub fn run(&self, out: &str, set: &[&str]) -> anyhow::Result<Outcome> {
         let options = Options { config: self.config(set), device: Choice::Host, out: self.path(out), resume: false };
-        warpo::train::run(&options, &false.into())
+        Ok(warpo::train::run(&options, &false.into())?)
     }
 
     /// The program itself, on the host device.

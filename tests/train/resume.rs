@@ -153,7 +153,7 @@ const CHANGES: [Change; 8] = [
     ),
 ];
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -184,7 +184,7 @@ fn fixture() -> Fixture {
 fn resume(fixture: &Fixture, class: &Class) -> anyhow::Result<Outcome> {
     let options =
         Options { config: class.config(fixture), device: Choice::Host, out: fixture.path("run"), resume: true };
-    warpo::train::run(&options, &false.into())
+    Ok(warpo::train::run(&options, &false.into())?)
 }
 
 /// What is changed, how, and what a run says of it.

@@ -5,24 +5,23 @@ use serde_json::Value;
 
 use super::{
     Branch, Encoder, Part, Sketch, left_out, reading,
-    turns::{Gaps, Split, Turn, Whole},
+    renderer::Renderer,
+    turns::{Split, Turn, Whole},
 };
 use crate::data::{
     notes::Note,
     records::{Record, Text, excerpt, role},
-    template::{Templates, Variables},
+    template::Variables,
     tokenize::common_prefix,
 };
 
 /// Tokens at the end of a conversation among which its EOS is.
 const LAST: usize = 8;
 
-/// A template with what the row gives it.
-pub(super) struct Renderer<'a> {
+/// A row's conversations.
+struct Conversations<'a> {
     encoder: &'a Encoder,
-    pub templates: &'a Templates,
-    variables: Variables<'a>,
-    pub gaps: Gaps,
+    renderer: Renderer<'a>,
 }
 
 /// A response's conversation, from its first message on.
@@ -49,15 +48,15 @@ impl Encoder {
         )?;
         let kwargs = [&self.options.template_kwargs, &record.template_kwargs];
         let variables = Variables { tools: &record.tools, kwargs };
-        let renderer = Renderer { encoder: self, templates, variables, gaps: Gaps::default() };
+        let row = Conversations { encoder: self, renderer: Renderer::new(templates, variables) };
         let mut notes = Vec::new();
-        let (prompt, mut paths) = renderer.paths(record, parts, &mut notes)?;
-        reading::settle(&renderer, &mut paths.iter_mut().map(|path| &mut path.messages).collect::<Vec<_>>())?;
-        let prompt = renderer.prompt(paths[0].messages[..prompt].to_vec())?;
-        let (branches, shared) = renderer.branches(&prompt, &paths, &mut notes)?;
+        let (prompt, mut paths) = row.paths(record, parts, &mut notes)?;
+        reading::settle(&row.renderer, &mut paths.iter_mut().map(|path| &mut path.messages).collect::<Vec<_>>())?;
+        let prompt = row.prompt(paths[0].messages[..prompt].to_vec())?;
+        let (branches, shared) = row.branches(&prompt, &paths, &mut notes)?;
         self.note_ends(&branches, &mut notes);
-        let whole = renderer.render(&paths[0].messages, false)?;
-        left_out::from_prompt(&renderer, record, &prompt.messages, &whole, &mut notes);
+        let whole = row.renderer.render(&paths[0].messages, false)?;
+        left_out::from_prompt(&row.renderer, record, &prompt.messages, &whole, &mut notes);
         Ok(Sketch { prompt: Some(shared.unwrap_or(prompt.ids)), branches, notes })
     }
 }
@@ -75,11 +74,7 @@ impl Encoder {
     }
 }
 
-impl Renderer<'_> {
-    pub fn render(&self, messages: &[Value], generation: bool) -> Result<String> {
-        self.templates.render(messages, &self.variables, generation)
-    }
-
+impl Conversations<'_> {
     /// Messages of the prompt, and every response's conversation with the prompt in front.
     fn paths(&self, record: &Record, parts: &[Part], notes: &mut Vec<Note>) -> Result<(usize, Vec<Path>)> {
         let mut paths: Vec<Vec<Value>> = Vec::new();
@@ -100,7 +95,7 @@ impl Renderer<'_> {
         let mut found = Vec::new();
         for (Part { name, parent, .. }, path) in parts.iter().zip(paths) {
             let mut messages = [&prompt[..], &path[shared..]].concat();
-            let muted = reading::tidy(self.templates, &mut messages, prompt.len(), notes)
+            let muted = reading::tidy(self.renderer.templates, &mut messages, prompt.len(), notes)
                 .with_context(|| format!("`{name}`"))?;
             found.push(Path { name: name.clone(), parent: *parent, messages, muted });
         }
@@ -108,7 +103,7 @@ impl Renderer<'_> {
     }
 
     fn prompt(&self, messages: Vec<Value>) -> Result<Prompt> {
-        let text = self.render(&messages, true)?;
+        let text = self.renderer.render(&messages, true)?;
         self.encoder.check_prompt(&text)?;
         let ids = self.encoder.tokenizer.encode_rendered(&text)?;
         Ok(Prompt { messages, text, ids })
@@ -127,9 +122,10 @@ impl Renderer<'_> {
             return Ok((branches, None));
         }
         let named = |path: &Path| format!("`{}`", path.name);
-        let wholes = paths.iter().map(|path| Whole::new(self, &path.messages, false).with_context(|| named(path)));
+        let wholes =
+            paths.iter().map(|path| Whole::new(&self.renderer, &path.messages, false).with_context(|| named(path)));
         let wholes = wholes.collect::<Result<Vec<_>>>()?;
-        let before = Whole::new(self, &prompt.messages, true)?;
+        let before = Whole::new(&self.renderer, &prompt.messages, true)?;
         let splits: Vec<Split> = wholes.iter().map(|whole| whole.split(&before)).collect();
         // What a generation prompt opens belongs to the prompt in all conversations of the row, or in none.
         let common = splits.iter().map(|split| split.common).min().unwrap_or(0);
@@ -137,7 +133,7 @@ impl Renderer<'_> {
         for ((path, whole), split) in paths.iter().zip(&wholes).zip(&splits) {
             self.encoder.check_response(&path.name, whole.text(), Some(prompt.ids.len()))?;
             let opening = split.shortened(common);
-            let mut turns = whole.turns(self, prompt.messages.len(), opening).with_context(|| named(path))?;
+            let mut turns = whole.turns(&self.renderer, prompt.messages.len(), opening).with_context(|| named(path))?;
             turns.retain(|turn| !path.muted.contains(&turn.message));
             let turns = left_out::from_turns(whole, turns, notes).with_context(|| named(path))?;
             branches.push(self.branch(path, whole, &turns).with_context(|| named(path))?);
@@ -156,7 +152,7 @@ impl Renderer<'_> {
         {
             return Ok(None);
         }
-        let text = self.render(messages, false).with_context(|| format!("`{name}`"))?;
+        let text = self.renderer.render(messages, false).with_context(|| format!("`{name}`"))?;
         let Some(tail) = text.strip_prefix(&prompt.text) else { return Ok(None) };
         self.encoder.check_response(name, &text, Some(prompt.ids.len()))?;
         left_out::from_tail(messages, &text, tail, notes).with_context(|| format!("`{name}`"))?;

@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
-    chat::Renderer,
     marks::{self, Kind, Piece},
+    renderer::Renderer,
     turns::{Turn, Whole, shows},
 };
 use crate::data::{

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use super::chat::Renderer;
+use super::renderer::Renderer;
 use crate::data::{
     notes::Note,
     records::{kind, role},

@@ -4,14 +4,14 @@
 //! it ends where the conversation up to it does. Both are compared behind the last piece of text that they share, so a
 //! template may rewrite earlier turns, move the system text or leave reasoning out.
 
-use std::{cell::RefCell, collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
-    chat::Renderer,
     marks::{self, Kind, Marked, Piece},
+    renderer::Renderer,
 };
 use crate::data::records::{excerpt, role};
 
@@ -51,11 +51,6 @@ pub(super) struct Turn {
     /// Where the last visible piece of the message ends.
     said: usize,
 }
-
-/// Offsets of borders by the text between two pieces, with their roles: equal gaps are split alike, so that a long
-/// conversation is rendered a few times and not twice a turn.
-#[derive(Default)]
-pub(super) struct Gaps(RefCell<HashMap<(String, bool), usize>>);
 
 impl<'a> Whole<'a> {
     /// Renders the messages, as plain text and with marks.
@@ -196,49 +191,5 @@ impl Turn {
         };
         let count = offsets[first..].iter().position(ends).unwrap_or(offsets.len() - first);
         first..first + count
-    }
-}
-
-impl Gaps {
-    /// The border in a gap that was met before, else what `split` finds.
-    fn find(
-        &self,
-        gap: Option<(String, usize)>,
-        is_start: bool,
-        split: impl FnOnce() -> Result<usize>,
-    ) -> Result<usize> {
-        let Some((text, from)) = gap else { return split() };
-        let key = (text, is_start);
-        if let Some(offset) = self.0.borrow().get(&key) {
-            return Ok(from + offset);
-        }
-        let at = split()?;
-        if let Some(offset) = at.checked_sub(from) {
-            self.0.borrow_mut().insert(key, offset);
-        }
-        Ok(at)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What makes a conversation of many turns linear: borders in equal gaps are looked for once.
-    #[test]
-    fn a_gap_that_was_met_before_is_split_alike() {
-        let gaps = Gaps::default();
-        let mut asked = 0;
-        for from in [10, 50, 90] {
-            let at = gaps.find(Some(("[user, assistant]<end>".into(), from)), true, || {
-                asked += 1;
-                Ok(from + 4)
-            });
-            assert_eq!(at.unwrap(), from + 4);
-        }
-        assert_eq!(asked, 1);
-        // The end of a turn is another border than its start.
-        let end = gaps.find(Some(("[user, assistant]<end>".into(), 10)), false, || Ok(12));
-        assert_eq!(end.unwrap(), 12);
     }
 }

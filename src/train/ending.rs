@@ -1,0 +1,97 @@
+//! What a run does about its weights: looks at them before and after, saves them, refuses those that are of no use.
+
+use std::{cell::RefCell, path::PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    Outcome,
+    checkpoint::{self, State},
+    health::Verdict,
+    run::Run,
+    session::Session,
+};
+use crate::{device::Float, report::terminal::say};
+
+/// So many steps in a row without a finite gradient norm end the run.
+const SKIPS_ALLOWED: u64 = 5;
+
+impl<T: Float> Run<'_, T> {
+    /// An update that was not applied: said, and the end of the run if there were too many.
+    pub(super) fn skipped(&self, grad_norm: f32) -> Result<()> {
+        let State { step, skipped_steps, skipped_in_a_row, .. } = *self.state();
+        self.journal.say(&format!(
+            "step {step}: the gradient norm is {grad_norm}: update skipped ({skipped_in_a_row} in a row, {skipped_steps} in all)"
+        ));
+        ensure!(
+            skipped_in_a_row < SKIPS_ALLOWED,
+            "step {step}: the gradient norm was not finite {SKIPS_ALLOWED} times in a row: lower `optim.lr` = {:?} or lengthen \
+             the warm-up; checkpoints in {} are kept",
+            self.config().optim.lr,
+            self.session.options.out.display()
+        );
+        Ok(())
+    }
+
+    /// Says before the first step what cannot go well.
+    pub(super) fn look_before(&mut self) -> Result<()> {
+        let fresh = self.session.resumed.is_none();
+        let warning = self.watch.begin(self.session.trainer.model(), self.config().optim.lr, fresh)?;
+        warning.iter().for_each(|warning| self.journal.say(warning));
+        Ok(())
+    }
+
+    /// Refuses weights that are of no use, and says what speaks against the others.
+    pub(super) fn look_after(&self) -> Result<()> {
+        match self.watch.end(self.session.trainer.model())? {
+            Verdict::Sound => Ok(()),
+            Verdict::Doubtful(warning) => Ok(self.journal.say(&warning)),
+            Verdict::Useless(why) => bail!(
+                "the run diverged: {why}: the model is not saved; lower `optim.lr` = {:?} or lengthen the warm-up; checkpoints \
+                 in {} are kept",
+                self.config().optim.lr,
+                self.session.options.out.display()
+            ),
+        }
+    }
+
+    /// A full disk is waited for; what is there stays.
+    pub(super) fn save(&mut self, prune: bool) -> Result<PathBuf> {
+        let Self { session, journal, patience, stop, .. } = self;
+        let Session { options, trainer, companions, state, .. } = session;
+        let journal = RefCell::new(journal);
+        let attempt = || {
+            // The checkpoint promises the records up to its step.
+            journal.borrow_mut().sync()?;
+            checkpoint::save(&options.out, &trainer.roles.policy, companions, state)
+        };
+        let saved = patience.run(stop, |line| journal.borrow().say(line), attempt);
+        let saved = saved.with_context(|| checkpoint::not_saved(&options.out, state.step))?;
+        if prune {
+            checkpoint::prune(&options.out, options.config.train.keep_checkpoints)?;
+        }
+        Ok(saved)
+    }
+
+    /// The last checkpoint's model files under a name that does not depend on the number of steps.
+    pub(super) fn finish(&self) -> Result<Outcome> {
+        let (out, state) = (&self.session.options.out, self.state());
+        let last = checkpoint::folder(out, state.step);
+        if let Some(why) = state.unsound_end().or_else(|| self.watch.unsound_loss()) {
+            bail!(
+                "the run diverged: {why}: no final model is made; lower `optim.lr` = {:?} or lengthen the warm-up; the last \
+                 weights are in {}",
+                self.config().optim.lr,
+                last.display()
+            );
+        }
+        // Saved by an interruption, and not looked at then.
+        if self.session.resumed == Some(state.total_steps) && !out.join("final").exists() {
+            self.look_after()?;
+        }
+        let made = self.patience.run(self.stop, say, || checkpoint::finish(out, &last));
+        let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
+        say(&format!("done: the model is in {}", made.display()));
+        Ok(Outcome::Finished)
+    }
+}

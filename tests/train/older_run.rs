@@ -1,0 +1,52 @@
+//! A run that an older program left goes on: `tests/fixtures/run-format-3` is one of the commit 314d98d (2026-11-27), whose
+//! last checkpoint was taken away, with its reference values as that program kept them.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use warpo::device::{Device, HostOptions};
+
+use super::{
+    fixture::{Fixture, stderr},
+    resume::copy,
+};
+use crate::support::root;
+
+/// The fixture's rows, a smaller model, and the settings the run had.
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    let path = fixture.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (key, value) in [
+        ("hidden_size", json!(16)),
+        ("intermediate_size", json!(16)),
+        ("num_hidden_layers", json!(1)),
+        ("num_attention_heads", json!(1)),
+    ] {
+        config[key] = value;
+    }
+    fs::write(path, config.to_string()).unwrap();
+    fixture
+}
+
+#[test]
+fn a_run_of_format_3_goes_on_to_the_bits_of_one_that_was_never_stopped() {
+    let fixture = fixture();
+    let old = root().join("tests/fixtures/run-format-3");
+    copy(&old, &fixture.path("run"));
+    let set = ["--set", "train.precision=bf16", "--set", "train.save_every=4"];
+    let resumed = fixture.execute("run", &[&set[..], &["--resume"]].concat());
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    let said = String::from_utf8(resumed.stdout).unwrap();
+    assert!(said.contains("resumed after step 4 of 8"), "{said}");
+
+    assert!(fixture.execute("straight", &set).status.success());
+    let state: Value = serde_json::from_slice(&fs::read(old.join("checkpoint-4/trainer_state.json")).unwrap()).unwrap();
+    let here = Device::host(HostOptions::default()).unwrap().arithmetic();
+    // Where products round otherwise, only the steps since have this machine's bits.
+    if state["machine"]["device"] == json!(here) {
+        let [run, straight] = ["run", "straight"].map(|out| fs::read(fixture.path(out).join("final/model.safetensors")).unwrap());
+        assert!(run == straight, "other weights");
+        assert_eq!(fixture.timeless_metrics("run"), fixture.timeless_metrics("straight"));
+    }
+}
