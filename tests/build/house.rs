@@ -40,7 +40,7 @@ const CIRCLES: [(&str, &str); 1] =
 struct File {
     path: PathBuf,
     module: Vec<String>,
-    names: Vec<Vec<String>>,
+    names: BTreeSet<Vec<String>>,
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

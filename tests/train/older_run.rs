@@ -45,7 +45,8 @@ fn a_run_of_format_3_goes_on_to_the_bits_of_one_that_was_never_stopped() {
     let here = Device::host(HostOptions::default()).unwrap().arithmetic();
     // Where products round otherwise, only the steps since have this machine's bits.
     if state["machine"]["device"] == json!(here) {
-        let [run, straight] = ["run", "straight"].map(|out| fs::read(fixture.path(out).join("final/model.safetensors")).unwrap());
+        let [run, straight] =
+            ["run", "straight"].map(|out| fs::read(fixture.path(out).join("final/model.safetensors")).unwrap());
         assert!(run == straight, "other weights");
         assert_eq!(fixture.timeless_metrics("run"), fixture.timeless_metrics("straight"));
     }
