@@ -1,6 +1,7 @@
 //! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, renamed. And small
 //! files of folders that others made: read only if they are files, and no larger than such files are.
 
+pub mod blob;
 pub mod disk;
 pub mod safetensors;
 
@@ -168,14 +169,21 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-fn part_name(path: &Path) -> PathBuf {
+/// The name under which a file is written, beside its own.
+///
+/// # Panics
+/// If it has no name.
+pub fn part_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().expect("a file has a name").to_owned();
     name.push(PART);
     path.with_file_name(name)
 }
 
-/// A rename survives a power cut only if the folder is flushed too.
-fn sync_parent(path: &Path) -> Result<()> {
+/// Flushes a file's folder: a rename survives a power cut only then.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(File::open(parent)?.sync_all()?)
 }

@@ -3,9 +3,13 @@
 //! Owns the layout (`subtree_end`, positions, prediction rows) and every index table derived from it.
 //! Knows nothing about text, models or losses.
 
+mod value;
+
 use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
+
+pub use value::Value;
 
 /// Tokens per attention tile; `Forest::tile_bounds` has one entry per tile of this size.
 pub const TILE_TOKENS: usize = 64;
@@ -20,27 +24,6 @@ pub enum Role {
     Rationale,
     /// A completion of another prompt: measured, never learnt.
     Mismatched,
-}
-
-/// A number that comes with a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Value {
-    /// How good the response is; higher is better. Stands in [`Tree::scores`].
-    Score,
-    /// Probability that the chosen response is the better one, 0 to 1.
-    Preference,
-    /// Mean probability to win against other responses, 0 to 1.
-    WinRate,
-    /// Visits of a search, 0 or more.
-    Visits,
-    /// A margin that somebody else measured.
-    Margin,
-    /// UPO's weight of the pair, 0 to 1.
-    Uncertainty,
-    /// The logit of a judge that prefers the chosen response.
-    JudgeLogit,
-    /// Whose preference it is: a whole number.
-    Group,
 }
 
 /// A run of tokens that continues `parent` (or starts the tree).

@@ -68,9 +68,9 @@ impl Philox {
         }
     }
 
-    /// A random order of `0..len` (Fisher-Yates).
-    pub fn permutation(&self, len: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..len).collect();
+    /// A random order of `0..len`, which is less than 2^32 (Fisher-Yates).
+    pub fn permutation(&self, len: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..len as u32).collect();
         for i in (1..len).rev() {
             order.swap(i, self.below(i as u64, i as u64 + 1) as usize);
         }

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use half::bf16;
 use serde_json::{Value, json};
 use warpo::{
+    data::trees::Trees,
     device::{Choice, DType, Device, GemmBackend, HostOptions},
     feed::Work,
     forest::{Forest, Tree},
@@ -208,7 +209,8 @@ impl<'a> Case<'a> {
         budget: usize,
         device: &Device,
     ) -> Result<Self> {
-        let work = Work::of(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget, &RowValues::none())?;
+        let rows: Trees = trees.into_iter().collect();
+        let work = Work::of(&rows, &(0..rows.len() as u32).collect::<Vec<_>>(), budget, &RowValues::none())?;
         let forests = work.forests()?;
         let most = |count: fn(&Forest) -> usize| forests.iter().map(count).max().unwrap_or(1);
         let capacity = Capacity {
@@ -278,9 +280,10 @@ fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
 }
 
 fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
-    let rows: Vec<usize> = (0..case.work.trees.len()).collect();
-    let values = compute(&model, &case.work.trees, case.plan.capacity.tokens)?;
-    let work = Work::of(&case.work.trees, &rows, case.plan.capacity.tokens, &values)?;
+    let trees: Trees = case.work.trees.iter().cloned().collect();
+    let rows: Vec<u32> = (0..trees.len() as u32).collect();
+    let values = compute(&model, &trees, case.plan.capacity.tokens)?;
+    let work = Work::of(&trees, &rows, case.plan.capacity.tokens, &values)?;
     let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
     let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
     let trainer = Trainer::new(roles, Loss::named("dpo")?, StepOptions { graphed: graph })?;

@@ -119,7 +119,7 @@ impl Template {
             let encoded = Record::from_row(fields, &Columns::new()).and_then(|record| encoder.encode("row", &record));
             match encoded {
                 Ok(Encoded::Tree { tree, .. }) => {
-                    check_rows(&Dataset { trees: vec![tree], ..Dataset::default() });
+                    check_rows(&Dataset { trees: [tree].into_iter().collect(), ..Dataset::default() });
                 }
                 Ok(Encoded::Dropped(_) | Encoded::Blocks { .. }) => {}
                 Err(why) => check_refusal(&why),

@@ -48,37 +48,32 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let model = ModelConfig::load(&config.model.path)?;
     let mut sets = Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
     sets.reshape(config.loss.read()?.reshape(), config.batch.tokens)?;
-    let mut text = report(&config, &sets, args.show, stdout().is_terminal())?;
-    for note in notes(&config, &sets)? {
+    let loader = batches::loader(&sets.train, config.train.seed, config.step_size(), config.batch.tokens)?;
+    let mut text = report(&config, &sets, &loader, args.show, stdout().is_terminal())?;
+    for note in notes(&config, &loader)? {
         let _ = writeln!(text, "{}", visible(&note));
     }
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The steps of a run.
-fn steps(data: &Dataset, config: &Config) -> Result<Loader> {
-    batches::loader(data, config.train.seed, config.step_size(), config.batch.tokens)
-}
-
 /// What of the configuration a run would not use.
-fn notes(config: &Config, sets: &Sets) -> Result<Vec<String>> {
-    let steps = steps(&sets.train, config)?.steps_in(config.train.epochs);
-    let total_steps = config.train.steps.or(steps).unwrap_or(u64::MAX);
+fn notes(config: &Config, loader: &Loader) -> Result<Vec<String>> {
+    let total_steps = config.train.steps.or_else(|| loader.steps_in(config.train.epochs)).unwrap_or(u64::MAX);
     unused::notes(&Facts { config, loss: &config.loss.read()?, total_steps, device: None })
 }
 
-fn report(config: &Config, sets: &Sets, show: usize, color: bool) -> Result<String> {
+fn report(config: &Config, sets: &Sets, loader: &Loader, show: usize, color: bool) -> Result<String> {
     let mut text = String::new();
     for tree in sets.train.trees.iter().take(show) {
-        text += &row(tree, sets.encoder.tokenizer(), color)?;
+        text += &row(&tree?, sets.encoder.tokenizer(), color)?;
     }
     for origin in &sets.origins {
         let _ = writeln!(text, "{}", visible(origin));
     }
     text += &file("train", &sets.train, config)?;
-    let _ =
-        writeln!(text, "  {}", batches::packing(&sets.train, steps(&sets.train, config)?).describe(config.step_size()));
+    let packing = batches::packing(&sets.train.trees, loader)?;
+    let _ = writeln!(text, "  {}", packing.describe(config.step_size()));
     if let Some(eval) = &sets.eval {
         text += &file("eval", eval, config)?;
     }
@@ -146,15 +141,18 @@ fn tokens(segment: &Segment, tokenizer: &Tokenizer, color: bool) -> String {
 fn file(name: &str, data: &Dataset, config: &Config) -> Result<String> {
     let mut text = format!("{name}: {} rows, {} left out\n", data.rows(), data.skipped.len());
     data.report.documents().into_iter().for_each(|documents| text += &format!("  {documents}\n"));
-    let segments = |scored: bool| {
-        let of = move |segment: &&Segment| segment.scored == scored;
-        data.trees.iter().flat_map(|tree| &tree.segments).filter(of).map(|segment| segment.tokens.len())
-    };
-    text += &histogram("prompts", &segments(false).collect::<Vec<_>>());
-    text += &histogram("responses", &segments(true).collect::<Vec<_>>());
-    text += &histogram("trees", &data.trees.iter().map(Tree::tokens).collect::<Vec<_>>());
-    let mut packing = Packing::new(config.batch.tokens);
-    packing.add(&data.trees, &batches::plan_all(&data.trees, config.batch.tokens)?);
+    let mut lengths = ["prompts", "responses", "trees"].map(Lengths::of);
+    data.trees.visit(
+        |_| (),
+        |tree, ()| {
+            tree.segments.iter().for_each(|segment| lengths[usize::from(segment.scored)].add(segment.tokens.len()));
+            lengths[2].add(tree.tokens());
+            Ok(())
+        },
+    )?;
+    lengths.iter().for_each(|lengths| text += &lengths.histogram());
+    let budget = config.batch.tokens;
+    let packing = Packing::of_all(&data.trees, &batches::plan_all(&data.trees, budget)?, budget);
     let _ = writeln!(
         text,
         "  the whole file: {} packs of {} tokens, {:.1} % full; shared prompts save {:.0} % of {} tokens",
@@ -174,18 +172,46 @@ fn file(name: &str, data: &Dataset, config: &Config) -> Result<String> {
 }
 
 /// How many lengths lie between one power of two and the next.
-fn histogram(name: &str, lengths: &[usize]) -> String {
-    let (Some(&least), Some(&most)) = (lengths.iter().min(), lengths.iter().max()) else { return String::new() };
-    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
-    let mut text = format!("  {name}: {} of {least} to {most} tokens, {mean:.1} on average\n", lengths.len());
-    let bin = |length: usize| length.max(1).ilog2();
-    let mut counts = vec![0usize; bin(most) as usize + 1];
-    lengths.iter().for_each(|&length| counts[bin(length) as usize] += 1);
-    let largest = counts.iter().copied().max().unwrap_or(1);
-    for (power, &count) in counts.iter().enumerate().skip(bin(least) as usize) {
-        let range = format!("{}-{}", 1usize << power, (2usize << power) - 1);
-        let bar = "#".repeat((count * BAR).div_ceil(largest));
-        let _ = writeln!(text, "    {range:>11} {count:>8} {bar}");
+struct Lengths {
+    name: &'static str,
+    count: usize,
+    sum: usize,
+    least: usize,
+    most: usize,
+    /// By the power of two at which each begins.
+    bins: Vec<usize>,
+}
+
+impl Lengths {
+    fn of(name: &'static str) -> Self {
+        Self { name, count: 0, sum: 0, least: usize::MAX, most: 0, bins: Vec::new() }
     }
-    text
+
+    fn bin(length: usize) -> usize {
+        length.max(1).ilog2() as usize
+    }
+
+    fn add(&mut self, length: usize) {
+        let bin = Self::bin(length);
+        self.bins.resize(self.bins.len().max(bin + 1), 0);
+        self.bins[bin] += 1;
+        (self.count, self.sum) = (self.count + 1, self.sum + length);
+        (self.least, self.most) = (self.least.min(length), self.most.max(length));
+    }
+
+    fn histogram(&self) -> String {
+        let Self { name, count, sum, least, most, bins } = self;
+        if *count == 0 {
+            return String::new();
+        }
+        let mean = *sum as f64 / *count as f64;
+        let mut text = format!("  {name}: {count} of {least} to {most} tokens, {mean:.1} on average\n");
+        let largest = bins.iter().copied().max().unwrap_or(1);
+        for (power, &count) in bins.iter().enumerate().skip(Self::bin(*least)) {
+            let range = format!("{}-{}", 1usize << power, (2usize << power) - 1);
+            let bar = "#".repeat((count * BAR).div_ceil(largest));
+            let _ = writeln!(text, "    {range:>11} {count:>8} {bar}");
+        }
+        text
+    }
 }

@@ -5,62 +5,55 @@ use anyhow::Result;
 use super::{
     Dataset,
     loader::{Loader, Plan, StepSize},
-    pack,
+    pack::{self, Packs},
+    trees::Trees,
 };
 use crate::forest::{Forest, Tree};
 
-/// One pack and the examples in it, in the pack's order.
+/// One pack and the rows in it, in the pack's order.
 pub struct MicroBatch {
     pub forest: Forest,
-    pub examples: Vec<usize>,
+    pub trees: Vec<Tree>,
+    /// The trees' numbers.
+    pub rows: Vec<u32>,
 }
 
-/// Which of these examples share a pack of at most `budget` tokens.
+/// Which of these rows share a pack of at most `budget` tokens.
 ///
 /// # Errors
-/// An example is longer than the budget.
-pub fn plan(trees: &[Tree], examples: &[usize], budget: usize) -> Result<Vec<Vec<usize>>> {
-    pack::check(examples.iter().map(|&example| &trees[example]), budget)?;
-    let lengths: Vec<usize> = examples.iter().map(|&example| trees[example].tokens()).collect();
-    let mut packs = pack::plan(&lengths, budget)?;
-    packs.iter_mut().flatten().for_each(|member| *member = examples[*member]);
-    Ok(packs)
+/// A row is longer than the budget.
+pub fn plan(trees: &Trees, rows: &[u32], budget: usize) -> Result<Packs> {
+    pack::check(trees, budget)?;
+    let lengths: Vec<u32> = rows.iter().map(|&row| trees.tokens()[row as usize]).collect();
+    Ok(pack::plan(&lengths, budget)?.renamed(|member| rows[member as usize]))
 }
 
-/// The same for every example of a file. A plan is small: [`build`] makes the index tables of one pack when its turn
-/// comes.
+/// The same for every row of a file. A plan is small: [`build`] makes the index tables of one pack when its turn comes.
 ///
 /// # Errors
-/// An example is longer than the budget.
-pub fn plan_all(trees: &[Tree], budget: usize) -> Result<Vec<Vec<usize>>> {
-    plan(trees, &(0..trees.len()).collect::<Vec<_>>(), budget)
+/// A row is longer than the budget.
+pub fn plan_all(trees: &Trees, budget: usize) -> Result<Packs> {
+    pack::check(trees, budget)?;
+    pack::plan(trees.tokens(), budget)
 }
 
 /// One planned pack.
 ///
 /// # Errors
-/// A tree makes no sense.
-pub fn build(trees: &[Tree], examples: &[usize]) -> Result<MicroBatch> {
-    let forest = Forest::pack(examples.iter().map(|&example| &trees[example]))?;
-    Ok(MicroBatch { forest, examples: examples.to_vec() })
-}
-
-/// Packs these examples of `trees` into micro-batches of at most `budget` tokens.
-///
-/// # Errors
-/// An example is longer than the budget.
-pub fn pack(trees: &[Tree], examples: &[usize], budget: usize) -> Result<Vec<MicroBatch>> {
-    plan(trees, examples, budget)?.iter().map(|members| build(trees, members)).collect()
+/// A tree makes no sense, or cannot be read.
+pub fn build(trees: &Trees, rows: &[u32]) -> Result<MicroBatch> {
+    let read = rows.iter().map(|&row| trees.tree(row as usize)).collect::<Result<Vec<_>>>()?;
+    Ok(MicroBatch { forest: Forest::pack(&read)?, trees: read, rows: rows.to_vec() })
 }
 
 /// The steps over a set, from its first epoch on, in an order that follows from `seed`. `budget` is the tokens of a pack at
 /// most.
 ///
 /// # Errors
-/// An example is longer than the budget.
+/// A row is longer than the budget.
 pub fn loader(data: &Dataset, seed: u64, size: StepSize, budget: usize) -> Result<Loader> {
     pack::check(&data.trees, budget)?;
-    let lengths = data.trees.iter().map(Tree::tokens).collect();
+    let lengths = data.trees.tokens().clone();
     Loader::new(Plan { seed, lengths, weights: data.weights.clone(), size, budget })
 }
 
@@ -69,8 +62,8 @@ pub fn loader(data: &Dataset, seed: u64, size: StepSize, budget: usize) -> Resul
 pub fn largest(files: &[&Dataset], budget: usize) -> [usize; 2] {
     let all = files.iter().map(|file| file.epoch_tokens()).max().unwrap_or(1);
     let tokens = budget.min(all);
-    let trees = files.iter().flat_map(|file| &file.trees);
-    let rows = trees.map(|tree| (tree.rows() * tokens).div_ceil(tree.tokens())).max().unwrap_or(1);
+    let trees = files.iter().flat_map(|file| file.trees.rows().iter().zip(file.trees.tokens().iter()));
+    let rows = trees.map(|(&rows, &own)| (rows as usize * tokens).div_ceil(own as usize)).max().unwrap_or(1);
     [tokens, rows]
 }
 
@@ -89,19 +82,15 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Nothing counted yet, in packs of `budget` tokens.
-    pub fn new(budget: usize) -> Self {
-        Self { budget, ..Self::default() }
-    }
-
-    /// Counts one step of these packs.
-    pub fn add(&mut self, trees: &[Tree], step: &[Vec<usize>]) {
-        self.steps += 1;
-        self.packs += step.len();
-        for tree in step.iter().flatten().map(|&example| &trees[example]) {
-            self.examples += 1;
-            self.tokens += tree.tokens();
-            self.unshared += tree.unshared_tokens();
+    /// That of one step of these packs of all `trees`.
+    pub fn of_all(trees: &Trees, packs: &Packs, budget: usize) -> Self {
+        Self {
+            packs: packs.len(),
+            steps: 1,
+            examples: trees.len(),
+            tokens: sum(trees.tokens()),
+            unshared: trees.unshared_tokens(),
+            budget,
         }
     }
 
@@ -127,11 +116,35 @@ impl Packing {
     }
 }
 
-/// How the first epoch of a loader at its start fills its packs.
-pub fn packing(data: &Dataset, mut loader: Loader) -> Packing {
-    let mut packing = Packing::new(loader.budget());
-    while loader.position().epoch == 0 {
-        packing.add(&data.trees, &loader.next_step());
+fn sum(tokens: &[u32]) -> usize {
+    tokens.iter().map(|&tokens| tokens as usize).sum()
+}
+
+/// How the epoch that a loader stands at fills its packs.
+///
+/// # Errors
+/// A tree cannot be read.
+pub fn packing(trees: &Trees, loader: &Loader) -> Result<Packing> {
+    let mut packing = Packing { budget: loader.budget(), ..Packing::default() };
+    // How often each row is taken, where that differs.
+    let mut times = vec![0; if loader.takes_all_once() { 0 } else { trees.len() }];
+    for step in loader.planned_steps() {
+        packing.steps += 1;
+        packing.packs += step.len();
+        for row in step.into_iter().flatten() {
+            packing.examples += 1;
+            packing.tokens += trees.tokens()[row] as usize;
+            times.get_mut(row).into_iter().for_each(|times| *times += 1);
+        }
     }
-    packing
+    packing.unshared = trees.unshared_tokens();
+    if !loader.takes_all_once() {
+        let mut times = times.into_iter();
+        packing.unshared = 0;
+        trees.visit(Tree::unshared_tokens, |_, tokens| {
+            packing.unshared += times.next().unwrap_or(0) * tokens;
+            Ok(())
+        })?;
+    }
+    Ok(packing)
 }

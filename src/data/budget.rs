@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{Dataset, OnError, how_to_skip, no_row};
+use super::{Dataset, OnError, how_to_skip, no_row, trees::Trees};
 use crate::forest::Tree;
 
 impl Dataset {
@@ -12,23 +12,25 @@ impl Dataset {
     /// # Errors
     /// With `OnError::Stop` the first such row; with `OnError::Skip` that no row is left.
     pub fn fit(&mut self, name: &str, budget: usize, on_error: OnError) -> Result<()> {
-        let too_long = |tree: &Tree| tree.tokens() > budget;
-        let mut bad = self.trees.iter().filter(|tree| too_long(tree)).map(|tree| why(tree, budget)).collect::<Vec<_>>();
-        let Some(first) = bad.first() else { return Ok(()) };
+        let tokens = self.trees.tokens();
+        let bad: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row] as usize > budget).collect();
+        let Some(&first) = bad.first() else { return Ok(()) };
+        let why = |row: usize| Ok(why(&self.trees.tree(row)?, budget));
         if on_error == OnError::Stop {
-            bail!("{first} {}", how_to_skip(bad.len(), self.trees.len()));
+            bail!("{} {}", why(first)?, how_to_skip(bad.len(), tokens.len()));
         }
-        if bad.len() == self.trees.len() {
-            self.trees.clear();
-            self.skipped.append(&mut bad);
+        let mut skipped = bad.iter().map(|&row| why(row)).collect::<Result<Vec<_>>>()?;
+        if bad.len() == tokens.len() {
+            self.trees = Trees::default();
+            self.skipped.append(&mut skipped);
             bail!("{}", no_row(name, self.rows() + self.skipped.len(), self.skipped.first()));
         }
         if !self.weights.is_empty() {
-            let mut keep = self.trees.iter().map(|tree| !too_long(tree));
-            self.weights.retain(|_| keep.next().unwrap_or(true));
+            let mut rows = 0..;
+            self.weights.retain(|_| rows.next().is_none_or(|row| bad.binary_search(&row).is_err()));
         }
-        self.trees.retain(|tree| !too_long(tree));
-        self.skipped.append(&mut bad);
+        self.trees.leave_out(&bad)?;
+        self.skipped.append(&mut skipped);
         Ok(())
     }
 }

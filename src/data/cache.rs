@@ -1,12 +1,12 @@
 //! Token trees of a data file on the disk: what was encoded once is read back in its place.
 //!
 //! A file is found by its bytes and by everything that makes its trees: the model's tokenizer files, the options and the
-//! code itself. Its own name is no part of that, so a row's name is stored without it. Trees lie in blocks, so that one
-//! block's bytes are in memory at a time; the index is written last, so that a killed writer leaves nothing to be found.
+//! code itself. Its own name is no part of that, so a row's name is stored without it. All of it is one file: trees, what
+//! else is known of the rows, where that begins, and a checksum; a run reads its trees from there.
 
 use std::{
-    fs,
-    io::ErrorKind,
+    fs::{self, File},
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -17,16 +17,20 @@ use super::{
     Dataset, Report,
     notes::{Note, Notes, Seen},
     template,
+    trees::{Reader, Trees, Writer},
 };
 use crate::{
-    cache::{Cache, Found, Key, KeyBuilder},
-    forest::{Role, Segment, Tree, Value},
+    cache::{Cache, Found, Key, KeyBuilder, remove_damaged},
+    files::blob::Blob,
 };
 
 const KIND: &str = "tokens";
 /// Changes with the format below.
-const FORMAT: &str = "tokens 4";
-const BLOCK_TREES: usize = 8192;
+const FORMAT: &str = "tokens 5";
+/// Bytes that are copied at a time.
+const BLOCK: usize = 1 << 20;
+/// Bytes of the number that says where the index begins.
+const NUMBER: usize = size_of::<u64>();
 /// The files of a model folder that say how text becomes tokens.
 const MODEL_FILES: [&str; 8] = [
     "tokenizer.json",
@@ -58,6 +62,7 @@ const CODE: &[&str] = &[
     include_str!("encode/chat.rs"),
     include_str!("encode/documents.rs"),
     include_str!("encode/early.rs"),
+    include_str!("encode/fit.rs"),
     include_str!("encode/left_out.rs"),
     include_str!("encode/marks.rs"),
     include_str!("encode/fit.rs"),
@@ -68,6 +73,7 @@ const CODE: &[&str] = &[
     include_str!("tokenize/added.rs"),
     include_str!("tokenize/long.rs"),
     include_str!("../forest.rs"),
+    include_str!("../forest/value.rs"),
 ];
 
 /// Crates that make tokens of text; another version is another key.
@@ -132,64 +138,99 @@ impl TokenCache {
             Ok(Look::Damaged(path)) => Some(format!("{} was damaged: {name} is tokenised again", path.display())),
             Err(why) => Some(format!("{why:#}: {name} is tokenised again")),
         };
-        let (data, mut origin) = encoded(encode, warning)?;
-        if let Err(why) = self.write(&key, &name, &data)
-            && let Origin::Encoded { warning, .. } = &mut origin
-        {
-            *warning = Some(format!("{why:#}: the tokens of {name} are not kept"));
+        let (mut data, mut origin) = encoded(encode, warning)?;
+        match self.write(&key, &name, &data).and_then(|()| self.reopen(&key, &data)) {
+            Ok(blob) => data.trees = data.trees.moved_to(blob),
+            Err(why) => {
+                if let Origin::Encoded { warning, .. } = &mut origin {
+                    *warning = Some(format!("{why:#}: the tokens of {name} are not kept"));
+                }
+            }
         }
         Ok((data, origin))
     }
 
     fn read(&self, key: &Key, name: &str) -> Result<Look> {
-        let mut data = Dataset::default();
-        let bytes = match self.cache.read(KIND, key)? {
-            Found::Bytes(bytes) => bytes,
-            Found::Absent => return Ok(Look::Absent),
-            Found::Damaged(path) => return Ok(Look::Damaged(path)),
-        };
-        let mut index = Reader(&bytes);
-        let (trees, blocks) = (index.number()?, index.number()?);
-        let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks: cut } = &mut data.report;
-        for count in [prompts_cut, responses_cut, rows_dropped, documents_cut, cut] {
-            *count = index.number()?;
-        }
-        for _ in 0..index.number()? {
-            data.skipped.push(index.text(name)?);
-        }
-        data.notes = index.notes()?;
-        for block in 0..blocks {
-            let key = block_key(key, block);
-            match self.cache.read(KIND, &key)? {
-                Found::Bytes(bytes) => read_block(&bytes, name, &mut data.trees)?,
-                Found::Absent => return Ok(Look::Damaged(self.cache.path(KIND, &key))),
-                Found::Damaged(path) => return Ok(Look::Damaged(path)),
+        match self.cache.find(KIND, key)? {
+            Found::Absent => Ok(Look::Absent),
+            Found::Damaged(path) => Ok(Look::Damaged(path)),
+            Found::Whole(file, len) => {
+                let path = self.cache.path(KIND, key);
+                open(file, len, &path, name).map(Look::Hit).or_else(|_| {
+                    remove_damaged(&path)?;
+                    Ok(Look::Damaged(path))
+                })
             }
         }
-        ensure!(data.trees.len() == trees, "{trees} trees expected, found {}", data.trees.len());
-        Ok(Look::Hit(data))
     }
 
     fn write(&self, key: &Key, name: &str, data: &Dataset) -> Result<()> {
-        let blocks = data.trees.chunks(BLOCK_TREES);
-        let mut index = Writer::default();
-        index.number(data.trees.len());
-        index.number(blocks.len());
-        let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks: cut } = data.report;
-        [prompts_cut, responses_cut, rows_dropped, documents_cut, cut]
-            .into_iter()
-            .for_each(|count| index.number(count));
-        index.number(data.skipped.len());
-        data.skipped.iter().for_each(|why| index.text(why, name));
-        index.notes(&data.notes);
-        for (block, trees) in blocks.enumerate() {
-            let mut bytes = Writer::default();
-            bytes.number(trees.len());
-            trees.iter().for_each(|tree| bytes.tree(tree, name));
-            self.cache.write(KIND, &block_key(key, block), &bytes.0)?;
-        }
-        self.cache.write(KIND, key, &index.0)
+        self.cache.write(KIND, key, |out| {
+            let trees = copy(data.trees.blob(), out)?;
+            out.write_all(&index(data, name).0)?;
+            Ok(out.write_all(&trees.to_le_bytes())?)
+        })
     }
+
+    /// The trees of a file that was written just now.
+    fn reopen(&self, key: &Key, data: &Dataset) -> Result<Blob> {
+        let path = self.cache.path(KIND, key);
+        let file = File::open(&path).with_context(|| format!("cache file {}: cannot be read", path.display()))?;
+        Ok(Blob::File { file, len: data.trees.blob().map_or(0, Blob::len), name: path.display().to_string() })
+    }
+}
+
+/// Copies all bytes; gives their number.
+fn copy(blob: Option<&Blob>, out: &mut dyn Write) -> Result<u64> {
+    let Some(blob) = blob else { return Ok(0) };
+    let mut block = vec![0; BLOCK];
+    for place in (0..blob.len()).step_by(BLOCK) {
+        let piece = &mut block[..(blob.len() - place).min(BLOCK as u64) as usize];
+        blob.read_at(piece, place)?;
+        out.write_all(piece)?;
+    }
+    Ok(blob.len())
+}
+
+/// What a cache file says beside the trees.
+fn index(data: &Dataset, name: &str) -> Writer {
+    let mut index = Writer::default();
+    let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks } = data.report;
+    let counts = [data.trees.len(), prompts_cut, responses_cut, rows_dropped, documents_cut, blocks];
+    counts.into_iter().for_each(|count| index.number(count));
+    index.number(data.skipped.len());
+    data.skipped.iter().for_each(|why| index.text(why, name));
+    write_notes(&mut index, &data.notes);
+    index
+}
+
+/// The rows of a whole cache file, whose trees stay in it.
+fn open(file: File, len: u64, path: &Path, name: &str) -> Result<Dataset> {
+    let mut blob = Blob::File { file, len, name: format!("cache file {}", path.display()) };
+    let mut number = [0; NUMBER];
+    let end = len.checked_sub(NUMBER as u64).context("too short")?;
+    blob.read_at(&mut number, end)?;
+    let trees = u64::from_le_bytes(number);
+    let size = end.checked_sub(trees).context("an index behind the end")?;
+    let mut bytes = vec![0; usize::try_from(size)?];
+    blob.read_at(&mut bytes, trees)?;
+    if let Blob::File { len, .. } = &mut blob {
+        *len = trees;
+    }
+    let mut data = Dataset::default();
+    let mut index = Reader(&bytes);
+    let count = index.number()?;
+    let Report { prompts_cut, responses_cut, rows_dropped, documents_cut, blocks } = &mut data.report;
+    for count in [prompts_cut, responses_cut, rows_dropped, documents_cut, blocks] {
+        *count = index.number()?;
+    }
+    for _ in 0..index.number()? {
+        data.skipped.push(index.text(name)?);
+    }
+    data.notes = read_notes(&mut index)?;
+    data.trees = Trees::open(name, blob, count.min(usize::try_from(trees)?))?;
+    ensure!(data.trees.len() == count, "{count} trees expected, found {}", data.trees.len());
+    Ok(data)
 }
 
 enum Look {
@@ -217,178 +258,32 @@ fn crates(lock: &str) -> String {
     found
 }
 
-fn block_key(file: &Key, block: usize) -> Key {
-    KeyBuilder::new(FORMAT).part("file", &file.0).part("block", &(block as u64).to_le_bytes()).finish()
-}
-
-fn read_block(bytes: &[u8], name: &str, trees: &mut Vec<Tree>) -> Result<()> {
-    let mut reader = Reader(bytes);
-    for _ in 0..reader.number()? {
-        trees.push(reader.tree(name)?);
-    }
-    ensure!(reader.0.is_empty(), "{} bytes too many in a block of tokens", reader.0.len());
-    Ok(())
-}
-
-/// Numbers are little-endian groups of seven bits, the last without the top bit; texts and lists have their length first.
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn number(&mut self, number: usize) {
-        let mut rest = number as u64;
-        while rest >= 0x80 {
-            self.0.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.0.push(rest as u8);
-    }
-
-    /// A text that may begin with the file's name: a mark, and what is behind the name.
-    fn text(&mut self, text: &str, name: &str) {
-        let behind = text.strip_prefix(name);
-        let rest = behind.unwrap_or(text);
-        self.number(usize::from(behind.is_some()));
-        self.number(rest.len());
-        self.0.extend_from_slice(rest.as_bytes());
-    }
-
-    fn notes(&mut self, Notes(notes): &Notes) {
-        self.number(notes.len());
-        for (note, Seen { rows, first }) in notes {
-            let (kind, text) = match note {
-                Note::Unread(text) => (0, text),
-                Note::Template(text) => (1, text),
-                Note::Reading(text) => (2, text),
-            };
-            self.number(kind);
-            [text, first].into_iter().for_each(|text| self.text(text, ""));
-            self.number(*rows);
-        }
-    }
-
-    fn tree(&mut self, tree: &Tree, name: &str) {
-        self.text(&tree.name, name);
-        self.number(tree.segments.len());
-        for segment in &tree.segments {
-            self.number(segment.parent.map_or(0, |parent| parent + 1));
-            self.number(usize::from(segment.scored));
-            self.number(segment.role as usize);
-            self.number(segment.unscored.len());
-            segment.unscored.iter().flat_map(|range| [range.start, range.end]).for_each(|n| self.number(n));
-            self.number(segment.tokens.len());
-            segment.tokens.iter().for_each(|&token| self.number(token as usize));
-        }
-        self.number(tree.pairs.len());
-        tree.pairs.iter().flatten().for_each(|&sequence| self.number(sequence));
-        self.number(tree.scores.len());
-        tree.scores.iter().for_each(|score| self.0.extend_from_slice(&score.to_le_bytes()));
-        self.number(tree.labels.len());
-        tree.labels.iter().for_each(|&label| self.number(usize::from(label)));
-        self.number(tree.values.len());
-        for (value, numbers) in &tree.values {
-            self.number(*value as usize);
-            self.number(numbers.len());
-            numbers.iter().for_each(|number| self.0.extend_from_slice(&number.to_le_bytes()));
-        }
+fn write_notes(index: &mut Writer, Notes(notes): &Notes) {
+    index.number(notes.len());
+    for (note, Seen { rows, first }) in notes {
+        let (kind, text) = match note {
+            Note::Unread(text) => (0, text),
+            Note::Template(text) => (1, text),
+            Note::Reading(text) => (2, text),
+        };
+        index.number(kind);
+        [text, first].into_iter().for_each(|text| index.text(text, ""));
+        index.number(*rows);
     }
 }
 
-/// By their numbers.
-const ROLES: [Role; 3] = [Role::Response, Role::Rationale, Role::Mismatched];
-const VALUES: [Value; 8] = [
-    Value::Score,
-    Value::Preference,
-    Value::WinRate,
-    Value::Visits,
-    Value::Margin,
-    Value::Uncertainty,
-    Value::JudgeLogit,
-    Value::Group,
-];
-
-/// What [`Writer`] wrote. Checksums were checked before; what still does not fit is an error, not a panic.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn bytes(&mut self, len: usize) -> Result<&[u8]> {
-        let (bytes, rest) = self.0.split_at_checked(len).context("a block of tokens ends early")?;
-        self.0 = rest;
-        Ok(bytes)
+fn read_notes(index: &mut Reader) -> Result<Notes> {
+    let mut notes = Notes::default();
+    for _ in 0..index.number()? {
+        let (kind, text, first) = (index.number()?, index.text("")?, index.text("")?);
+        let note = match kind {
+            0 => Note::Unread(text),
+            1 => Note::Template(text),
+            _ => Note::Reading(text),
+        };
+        notes.0.insert(note, Seen { rows: index.number()?, first });
     }
-
-    fn number(&mut self) -> Result<usize> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.bytes(1)?[0];
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(number as usize);
-            }
-        }
-        anyhow::bail!("a number of a block of tokens does not end")
-    }
-
-    fn text(&mut self, name: &str) -> Result<String> {
-        let named = self.number()? == 1;
-        let len = self.number()?;
-        let rest = std::str::from_utf8(self.bytes(len)?)?;
-        Ok(if named { format!("{name}{rest}") } else { rest.to_owned() })
-    }
-
-    fn list<V>(&mut self, mut value: impl FnMut(&mut Self) -> Result<V>) -> Result<Vec<V>> {
-        let len = self.number()?;
-        // Each value has a byte at least: a length that is none allocates nothing.
-        ensure!(len <= self.0.len(), "a block of tokens ends early");
-        let mut values = Vec::with_capacity(len);
-        for _ in 0..len {
-            values.push(value(self)?);
-        }
-        Ok(values)
-    }
-
-    fn notes(&mut self) -> Result<Notes> {
-        let mut notes = Notes::default();
-        for _ in 0..self.number()? {
-            let (kind, text, first) = (self.number()?, self.text("")?, self.text("")?);
-            let note = match kind {
-                0 => Note::Unread(text),
-                1 => Note::Template(text),
-                _ => Note::Reading(text),
-            };
-            notes.0.insert(note, Seen { rows: self.number()?, first });
-        }
-        Ok(notes)
-    }
-
-    fn tree(&mut self, name: &str) -> Result<Tree> {
-        let name = self.text(name)?;
-        let segments = self.list(Self::segment)?;
-        let ordered = segments.iter().enumerate().all(|(i, segment)| segment.parent.is_none_or(|parent| parent < i));
-        ensure!(ordered, "{name}: a segment before its parent");
-        Ok(Tree {
-            name,
-            segments,
-            pairs: self.list(|reader| Ok([reader.number()?, reader.number()?]))?,
-            scores: self.list(|reader| Ok(f64::from_le_bytes(reader.bytes(8)?.try_into()?)))?,
-            labels: self.list(|reader| Ok(reader.number()? == 1))?,
-            values: self.list(|reader| {
-                let value = *VALUES.get(reader.number()?).context("a value of no kind")?;
-                let numbers = reader.list(|reader| Ok(f64::from_le_bytes(reader.bytes(8)?.try_into()?)))?;
-                Ok((value, numbers))
-            })?,
-        })
-    }
-
-    fn segment(&mut self) -> Result<Segment> {
-        Ok(Segment {
-            parent: self.number()?.checked_sub(1),
-            scored: self.number()? == 1,
-            role: *ROLES.get(self.number()?).context("a segment of no kind")?,
-            unscored: self.list(|reader| Ok(reader.number()?..reader.number()?))?,
-            tokens: self.list(|reader| Ok(u32::try_from(reader.number()?)?))?,
-        })
-    }
+    Ok(notes)
 }
 
 #[cfg(test)]

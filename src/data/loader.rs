@@ -1,10 +1,12 @@
 //! Which rows each step takes and how they share packs: epochs shuffled by seed, rows taken as often as they weigh, a
 //! position that can be stored and resumed exactly.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::pack;
+use super::pack::{self, Packs};
 use crate::rng::{Philox, Purpose};
 
 /// Rows packed at a time where steps are counted in packs: enough choice for full packs, and other neighbours for a row
@@ -38,7 +40,7 @@ pub enum StepSize {
 pub struct Plan {
     pub seed: u64,
     /// Tokens of each row's tree.
-    pub lengths: Vec<usize>,
+    pub lengths: Arc<Vec<u32>>,
     /// How often an epoch takes each row; empty for once each.
     pub weights: Vec<f32>,
     pub size: StepSize,
@@ -53,21 +55,22 @@ pub struct Plan {
 pub struct Loader {
     plan: Plan,
     position: Position,
-    epoch: Epoch,
+    /// The epoch that was planned last, and its number.
+    planned: (u64, Arc<Epoch>),
 }
 
 /// One epoch in the order it is taken.
 #[derive(Clone, Debug)]
 enum Epoch {
-    Rows(Vec<usize>),
-    Packs(Vec<Vec<usize>>),
+    Rows(Vec<u32>),
+    Packs { packs: Packs, order: Vec<u32> },
 }
 
 impl Epoch {
     fn len(&self) -> usize {
         match self {
             Self::Rows(rows) => rows.len(),
-            Self::Packs(packs) => packs.len(),
+            Self::Packs { order, .. } => order.len(),
         }
     }
 }
@@ -82,7 +85,7 @@ impl Loader {
         let (StepSize::Rows(size) | StepSize::Packs(size)) = plan.size;
         let rows = lengths.len();
         ensure!(rows > 0 && size > 0, "{rows} rows in steps of {size}");
-        if let Some(row) = lengths.iter().position(|tokens| tokens > budget) {
+        if let Some(row) = lengths.iter().position(|&tokens| tokens as usize > *budget) {
             let tokens = lengths[row];
             anyhow::bail!("row {row} has {tokens} tokens, `batch.tokens` = {budget}: raise batch.tokens");
         }
@@ -90,8 +93,8 @@ impl Loader {
         if let Some(weight) = weights.iter().find(|weight| !(0.0..=WEIGHT).contains(*weight)) {
             anyhow::bail!("a row weighs {weight}: give a weight from 0 to {WEIGHT}");
         }
-        let epoch = plan.epoch(0);
-        Ok(Self { plan, position: Position::default(), epoch })
+        let planned = (0, Arc::new(plan.epoch(0)));
+        Ok(Self { plan, position: Position::default(), planned })
     }
 
     /// Continues at a stored position.
@@ -99,16 +102,11 @@ impl Loader {
     /// # Errors
     /// A position outside the data: the file has changed since.
     pub fn seek(&mut self, position: Position) -> Result<()> {
-        let epoch = self.plan.epoch(position.epoch);
-        let (index, len) = (position.index, epoch.len());
+        self.plan_epoch(position.epoch);
+        let (index, len) = (position.index, self.planned.1.len());
         ensure!(index < len, "stored position: {index} of {len}: the training data has changed, start a new run");
-        (self.position, self.epoch) = (position, epoch);
+        self.position = position;
         Ok(())
-    }
-
-    /// Tokens of a pack at most.
-    pub fn budget(&self) -> usize {
-        self.plan.budget
     }
 
     /// Where the next step starts.
@@ -118,7 +116,18 @@ impl Loader {
 
     /// Passes over the data behind the next step.
     pub fn epochs(&self) -> f64 {
-        self.position.epoch as f64 + self.position.index as f64 / self.epoch.len() as f64
+        // At the start of an epoch, which may not be planned yet, none of its rows is behind.
+        self.position.epoch as f64 + self.position.index as f64 / self.planned.1.len() as f64
+    }
+
+    /// Tokens of a pack at most.
+    pub fn budget(&self) -> usize {
+        self.plan.budget
+    }
+
+    /// How much a step takes.
+    pub fn size(&self) -> StepSize {
+        self.plan.size
     }
 
     /// Steps of the first `epochs` epochs, a smaller last one of each counted in. `None` if there are too many to count.
@@ -128,80 +137,120 @@ impl Loader {
         if self.plan.weights.is_empty() && matches!(self.plan.size, StepSize::Rows(_)) {
             return epochs.checked_mul(steps(self.plan.lengths.len()));
         }
-        (epochs <= COUNTED_EPOCHS).then(|| (0..epochs).map(|epoch| steps(self.plan.epoch(epoch).len())).sum())
+        let len = |epoch: u64| match self.plan.size {
+            _ if epoch == self.planned.0 => self.planned.1.len(),
+            StepSize::Rows(_) => self.plan.taken(epoch).len(),
+            StepSize::Packs(_) => self.plan.epoch(epoch).len(),
+        };
+        (epochs <= COUNTED_EPOCHS).then(|| (0..epochs).map(|epoch| steps(len(epoch))).sum())
+    }
+
+    /// All steps of the planned epoch, from its start on; the loader stays where it is.
+    pub fn planned_steps(&self) -> impl Iterator<Item = Vec<Vec<usize>>> {
+        let (StepSize::Rows(size) | StepSize::Packs(size)) = self.plan.size;
+        (0..self.planned.1.len()).step_by(size).map(move |start| self.step(start, size))
+    }
+
+    /// Whether every epoch takes every row once.
+    pub fn takes_all_once(&self) -> bool {
+        self.plan.weights.is_empty()
     }
 
     /// The next step: the rows of each of its packs.
     pub fn next_step(&mut self) -> Vec<Vec<usize>> {
         let (StepSize::Rows(size) | StepSize::Packs(size)) = self.plan.size;
-        let start = self.position.index;
-        let end = self.epoch.len().min(start.saturating_add(size));
-        let step = match &self.epoch {
-            Epoch::Rows(rows) => self.plan.packs(&rows[start..end]),
-            Epoch::Packs(packs) => packs[start..end].to_vec(),
-        };
-        self.position.index = end;
-        if end == self.epoch.len() {
+        self.plan_epoch(self.position.epoch);
+        let step = self.step(self.position.index, size);
+        let len = self.planned.1.len();
+        self.position.index = len.min(self.position.index.saturating_add(size));
+        if self.position.index == len {
             self.position = Position { epoch: self.position.epoch + 1, index: 0 };
-            self.epoch = self.plan.epoch(self.position.epoch);
         }
         step
     }
-}
 
-impl Plan {
-    fn epoch(&self, epoch: u64) -> Epoch {
-        let stream = |purpose| Philox::new(self.seed, purpose, epoch as u32);
-        let rows = self.rows(&stream(Purpose::Weights));
-        let order = stream(Purpose::Shuffle).permutation(rows.len());
-        let order: Vec<usize> = order.into_iter().map(|place| rows[place]).collect();
-        match self.size {
-            StepSize::Rows(_) => Epoch::Rows(order),
-            StepSize::Packs(_) => {
-                let packs = self.look_ahead(&order);
-                let order = stream(Purpose::Packs).permutation(packs.len());
-                Epoch::Packs(order.into_iter().map(|pack| packs[pack].clone()).collect())
+    /// Up to `size` rows or packs of the planned epoch, in packs.
+    fn step(&self, start: usize, size: usize) -> Vec<Vec<usize>> {
+        let epoch = &*self.planned.1;
+        let places = start..epoch.len().min(start.saturating_add(size));
+        let rows = |pack: &[u32]| pack.iter().map(|&row| row as usize).collect();
+        match epoch {
+            Epoch::Rows(order) => self.plan.packs(&order[places]).iter().map(rows).collect(),
+            Epoch::Packs { packs, order } => {
+                order[places].iter().map(|&pack| rows(packs.pack(pack as usize))).collect()
             }
         }
     }
 
-    /// Every row as often as it is taken, in the order of the data.
-    fn rows(&self, random: &Philox) -> Vec<usize> {
-        if self.weights.is_empty() {
-            return (0..self.lengths.len()).collect();
+    fn plan_epoch(&mut self, epoch: u64) {
+        if self.planned.0 != epoch {
+            self.planned = (epoch, Arc::new(self.plan.epoch(epoch)));
         }
-        let times = |row: usize| {
-            let weight = self.weights[row];
-            let uniform = f64::from(random.block(row as u64)[0]) / 4_294_967_296.0;
-            weight as usize + usize::from(uniform < f64::from(weight.fract()))
+    }
+}
+
+impl Plan {
+    fn random(&self, purpose: Purpose, epoch: u64) -> Philox {
+        Philox::new(self.seed, purpose, epoch as u32)
+    }
+
+    fn epoch(&self, epoch: u64) -> Epoch {
+        let shuffle = |rows: usize| self.random(Purpose::Shuffle, epoch).permutation(rows);
+        let order = if self.weights.is_empty() {
+            shuffle(self.lengths.len())
+        } else {
+            let rows = self.taken(epoch);
+            let mut order = shuffle(rows.len());
+            order.iter_mut().for_each(|place| *place = rows[*place as usize]);
+            order
         };
-        let rows: Vec<usize> = (0..self.lengths.len()).flat_map(|row| std::iter::repeat_n(row, times(row))).collect();
+        match self.size {
+            StepSize::Rows(_) => Epoch::Rows(order),
+            StepSize::Packs(_) => {
+                let packs = self.look_ahead(&order);
+                let order = self.random(Purpose::Packs, epoch).permutation(packs.len());
+                Epoch::Packs { packs, order }
+            }
+        }
+    }
+
+    /// Every row as often as the epoch takes it, in the order of the data, where rows weigh.
+    fn taken(&self, epoch: u64) -> Vec<u32> {
+        let random = self.random(Purpose::Weights, epoch);
+        let times = |row: usize| std::iter::repeat_n(row as u32, self.drawn(row, &random));
+        let rows: Vec<u32> = (0..self.lengths.len()).flat_map(times).collect();
         // Small weights can draw nothing at all, and an epoch has a step.
         if rows.is_empty() { vec![0] } else { rows }
     }
 
+    /// How often a row is drawn: always as often as its weight has whole ones.
+    fn drawn(&self, row: usize, random: &Philox) -> usize {
+        let weight = self.weights[row];
+        let uniform = f64::from(random.block(row as u64)[0]) / 4_294_967_296.0;
+        weight as usize + usize::from(uniform < f64::from(weight.fract()))
+    }
+
     /// The packs of an epoch. A window's emptiest pack goes back to be filled from the next window.
-    fn look_ahead(&self, order: &[usize]) -> Vec<Vec<usize>> {
+    fn look_ahead(&self, order: &[u32]) -> Packs {
         let windows = order.len().div_ceil(LOOK_AHEAD);
-        let tokens = |pack: &Vec<usize>| pack.iter().map(|&row| self.lengths[row]).sum::<usize>();
-        let mut packs = Vec::new();
-        let mut left: Vec<usize> = Vec::new();
+        let tokens = |pack: &[u32]| pack.iter().map(|&row| u64::from(self.lengths[row as usize])).sum::<u64>();
+        let mut packs = Packs::default();
+        let mut left: Vec<u32> = Vec::new();
         for window in order.chunks(order.len().div_ceil(windows)) {
             left.extend_from_slice(window);
-            let mut planned = self.packs(&left);
-            let emptiest = (0..planned.len()).min_by_key(|&pack| tokens(&planned[pack]));
-            left = emptiest.map(|pack| planned.remove(pack)).unwrap_or_default();
-            packs.append(&mut planned);
+            let planned = self.packs(&left);
+            let emptiest = (0..planned.len()).min_by_key(|&pack| tokens(planned.pack(pack)));
+            (0..planned.len()).filter(|&pack| Some(pack) != emptiest).for_each(|pack| packs.push(planned.pack(pack)));
+            left = emptiest.map(|pack| planned.pack(pack).to_vec()).unwrap_or_default();
         }
-        packs.push(left);
+        packs.push(&left);
         packs
     }
 
-    fn packs(&self, rows: &[usize]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = rows.iter().map(|&row| self.lengths[row]).collect();
-        let mut packs = pack::plan(&lengths, self.budget).expect("no row is longer than the budget");
-        packs.iter_mut().flatten().for_each(|place| *place = rows[*place]);
-        packs
+    fn packs(&self, rows: &[u32]) -> Packs {
+        let lengths: Vec<u32> = rows.iter().map(|&row| self.lengths[row as usize]).collect();
+        let packs = pack::plan(&lengths, self.budget).expect("no row is longer than the budget");
+        packs.renamed(|place| rows[place as usize])
     }
 }
 

@@ -15,8 +15,10 @@ pub mod records;
 pub mod reshape;
 pub mod sets;
 pub mod source;
+mod survey;
 pub mod template;
 pub mod tokenize;
+pub mod trees;
 
 use std::path::Path;
 
@@ -24,10 +26,10 @@ use anyhow::{Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::forest::Tree;
 use encode::{Encoded, Encoder};
 use notes::Notes;
 use records::{Columns, Form, Record};
+use trees::{Growing, Trees};
 
 /// Rows whose text is in memory at the same time, and the bytes of it, one row more.
 const BLOCK_ROWS: usize = 4096;
@@ -62,7 +64,7 @@ pub struct Limits {
 /// The rows of one file or of several as trees, in the order of the files.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
-    pub trees: Vec<Tree>,
+    pub trees: Trees,
     /// How often an epoch takes each tree; empty for once each.
     pub weights: Vec<f32>,
     /// The error of every row left out.
@@ -118,7 +120,7 @@ impl Dataset {
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         let source::Opened { name, mut rows, .. } = opened;
-        let mut data = Self::default();
+        let (mut data, mut trees) = (Self::default(), Growing::new(&name));
         let mut form: Option<(Form, String)> = None;
         let (mut count, mut bad, mut first, mut behind_bad) = (0, 0, None, 0usize);
         let mut dropped = None;
@@ -129,7 +131,7 @@ impl Dataset {
                 break;
             }
             count += block.len();
-            let hopeless = first.is_some() || data.trees.is_empty() && !data.skipped.is_empty();
+            let hopeless = first.is_some() || trees.is_empty() && !data.skipped.is_empty();
             behind_bad += if hopeless { block.iter().map(|row| row.bytes() + BAD_BYTES).sum() } else { 0 };
             let encode = |row: source::Row| {
                 let at = format!("{name}{}", row.place);
@@ -145,7 +147,7 @@ impl Dataset {
                         if let Encoded::Dropped(why) = &encoded {
                             dropped.get_or_insert_with(|| format!("{at}: {why}"));
                         }
-                        data.push(&at[name.len()..], encoded);
+                        data.push(&at[name.len()..], encoded, &mut trees)?;
                     }
                     Err(error) if on_error == OnError::Skip => data.skipped.push(error.to_string()),
                     Err(error) => {
@@ -162,6 +164,7 @@ impl Dataset {
         if let Some(error) = first {
             bail!("{error} {}", how_to_skip(bad, count));
         }
+        data.trees = trees.finish()?;
         if let (true, Some(dropped)) = (data.trees.is_empty(), dropped) {
             let (all, others) = (data.report.rows_dropped, data.skipped.len());
             bail!(
@@ -184,12 +187,15 @@ impl Dataset {
     }
 
     /// Adds the rows of another file, which an epoch takes `weight` times.
-    pub fn append(&mut self, mut other: Self, weight: f32) {
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn append(&mut self, mut other: Self, weight: f32) -> Result<()> {
         if weight != 1.0 || !self.weights.is_empty() {
             self.weights.resize(self.trees.len(), 1.0);
             self.weights.resize(self.trees.len() + other.trees.len(), weight);
         }
-        self.trees.append(&mut other.trees);
+        self.trees.append(other.trees)?;
         self.skipped.append(&mut other.skipped);
         // Notes are a file's: whoever loads one says them.
         self.report.prompts_cut += other.report.prompts_cut;
@@ -197,30 +203,32 @@ impl Dataset {
         self.report.rows_dropped += other.report.rows_dropped;
         self.report.documents_cut += other.report.documents_cut;
         self.report.blocks += other.report.blocks;
+        Ok(())
     }
 
     /// Tokens that an epoch takes at most.
     pub fn epoch_tokens(&self) -> usize {
         let times = |row: usize| self.weights.get(row).map_or(1, |weight| weight.ceil() as usize);
-        self.trees.iter().enumerate().map(|(row, tree)| times(row) * tree.tokens()).sum()
+        self.trees.tokens().iter().enumerate().map(|(row, &tokens)| times(row) * tokens as usize).sum()
     }
 
-    fn push(&mut self, place: &str, encoded: Encoded) {
+    fn push(&mut self, place: &str, encoded: Encoded, trees: &mut Growing) -> Result<()> {
         match encoded {
             Encoded::Tree { tree, prompt_cut, responses_cut, notes } => {
                 self.notes.add(place, notes);
-                self.trees.push(tree);
+                trees.push(&tree)?;
                 self.report.prompts_cut += usize::from(prompt_cut);
                 self.report.responses_cut += responses_cut;
             }
-            Encoded::Blocks { trees: mut blocks, notes } => {
+            Encoded::Blocks { trees: blocks, notes } => {
                 self.notes.add(place, notes);
                 self.report.documents_cut += 1;
                 self.report.blocks += blocks.len();
-                self.trees.append(&mut blocks);
+                blocks.iter().try_for_each(|tree| trees.push(tree))?;
             }
             Encoded::Dropped(_) => self.report.rows_dropped += 1,
         }
+        Ok(())
     }
 }
 

@@ -1,8 +1,13 @@
 //! Rows as some losses need them: completions behind other prompts, control tokens, both responses in one text.
 
-use anyhow::{Context, Result, ensure};
+use std::sync::Arc;
 
-use super::tokenize::Tokenizer;
+use anyhow::{Context, Result, bail};
+
+use super::{
+    tokenize::Tokenizer,
+    trees::{Change, Trees},
+};
 use crate::forest::{Role, Segment, Tree};
 
 /// How rows are changed before they are learnt from.
@@ -25,52 +30,76 @@ const CONTROLS: [&str; 2] = ["<|good|>", "<|bad|>"];
 /// What stands before the worse and the better response in Chain of Hindsight.
 const MARKERS: [&str; 2] = ["A less helpful answer: ", "A more helpful answer: "];
 
-/// Changes all rows of a set, in their order. `budget` is the longest tree allowed, in tokens.
+/// Changes all rows of a set: from then on each is read as the loss needs it. `budget` is the longest tree allowed, in tokens.
 ///
 /// # Errors
 /// A row does not have what the change needs, or is too long after it; by the row's name.
-pub fn apply(reshape: Reshape, trees: &mut [Tree], tokenizer: &Tokenizer, budget: usize) -> Result<()> {
-    match reshape {
-        Reshape::None => return Ok(()),
-        Reshape::Mismatch => mismatch(trees)?,
-        Reshape::Control => {
-            let [good, bad] = CONTROLS.map(|text| tokenizer.encode_rendered(text));
-            let controls = [good?, bad?];
-            trees.iter_mut().try_for_each(|tree| control(tree, &controls))?;
-        }
-        Reshape::Chosen => trees.iter_mut().for_each(chosen),
-        Reshape::Hindsight => {
-            let [worse, better] = MARKERS.map(|text| tokenizer.encode_rendered(text));
-            let markers = [worse?, better?];
-            trees.iter_mut().try_for_each(|tree| hindsight(tree, &markers, tokenizer))?;
-        }
-    }
-    for tree in trees.iter() {
-        let tokens = tree.tokens();
-        ensure!(
-            tokens <= budget,
-            "{}: with what the loss adds the row has {tokens} tokens, `batch.tokens` = {budget}: shorten it or raise \
-             batch.tokens",
-            tree.name
-        );
-    }
-    Ok(())
+pub fn apply(reshape: Reshape, trees: &mut Trees, tokenizer: &Tokenizer, budget: usize) -> Result<()> {
+    let Some(change) = Reshaper::new(reshape, tokenizer)? else { return Ok(()) };
+    *trees = trees.changed(Arc::new(change))?;
+    let Some(row) = trees.tokens().iter().position(|&tokens| tokens as usize > budget) else { return Ok(()) };
+    let Tree { name, .. } = trees.tree(row)?;
+    bail!(
+        "{name}: with what the loss adds the row has {} tokens, `batch.tokens` = {budget}: shorten it or raise batch.tokens",
+        trees.tokens()[row]
+    )
 }
 
-/// Each response's prompt also gets a response of the row before it in the file, the first row's one of the last.
-fn mismatch(trees: &mut [Tree]) -> Result<()> {
-    let responses = |tree: &Tree| tree.sequences().map(|(_, segment)| segment.clone()).collect::<Vec<_>>();
-    let mut before = trees.last().map(responses).unwrap_or_default();
-    for tree in trees.iter_mut() {
-        let own = responses(tree);
-        for (i, response) in own.iter().enumerate() {
-            let parent = response.parent.with_context(|| {
-                format!("{}: the row has no prompt, and the loss `kto` needs one to mismatch: give `prompt`", tree.name)
-            })?;
-            let other = before[i % before.len()].clone();
-            tree.segments.push(Segment { parent: Some(parent), role: Role::Mismatched, ..other });
+/// What happens to a row on its way from its file.
+#[derive(Clone, Debug)]
+pub(super) enum Reshaper {
+    Mismatch,
+    /// Tokens before the chosen and the rejected response.
+    Control([Vec<u32>; 2]),
+    Chosen,
+    /// Tokens before the worse and the better response, and those that end a text.
+    Hindsight {
+        markers: [Vec<u32>; 2],
+        ends: Vec<u32>,
+    },
+}
+
+impl Reshaper {
+    fn new(reshape: Reshape, tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let encode = |[first, second]: [&str; 2]| -> Result<[Vec<u32>; 2]> {
+            Ok([tokenizer.encode_rendered(first)?, tokenizer.encode_rendered(second)?])
+        };
+        Ok(Some(match reshape {
+            Reshape::None => return Ok(None),
+            Reshape::Mismatch => Self::Mismatch,
+            Reshape::Control => Self::Control(encode(CONTROLS)?),
+            Reshape::Chosen => Self::Chosen,
+            Reshape::Hindsight => Self::Hindsight { markers: encode(MARKERS)?, ends: tokenizer.ends().to_vec() },
+        }))
+    }
+}
+
+impl Change for Reshaper {
+    fn needs_row_before(&self) -> bool {
+        matches!(self, Self::Mismatch)
+    }
+
+    fn apply(&self, mut tree: Tree, before: Option<&Tree>) -> Result<Tree> {
+        match self {
+            Self::Mismatch => mismatch(&mut tree, before)?,
+            Self::Control(controls) => control(&mut tree, controls)?,
+            Self::Chosen => chosen(&mut tree),
+            Self::Hindsight { markers, ends } => hindsight(&mut tree, markers, ends)?,
         }
-        before = own;
+        Ok(tree)
+    }
+}
+
+/// Each response's prompt also gets a response of the row before.
+fn mismatch(tree: &mut Tree, before: Option<&Tree>) -> Result<()> {
+    let responses = |tree: &Tree| tree.sequences().map(|(_, segment)| segment.clone()).collect::<Vec<_>>();
+    let before = before.map(responses).unwrap_or_default();
+    for (i, response) in responses(tree).iter().enumerate() {
+        let parent = response.parent.with_context(|| {
+            format!("{}: the row has no prompt, and the loss `kto` needs one to mismatch: give `prompt`", tree.name)
+        })?;
+        let other = before[i % before.len()].clone();
+        tree.segments.push(Segment { parent: Some(parent), role: Role::Mismatched, ..other });
     }
     Ok(())
 }
@@ -118,11 +147,11 @@ fn chosen(tree: &mut Tree) {
 }
 
 /// One text: prompt, marker, rejected response, marker, chosen response.
-fn hindsight(tree: &mut Tree, markers: &[Vec<u32>; 2], tokenizer: &Tokenizer) -> Result<()> {
+fn hindsight(tree: &mut Tree, markers: &[Vec<u32>; 2], ends: &[u32]) -> Result<()> {
     let [chosen, rejected] = pair(tree, "hindsight_sft")?;
     let [mut better, mut worse] = [chosen, rejected].map(|i| tree.segments[i].clone());
     // The text goes on behind the worse response: its end is no end.
-    if worse.tokens.len() > 1 && worse.tokens.last().is_some_and(|&last| tokenizer.is_end(last)) {
+    if worse.tokens.len() > 1 && worse.tokens.last().is_some_and(|last| ends.contains(last)) {
         worse.tokens.pop();
         let length = worse.tokens.len();
         worse.unscored.retain_mut(|range| {
@@ -155,10 +184,15 @@ mod tests {
         Tree::pair("row", vec![1, 2, 3], vec![4, 5, 0], vec![6, 0])
     }
 
+    fn reshaped(reshape: Reshape, trees: Vec<Tree>, budget: usize) -> Result<Vec<Tree>> {
+        let mut trees: Trees = trees.into_iter().collect();
+        apply(reshape, &mut trees, &tokenizer(), budget)?;
+        trees.iter().collect()
+    }
+
     #[test]
     fn controls_are_read_and_not_learnt() {
-        let (tokenizer, mut trees) = (tokenizer(), vec![pair()]);
-        apply(Reshape::Control, &mut trees, &tokenizer, 100).unwrap();
+        let (tokenizer, trees) = (tokenizer(), reshaped(Reshape::Control, vec![pair()], 100).unwrap());
         for (segment, text, own) in [(1, CONTROLS[0], &[4, 5, 0][..]), (2, CONTROLS[1], &[6, 0])] {
             let control = tokenizer.encode_rendered(text).unwrap();
             let segment = &trees[0].segments[segment];
@@ -171,8 +205,7 @@ mod tests {
     /// Both responses carry loss, prompt and markers none; the worse one's end is no end.
     #[test]
     fn hindsight_is_one_text() {
-        let (tokenizer, mut trees) = (tokenizer(), vec![pair()]);
-        apply(Reshape::Hindsight, &mut trees, &tokenizer, 100).unwrap();
+        let (tokenizer, trees) = (tokenizer(), reshaped(Reshape::Hindsight, vec![pair()], 100).unwrap());
         let [worse, better] = MARKERS.map(|text| tokenizer.encode_rendered(text).unwrap());
         let [prompt, first, second] = &trees[0].segments[..] else { panic!("{:?}", trees[0]) };
         assert_eq!(prompt.tokens, [1, 2, 3]);
@@ -190,22 +223,22 @@ mod tests {
             let segments = vec![Segment { tokens: vec![prompt], ..Segment::default() }, response];
             Tree { name: format!("row {prompt}"), segments, labels: vec![true], ..Tree::default() }
         };
-        let mut trees = vec![single(1, 11), single(2, 12), single(3, 13)];
-        mismatch(&mut trees).unwrap();
+        let trees = reshaped(Reshape::Mismatch, vec![single(1, 11), single(2, 12), single(3, 13)], 100).unwrap();
         let others: Vec<u32> = trees.iter().map(|tree| tree.segments[2].tokens[0]).collect();
         assert_eq!(others, [13, 11, 12]);
         assert!(
             trees.iter().all(|tree| tree.segments[2].role == Role::Mismatched && tree.segments[2].parent == Some(0))
         );
         // Of a pair, each side gets a side of the pair before.
-        let mut pairs = vec![pair(), Tree::pair("next", vec![7], vec![8], vec![9])];
-        mismatch(&mut pairs).unwrap();
+        let pairs = vec![pair(), Tree::pair("next", vec![7], vec![8], vec![9])];
+        let pairs = reshaped(Reshape::Mismatch, pairs, 100).unwrap();
         let tokens = |tree: &Tree| tree.segments[3..].iter().map(|segment| segment.tokens.clone()).collect::<Vec<_>>();
         assert_eq!(tokens(&pairs[0]), [vec![8], vec![9]]);
         assert_eq!(tokens(&pairs[1]), [vec![4, 5, 0], vec![6, 0]]);
-        let mut document =
+        let document =
             vec![Tree { segments: vec![Segment { tokens: vec![1, 2], scored: true, ..Segment::default() }], ..pair() }];
-        assert!(mismatch(&mut document).unwrap_err().to_string().contains("has no prompt"));
+        let why = reshaped(Reshape::Mismatch, document, 100).unwrap_err().to_string();
+        assert!(why.contains("has no prompt"), "{why}");
     }
 
     #[test]
@@ -218,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_the_change_makes_too_long_is_refused() {
-        let why = apply(Reshape::Mismatch, &mut [pair(), pair()], &tokenizer(), 10).unwrap_err().to_string();
+        let why = reshaped(Reshape::Mismatch, vec![pair(), pair()], 10).unwrap_err().to_string();
         assert!(why.starts_with("row: with what the loss adds the row has 13 tokens, `batch.tokens` = 10"), "{why}");
     }
 }

@@ -17,6 +17,7 @@ use super::{
     reshape::{self, Reshape},
     source,
 };
+use crate::{files::blob, forest::Tree};
 
 /// What is read, and how.
 #[derive(Clone, Debug)]
@@ -55,6 +56,7 @@ impl Sets {
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
     pub fn read(encoder: Encoder, options: &Options, watch: Watch) -> Result<Self> {
+        blob::allow_many();
         let key = format!("{}\n{}", encoder.key().hex(), options.key);
         let open = |folder| TokenCache::new(folder, options.model, &key);
         let cache = options.cache.map(open).transpose()?;
@@ -70,7 +72,7 @@ impl Sets {
                 let (mut data, origin) = load_file(&file, options, &encoder, cache.as_ref(), watch)?;
                 describe(&file, &data, origin, &mut origins);
                 data.fit(&file.display().to_string(), options.budget, options.on_error)?;
-                all.append(data, weight);
+                all.append(data, weight)?;
             }
             ensure!(!all.trees.is_empty(), "{}", super::no_row(&name, 0, None));
             Ok(all)
@@ -83,11 +85,13 @@ impl Sets {
     /// Refuses rows that are longer than a model of so many positions can read.
     ///
     /// # Errors
-    /// Names the first such row.
+    /// Names the first such row; or the rows cannot be read.
     pub fn check_lengths(&self, positions: usize) -> Result<()> {
-        for tree in self.train.trees.iter().chain(self.eval.iter().flat_map(|eval| &eval.trees)) {
-            let longest = tree.longest_path();
-            ensure!(longest <= positions, "{}: {}", tree.name, too_long_for_the_model(longest, positions));
+        for data in [Some(&self.train), self.eval.as_ref()].into_iter().flatten() {
+            data.trees.visit(Tree::longest_path, |tree, longest| {
+                ensure!(longest <= positions, "{}: {}", tree.name, too_long_for_the_model(longest, positions));
+                Ok(())
+            })?;
         }
         Ok(())
     }

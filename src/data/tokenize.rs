@@ -202,6 +202,11 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
+    /// The tokens that end a generation.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// Ends a response with EOS if it does not end by itself.
     pub fn end(&self, ids: &mut Vec<u32>) {
         if !ids.last().is_some_and(|&id| self.is_end(id)) {

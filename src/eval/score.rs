@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::{Config, Precision},
-    data::{batches, sets::Sets},
+    data::{batches, sets::Sets, trees::Trees},
     device::{Choice, Device, Float},
     error::Error,
     escape::visible_json,
@@ -24,7 +24,7 @@ use crate::{
     report::terminal::{self, Terminal, say},
     roles::{
         RunPlan,
-        reference::{Pass, RowValues},
+        reference::{Pass, ValueFile},
     },
     units::duration,
 };
@@ -86,7 +86,9 @@ fn score<T: Float>(
     let trees = &sets.train.trees;
     let model = Model::<T>::new(device, shape, plan.policy)?;
     model.load(&config.model.path)?;
-    let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), [trees.as_slice(), &[]])?;
+    let sets = [trees, &Trees::default()];
+    let file = ValueFile::nameless(sets)?;
+    let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), sets, &file)?;
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
     say(&format!("scores: {}", pass.describe()?));
     let (started, missing) = (Instant::now(), pass.missing());
@@ -97,13 +99,18 @@ fn score<T: Float>(
     });
     bar.finish();
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-    let [values, _] = scored?.context("nothing interrupts the pass")?;
+    scored?.context("nothing interrupts the pass")?;
+    let [values, _] = file.values()?;
     output.write(&options.out, |file| {
-        for (example, tree) in trees.iter().enumerate() {
-            let line = serde_json::to_string(&line(example, tree, &values, options.per_token)?)?;
-            writeln!(file, "{}", visible_json(&line))?;
-        }
-        Ok(())
+        let mut examples = 0..;
+        trees.visit(
+            |_| (),
+            |tree, ()| {
+                let logps = values.row(examples.next().unwrap_or_default())?;
+                let line = serde_json::to_string(&line(tree, &logps, options.per_token)?)?;
+                Ok(writeln!(file, "{}", visible_json(&line))?)
+            },
+        )
     })?;
     let time = duration(started.elapsed());
     say(&format!("{} rows, {missing} of them computed in {time}: {}", trees.len(), options.out.display()));
@@ -176,8 +183,7 @@ fn is_broken_pipe(why: &anyhow::Error) -> bool {
 }
 
 /// A row's line: `chosen_` and `rejected_` for a pair, arrays in the order of the responses for anything else.
-fn line(example: usize, tree: &Tree, values: &RowValues, per_token: bool) -> Result<Map<String, Value>> {
-    let logps = values.of(&[example]);
+fn line(tree: &Tree, logps: &[f32], per_token: bool) -> Result<Map<String, Value>> {
     let bounds = Forest::pack([tree])?.sequence_rows;
     let responses: Vec<&[f32]> = bounds.windows(2).map(|ends| &logps[ends[0] as usize..ends[1] as usize]).collect();
     let sum = |response: &[f32]| response.iter().map(|&logp| f64::from(logp)).sum::<f64>();

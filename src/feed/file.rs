@@ -29,7 +29,7 @@ impl FileFeed {
 
 impl<T> Feed<T> for FileFeed {
     fn next(&mut self, _roles: &Roles<T>, _stop: &Stop) -> Result<Work> {
-        Ok(Work::new(&self.data.trees, &self.loader.next_step(), &self.reference))
+        Work::new(&self.data.trees, &self.loader.next_step(), &self.reference)
     }
 
     fn position(&self) -> Position {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Work;
 use crate::{
-    data::{Dataset, batches},
+    data::{Dataset, batches, pack::Packs},
     forest::Tree,
     roles::reference::RowValues,
 };
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Default)]
 pub struct HeldOut {
     data: Dataset,
-    packs: Vec<Vec<usize>>,
+    packs: Packs,
     reference: RowValues,
 }
 
@@ -34,12 +34,18 @@ impl HeldOut {
     }
 
     /// The trees of a pack.
-    pub fn trees(&self, pack: usize) -> impl Iterator<Item = &Tree> {
-        self.packs[pack].iter().map(|&row| &self.data.trees[row])
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn trees(&self, pack: usize) -> Result<Vec<Tree>> {
+        self.packs.pack(pack).iter().map(|&row| self.data.trees.tree(row as usize)).collect()
     }
 
     /// One pack: index tables and values of one at a time are in memory.
-    pub fn work(&self, pack: usize) -> Work {
-        Work::new(&self.data.trees, &self.packs[pack..=pack], &self.reference)
+    ///
+    /// # Errors
+    /// Its rows cannot be read.
+    pub fn work(&self, pack: usize) -> Result<Work> {
+        Work::new(&self.data.trees, &[self.packs.rows(pack)], &self.reference)
     }
 }

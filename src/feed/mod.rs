@@ -13,7 +13,7 @@ pub use file::FileFeed;
 pub use held_out::HeldOut;
 
 use crate::{
-    data::{batches, loader::Position},
+    data::{batches, loader::Position, trees::Trees},
     forest::{Forest, Tree},
     roles::{Roles, reference::RowValues},
     stop::Stop,
@@ -47,26 +47,31 @@ pub struct Work {
 
 impl Work {
     /// The planned `packs` of `trees`, with the values they have in `reference`, which is empty where the loss has none.
-    pub fn new(trees: &[Tree], packs: &[Vec<usize>], reference: &RowValues) -> Self {
+    ///
+    /// # Errors
+    /// Trees or values cannot be read.
+    pub fn new(trees: &Trees, packs: &[Vec<usize>], reference: &RowValues) -> Result<Self> {
         let rows = || packs.iter().flatten().copied();
         let mut end = 0;
         let ranges = packs.iter().map(|pack| {
             end += pack.len();
             end - pack.len()..end
         });
-        Self {
-            trees: rows().map(|row| trees[row].clone()).collect(),
+        let values = || rows().map(|row| reference.row(row)).collect::<Result<_>>();
+        Ok(Self {
             packs: ranges.collect(),
-            reference: (!reference.is_empty()).then(|| rows().map(|row| reference.row(row).to_vec()).collect()),
-        }
+            trees: rows().map(|row| trees.tree(row)).collect::<Result<_>>()?,
+            reference: (!reference.is_empty()).then(values).transpose()?,
+        })
     }
 
     /// These rows of `trees` in packs of at most `budget` tokens.
     ///
     /// # Errors
-    /// A row is longer than the budget.
-    pub fn of(trees: &[Tree], rows: &[usize], budget: usize, reference: &RowValues) -> Result<Self> {
-        Ok(Self::new(trees, &batches::plan(trees, rows, budget)?, reference))
+    /// A row is longer than the budget, or cannot be read.
+    pub fn of(trees: &Trees, rows: &[u32], budget: usize, reference: &RowValues) -> Result<Self> {
+        let packs = batches::plan(trees, rows, budget)?;
+        Self::new(trees, &(0..packs.len()).map(|pack| packs.rows(pack)).collect::<Vec<_>>(), reference)
     }
 
     /// The index tables of every pack.

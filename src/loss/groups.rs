@@ -7,7 +7,7 @@ use super::{
     definition::{Mean, Special},
 };
 use crate::{
-    forest::{Role, Tree, Value},
+    forest::{Role, Tree},
     ops::{loss_list, loss_rows::VALUES},
 };
 
@@ -117,7 +117,7 @@ impl Loss {
         let mut found = [0.0; VALUES];
         for (place, &value) in self.needed_values().iter().enumerate() {
             let Some(&number) = tree.values(value).get(response) else {
-                bail!("the row has no {}, and the loss `{}` needs it", columns(value), self.names());
+                bail!("the row has no {}, and the loss `{}` needs it", value.columns(), self.names());
             };
             found[place] = number;
         }
@@ -254,18 +254,4 @@ fn siblings(tree: &Tree) -> impl Iterator<Item = Vec<usize>> {
         }
     }
     sets.into_iter().map(|(_, set)| set)
-}
-
-/// The fields a value comes in.
-pub fn columns(value: Value) -> &'static str {
-    match value {
-        Value::Score => "`score_chosen` and `score_rejected` (a single response: `score`)",
-        Value::Preference => "`preference`",
-        Value::WinRate => "`win_rate_chosen` and `win_rate_rejected`",
-        Value::Visits => "`visits_chosen` and `visits_rejected` (a tree: `visits` of each node)",
-        Value::Margin => "`margin`",
-        Value::Uncertainty => "`uncertainty`",
-        Value::JudgeLogit => "`judge_logit`",
-        Value::Group => "`group`",
-    }
 }

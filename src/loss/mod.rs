@@ -29,7 +29,7 @@ use crate::{
     },
 };
 pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape, Special};
-pub use groups::{Groups, columns};
+pub use groups::Groups;
 pub use metrics::{Measured, MetricSums, Reading};
 pub use step::{Outputs, Step};
 
@@ -118,7 +118,7 @@ impl Loss {
                 values.is_empty() || values == loss.needed_values(),
                 "`{}` needs {} of each row, another loss of the run other numbers: run them one by one",
                 term.definition.name,
-                values.iter().map(|&value| columns(value)).collect::<Vec<_>>().join(" and ")
+                values.iter().map(|&value| value.columns()).collect::<Vec<_>>().join(" and ")
             );
         }
         for (what, reshape) in loss.terms.iter().map(|term| (term.definition.name, term.reshape())) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Definition, all, columns};
+use super::{Definition, all};
 
 /// One loss.
 pub fn entry(loss: &Definition) -> String {
@@ -35,7 +35,7 @@ pub fn entry(loss: &Definition) -> String {
 fn data(loss: &Definition) -> String {
     let mut text = loss.shape.describe().to_owned();
     for &value in loss.values {
-        text += &format!(", with {}", columns(value));
+        text += &format!(", with {}", value.columns());
     }
     if loss.rationale {
         text += ", with `rationale_prompt` and `rationale`";

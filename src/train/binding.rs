@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    cache::{Hashes, KeyBuilder},
+    cache::{Hashes, KeyBuilder, file_hash},
     config::{Config, Init},
     data::encode::Encoder,
     device::Device,
-    forest::{Segment, Tree},
     model::CONFIG_FILE,
     versions,
 };
@@ -35,11 +34,11 @@ const COSMETIC: [&str; 5] = ["_name_or_path", "torch_dtype", "dtype", "transform
 pub struct Bound(Vec<(&'static str, String)>);
 
 impl Bound {
-    /// Everything but the reference values, which a run may have to compute first.
+    /// Everything but the reference values, which a run may have to compute first; the rows by the hashes of both sets.
     ///
     /// # Errors
     /// A file of a model folder cannot be read.
-    pub fn new(config: &Config, encoder: &Encoder, train: &[Tree], eval: Option<&[Tree]>) -> Result<Self> {
+    pub fn new(config: &Config, encoder: &Encoder, [train, eval]: [Option<String>; 2]) -> Result<Self> {
         let weights = match config.model.init {
             Init::Pretrained => weights_hash(&config.model.path)?,
             // The seed is a setting.
@@ -53,8 +52,8 @@ impl Bound {
             ("config.json", shape_hash(&config.model.path)?),
             (WEIGHTS, weights),
             (OLDER, or_none(older)),
-            ("data.train", rows_hash(train)),
-            ("data.eval", or_none(eval.map(rows_hash))),
+            ("data.train", or_none(train)),
+            ("data.eval", or_none(eval)),
         ]))
     }
 
@@ -64,7 +63,7 @@ impl Bound {
     /// The file cannot be read.
     pub fn with_reference(mut self, file: &Path) -> Result<Self> {
         if file.is_file() {
-            self.0.push((REFERENCE, file_hash(file)?));
+            self.0.push((REFERENCE, file_hash(file)?.hex()));
         }
         Ok(self)
     }
@@ -119,40 +118,6 @@ pub fn describe(name: &str) -> &str {
         "data.eval" => "the rows of `data.eval`",
         other => other,
     }
-}
-
-/// The hash of a file's bytes.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn file_hash(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Of everything a loss could learn from: tokens, trees, masks, and all that comes with them; not the rows' names.
-pub fn rows_hash(trees: &[Tree]) -> String {
-    let mut key = KeyBuilder::new("rows 1");
-    for tree in trees {
-        // Written out, so that another field is looked at here.
-        let Tree { name: _, segments, pairs, scores, labels, values } = tree;
-        for Segment { parent, tokens, scored, unscored, role } in segments {
-            let parent = parent.map_or(u64::MAX, |parent| parent as u64);
-            let ranges = unscored.iter().flat_map(|range| [range.start as u64, range.end as u64]);
-            let shape: Vec<u64> = [parent, u64::from(*scored), *role as u64].into_iter().chain(ranges).collect();
-            key.part("segment", bytemuck::cast_slice(&shape)).part("tokens", bytemuck::cast_slice(tokens));
-        }
-        let pairs: Vec<u64> = pairs.iter().flatten().map(|&sequence| sequence as u64).collect();
-        let labels: Vec<u8> = labels.iter().map(|&label| u8::from(label)).collect();
-        key.part("pairs", bytemuck::cast_slice(&pairs)).part("labels", &labels);
-        key.part("scores", bytemuck::cast_slice(scores));
-        for (value, numbers) in values {
-            key.part(&format!("{value:?}"), bytemuck::cast_slice(numbers));
-        }
-        key.part("end", &[]);
-    }
-    key.finish().hex()
 }
 
 /// Of a model folder's weight files; of none where there are none, which loading them says better.
@@ -224,43 +189,6 @@ impl std::fmt::Display for Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forest::{Role, Value as Kind};
-
-    fn tree() -> Tree {
-        let mut tree = Tree::pair("rows.jsonl:1", vec![1, 2, 3], vec![4, 5], vec![6]);
-        tree.values = vec![(Kind::Margin, vec![0.5, 0.0])];
-        tree
-    }
-
-    #[test]
-    fn every_field_of_a_row_but_its_name_is_bound() {
-        type Change = fn(&mut Tree);
-        let changes: [(&str, Change); 11] = [
-            ("token", |tree| tree.segments[1].tokens[0] = 9),
-            ("border", |tree| {
-                let moved = tree.segments[1].tokens.remove(0);
-                tree.segments[0].tokens.push(moved);
-            }),
-            ("parent", |tree| tree.segments[2].parent = Some(1)),
-            ("scored", |tree| tree.segments[2].scored = false),
-            ("mask", |tree| tree.segments[1].unscored.push(0..1)),
-            ("role", |tree| tree.segments[2].role = Role::Rationale),
-            ("pair", |tree| tree.pairs[0] = [1, 0]),
-            ("scores", |tree| tree.scores = vec![1.0, 0.0]),
-            ("labels", |tree| tree.labels = vec![true, false]),
-            ("value", |tree| tree.values[0].1[0] = 0.5000000000000001),
-            ("kind of value", |tree| tree.values[0].0 = Kind::Visits),
-        ];
-        let plain = rows_hash(&[tree()]);
-        for (what, change) in changes {
-            let mut other = tree();
-            change(&mut other);
-            assert_ne!(rows_hash(&[other]), plain, "{what}");
-        }
-        assert_ne!(rows_hash(&[tree(), tree()]), plain);
-        let renamed = Tree { name: "elsewhere.jsonl:7".into(), ..tree() };
-        assert_eq!(rows_hash(&[renamed]), plain);
-    }
 
     #[test]
     fn keys_that_compute_nothing_are_free_and_order_is() {

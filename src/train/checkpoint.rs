@@ -12,12 +12,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    binding::{Machine, file_hash},
-    step::Done,
-};
+use super::{binding::Machine, step::Done};
 use crate::{
-    cache::Hashes,
+    cache::{Hashes, file_hash},
     data::loader::Position,
     device::{Device, Float},
     files::{
@@ -149,7 +146,7 @@ fn hash_below(folder: &Path, prefix: &str, files: &mut Hashes) -> Result<()> {
         let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
         match path.is_dir() {
             true => hash_below(&path, &format!("{name}/"), files)?,
-            false => drop(files.insert(name, file_hash(&path)?)),
+            false => drop(files.insert(name, file_hash(&path)?.hex())),
         }
     }
     Ok(())
@@ -221,7 +218,7 @@ fn verify(folder: &Path, state: &State) -> Result<()> {
     for (name, hash) in &state.files {
         let path = folder.join(name);
         ensure!(
-            file_hash(&path)? == *hash,
+            file_hash(&path)?.hex() == *hash,
             "{}: not the file that was saved with step {}: damaged, changed or of another step",
             path.display(),
             state.step

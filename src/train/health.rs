@@ -2,7 +2,11 @@
 
 use anyhow::Result;
 
-use crate::{data::batches, device::Float, forest::Tree, model::Model};
+use crate::{
+    device::Float,
+    forest::{Forest, Tree},
+    model::Model,
+};
 
 /// Elements of a matrix that are looked at for its size.
 const SAMPLE: usize = 1 << 16;
@@ -57,7 +61,7 @@ impl Probe {
     /// # Errors
     /// A launch fails.
     pub fn of<T: Float>(model: &Model<T>, tree: &Tree) -> Result<Self> {
-        let forest = batches::build(std::slice::from_ref(tree), &[0])?.forest;
+        let forest = Forest::pack([tree])?;
         let batch = model.upload(&forest)?;
         model.forward(&batch)?;
         let logps = model.device().download(&model.logps(&batch)?)?;

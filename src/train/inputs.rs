@@ -37,12 +37,8 @@ impl Inputs {
         let mut sets =
             Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
         sets.reshape(loss.reshape(), config.batch.tokens)?;
-        let eval = sets.eval.as_ref().map(|eval| &eval.trees[..]);
-        let bound = Bound::new(config, &sets.encoder, &sets.train.trees, eval)?;
-        for tree in sets.train.trees.iter().chain(eval.unwrap_or_default()) {
-            loss.groups([tree])?;
-        }
-        sets.check_lengths(model.positions)?;
+        let hashes = sets.survey(model.positions, |tree| loss.groups([tree]).map(drop))?;
+        let bound = Bound::new(config, &sets.encoder, hashes)?;
         let Sets { train, eval, origins, .. } = sets;
         let loader = batches::loader(&train, config.train.seed, config.step_size(), config.batch.tokens)?;
         let total_steps = config.train.steps.or_else(|| loader.steps_in(config.train.epochs)).with_context(|| {

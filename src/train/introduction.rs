@@ -38,7 +38,7 @@ pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPl
             ));
         }
     }
-    let packing = batches::packing(&inputs.train, inputs.loader.clone());
+    let packing = batches::packing(&inputs.train.trees, &inputs.loader)?;
     say(&packing.describe(config.step_size()));
     let facts = Facts { config, loss: &inputs.loss, total_steps: inputs.total_steps, device: Some(device) };
     unused::notes(&facts)?.iter().for_each(|note| say(note));

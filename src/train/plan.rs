@@ -7,7 +7,6 @@ use crate::{
     config::Config,
     data::{Dataset, batches},
     device::Device,
-    forest::Tree,
     model::{Capacity, MemoryPlan},
     ops::head,
     roles::RunPlan,
@@ -51,9 +50,9 @@ fn capacity(inputs: &Inputs, config: &Config, device: &Device) -> Capacity {
 /// # Errors
 /// Names need, room and remedy.
 pub fn check_disk(inputs: &Inputs, options: &Options, plan: &MemoryPlan, start: &Start) -> Result<Option<String>> {
-    let trees = inputs.train.trees.iter().chain(inputs.eval.iter().flat_map(|eval| &eval.trees));
     let computed = !options.out.join(REFERENCE).is_file();
-    let reference_rows = if computed { trees.map(Tree::rows).sum() } else { 0 };
+    let rows = || inputs.train.trees.all_rows() + inputs.eval.as_ref().map_or(0, |eval| eval.trees.all_rows());
+    let reference_rows = if computed { rows() } else { 0 };
     let writes = Writes { plan, reference_rows, steps: [start.step(), inputs.total_steps] };
     writes.check(&options.out, &options.config)
 }

@@ -11,13 +11,13 @@ use super::{
     patience::Patience,
 };
 use crate::{
-    cache::Hashes,
+    cache::{Hashes, Key},
     config::Init,
+    data::trees::Trees,
     device::Float,
-    forest::Tree,
     model::Model,
     report::terminal::{Terminal, say},
-    roles::reference::{self, Pass, RowValues},
+    roles::reference::{self, Pass, RowValues, ValueFile},
     stop::Stop,
     units::duration,
 };
@@ -30,6 +30,8 @@ pub struct References<'a, T> {
     pub model: &'a Model<T>,
     pub resumed: bool,
     pub stop: &'a Stop,
+    /// What is held out where nothing is.
+    pub none: Trees,
 }
 
 impl<T: Float> References<'_, T> {
@@ -39,45 +41,53 @@ impl<T: Float> References<'_, T> {
     /// The file in the run folder is damaged, of other rows, or missing where the run needs it; or the pass fails.
     pub fn values(&self) -> Result<Option<[RowValues; 2]>> {
         let path = self.options.out.join(REFERENCE);
-        let [train, eval] = self.sets();
-        if let Some((train, eval, made_from)) = reference::load(&path, train, eval)? {
+        if let Some((values, made_from)) = reference::load(&path, self.sets())? {
             self.check_made_from(&path, &made_from)?;
-            return Ok(Some([train, eval]));
+            return Ok(Some(values));
         }
         ensure!(
             !self.resumed,
             "{}: missing: without it the run cannot go on: restore it, or start another run with --out",
             path.display()
         );
-        let Some(made) = self.make()? else { return Ok(None) };
-        let (key, bound) = (reference::data_key(train, eval), self.inputs.bound.hashes());
-        let save = || reference::save(&path, key, &bound, &made[0], &made[1]);
-        Patience::default().run(self.stop, say, save).context("make room, then go on with --resume")?;
-        Ok(Some(made))
+        let bound = self.inputs.bound.hashes();
+        let file = self.written(|| ValueFile::of_run(&path, &bound, self.sets()))?;
+        let Some(data) = self.make(&file)? else { return Ok(None) };
+        self.written(|| file.save(&data))?;
+        file.values().map(Some)
     }
 
-    fn sets(&self) -> [&[Tree]; 2] {
-        [&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&[][..], |eval| &eval.trees)]
+    /// A full disk is waited for.
+    fn written<R>(&self, attempt: impl FnMut() -> Result<R>) -> Result<R> {
+        Patience::default().run(self.stop, say, attempt).context("make room, then go on with --resume")
     }
 
-    /// The values of the starting weights, carried on from those of an older model where the loss asks for that.
-    fn make(&self) -> Result<Option<[RowValues; 2]>> {
-        let Some(mut sets) = self.pass("reference")? else { return Ok(None) };
+    fn sets(&self) -> [&Trees; 2] {
+        [&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&self.none, |eval| &eval.trees)]
+    }
+
+    /// Writes the values of the starting weights, carried on from those of an older model where the loss asks for that. Gives
+    /// the key of the rows.
+    fn make(&self, file: &ValueFile) -> Result<Option<Key>> {
+        let Some(data) = self.pass("reference", file)? else { return Ok(None) };
         let older = &self.options.config.model.older_reference;
         if let (Some(alpha), Some(older)) = (self.inputs.loss.acceleration(), older) {
             // The older model takes the place of the starting weights for one pass.
             self.model.load(older).context("`model.older_reference`")?;
-            let found = self.pass("older reference");
+            let before = ValueFile::nameless(self.sets())?;
+            let found = self.pass("older reference", &before);
             // The run has not begun: the weights are those of its start.
             let config = &self.options.config;
             match config.model.init {
                 Init::Random => self.model.randomize(config.train.seed)?,
                 Init::Pretrained => self.model.load(&config.model.path)?,
             }
-            let Some(older) = found? else { return Ok(None) };
-            sets.iter_mut().zip(&older).for_each(|(set, older)| set.accelerate(older, alpha));
+            if found?.is_none() {
+                return Ok(None);
+            }
+            file.accelerate(&before, alpha)?;
         }
-        Ok(Some(sets))
+        Ok(Some(data))
     }
 
     /// A run that saved nothing begins again: with the values in its folder only if they are those of its weights. What a
@@ -94,25 +104,25 @@ impl<T: Float> References<'_, T> {
         }
     }
 
-    /// Log-probabilities of both sets under the weights the model has now; `None` if the stop came first.
-    fn pass(&self, name: &str) -> Result<Option<[RowValues; 2]>> {
+    /// Writes the log-probabilities of both sets under the weights the model has now; `None` if the stop came first.
+    fn pass(&self, name: &str, file: &ValueFile) -> Result<Option<Key>> {
         let config = &self.options.config;
         let started = Instant::now();
-        let mut pass = Pass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets())?;
+        let mut pass = Pass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets(), file)?;
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
         say(&format!("{name}: {}", pass.describe()?));
         let missing = pass.missing();
         let bar = Terminal::new(0, missing as u64, u64::MAX);
-        let sets = pass.run(|done| {
+        let done = pass.run(|done| {
             bar.show(done as u64, "reference log-probabilities");
             !self.stop.requested()
         });
         bar.finish();
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
-        let sets = sets?;
-        if missing > 0 && sets.is_some() {
+        let done = done?;
+        if missing > 0 && done.is_some() {
             say(&format!("{name} log-probabilities computed in {}", duration(started.elapsed())));
         }
-        Ok(sets)
+        Ok(done.map(|()| pass.data()))
     }
 }

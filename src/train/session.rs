@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::{Config, Init},
+    data::trees::Trees,
     device::{Device, Float},
     feed::{Feed, FileFeed, HeldOut},
     forest::Tree,
@@ -78,7 +79,8 @@ impl<'a, T: Float> Session<'a, T> {
     /// As [`References::values`].
     pub fn references(&mut self, stop: &Stop) -> Result<Option<[RowValues; 2]>> {
         let (options, inputs, model) = (self.options, &self.inputs, self.trainer.model());
-        let references = References { options, inputs, model, resumed: self.resumed.is_some(), stop };
+        let (resumed, none) = (self.resumed.is_some(), Trees::default());
+        let references = References { options, inputs, model, resumed, stop, none };
         let values = match self.trainer.roles.reference {
             Reference::Values => references.values()?,
             // A reference that runs beside the policy gives its values as they are needed.
@@ -103,14 +105,14 @@ impl<'a, T: Float> Session<'a, T> {
     /// Hands over the rows, with their reference values: to learn from, from where the run stands, and to look at.
     ///
     /// # Errors
-    /// The place where the run stands is not one of these rows.
+    /// The place where the run stands is not one of these rows, or rows cannot be read.
     pub fn supplies(&mut self, [train, eval]: [RowValues; 2]) -> Result<Supplies<T>> {
         let Inputs { train: data, eval: held_out, loader, .. } = &mut self.inputs;
         let mut loader = loader.clone();
         if self.resumed.is_some() {
             loader.seek(self.state.data)?;
         }
-        let first_row = data.trees[0].clone();
+        let first_row = data.trees.tree(0)?;
         let budget = self.options.config.batch.tokens;
         let held_out = held_out.take().map(|rows| HeldOut::new(rows, budget, eval)).transpose()?;
         Ok(Supplies { feed: Box::new(FileFeed::new(std::mem::take(data), loader, train)), held_out, first_row })

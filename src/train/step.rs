@@ -185,7 +185,7 @@ impl<T: Float> Trainer<T> {
     /// A launch fails.
     pub fn evaluate(&self, rows: &HeldOut, at_start: bool, go_on: impl Fn() -> bool) -> Result<Option<MetricSums>> {
         let device = self.device();
-        let groups = (0..rows.packs()).map(|pack| self.loss.groups(rows.trees(pack))).collect::<Result<Vec<_>>>()?;
+        let groups = (0..rows.packs()).map(|pack| self.loss.groups(&rows.trees(pack)?)).collect::<Result<Vec<_>>>()?;
         // Evaluation leaves no trace in what the loss carries on, and does not move it.
         let carried = device.download(&self.loss_state)?;
         let (loss, state) = (self.loss.held(&carried), device.upload(&carried)?);
@@ -194,7 +194,7 @@ impl<T: Float> Trainer<T> {
             if !go_on() {
                 return Ok(None);
             }
-            let work = rows.work(pack);
+            let work = rows.work(pack)?;
             let forest = Forest::pack(&work.trees)?;
             let at_hand = at_start && !self.loss.needs_distributions() && self.loss.acceleration().is_none();
             match work.reference_of(&(0..work.trees.len())).filter(|_| at_hand) {

@@ -1,8 +1,10 @@
 //! Packing invariants on random trees.
 
 use proptest::prelude::*;
+use warpo::data::batches::{build, plan_all};
 use warpo::data::loader::{Loader, Plan, StepSize};
-use warpo::data::pack::{micro_batches, plan};
+use warpo::data::pack::{Packs, plan};
+use warpo::data::trees::Trees;
 use warpo::forest::{Forest, Segment, TILE_TOKENS, Tree};
 
 /// A random tree: each later segment continues a segment on the path to the one before it, which is depth-first order.
@@ -126,16 +128,18 @@ proptest! {
 
     #[test]
     fn micro_batches_hold_every_tree_once_within_the_budget(trees in prop::collection::vec(tree(), 1..12), slack in 0usize..60) {
-        let trees: Vec<&Tree> = trees.iter().collect();
         let budget = slack + trees.iter().map(|tree| tree.tokens()).max().unwrap();
-        let batches = micro_batches(&trees, budget).unwrap();
-        let mut seen: Vec<usize> = batches.iter().flat_map(|batch| batch.members.clone()).collect();
+        let store: Trees = trees.iter().cloned().collect();
+        let packs = plan_all(&store, budget).unwrap();
+        let mut seen = packs.members().to_vec();
         seen.sort_unstable();
-        prop_assert_eq!(seen, (0..trees.len()).collect::<Vec<_>>());
-        for batch in &batches {
-            prop_assert!(batch.members.is_sorted());
+        prop_assert_eq!(seen, (0..trees.len() as u32).collect::<Vec<_>>());
+        for pack in packs.iter() {
+            let batch = build(&store, pack).unwrap();
+            prop_assert!(pack.is_sorted());
             prop_assert!(batch.forest.len() <= budget);
-            let members: Vec<&Tree> = batch.members.iter().map(|&index| trees[index]).collect();
+            let members: Vec<&Tree> = pack.iter().map(|&index| &trees[index as usize]).collect();
+            prop_assert!(batch.trees.iter().eq(members.iter().copied()));
             check_mask(&members, &batch.forest);
             check_rows(&members, &batch.forest);
             check_tables(&batch.forest);
@@ -147,10 +151,11 @@ proptest! {
 #[test]
 fn best_fit_takes_the_longest_first_and_the_fullest_pack_with_room() {
     // Longest first: 7, 6, 5 (beside the 6: no room beside the 7), 4 (beside the 7).
-    assert_eq!(plan(&[7, 6, 4, 5], 11).unwrap(), [vec![0, 2], vec![1, 3]]);
+    let packs = |packs: &[&[u32]]| packs.iter().copied().collect::<Packs>();
+    assert_eq!(plan(&[7, 6, 4, 5], 11).unwrap(), packs(&[&[0, 2], &[1, 3]]));
     // The 2 fits beside both and goes where it fits best; first fit would put it beside the 6.
-    assert_eq!(plan(&[2, 6, 5, 8], 10).unwrap(), [vec![0, 3], vec![1], vec![2]]);
-    assert_eq!(plan(&[], 10).unwrap(), Vec::<Vec<usize>>::new());
+    assert_eq!(plan(&[2, 6, 5, 8], 10).unwrap(), packs(&[&[0, 3], &[1], &[2]]));
+    assert!(plan(&[], 10).unwrap().is_empty());
     assert_eq!(plan(&[3, 11], 10).unwrap_err().to_string(), "tree 1 has 11 tokens, the budget is 10");
 }
 
@@ -160,12 +165,12 @@ const SETS: [(usize, f64, f64, usize); 4] =
     [(2033, 5.320, 0.590, 1113), (709, 5.132, 0.520, 649), (657, 5.477, 0.306, 906), (895, 3.547, 0.103, 53)];
 
 /// Log-normal lengths of exactly that mean and deviation, cut at the longest: no set has a longer tail.
-fn lengths(seed: u64, (rows, mean, deviation, longest): (usize, f64, f64, usize)) -> Vec<usize> {
+fn lengths(seed: u64, (rows, mean, deviation, longest): (usize, f64, f64, usize)) -> Vec<u32> {
     let drawn: Vec<f64> = crate::support::normal(seed, rows).into_iter().map(f64::from).collect();
     let center = drawn.iter().sum::<f64>() / rows as f64;
     let spread = (drawn.iter().map(|z| (z - center).powi(2)).sum::<f64>() / rows as f64).sqrt();
     let tokens = |z: &f64| (mean + deviation * (z - center) / spread).exp().round() as usize;
-    drawn.iter().map(|z| tokens(z).clamp(1, longest)).collect()
+    drawn.iter().map(|z| tokens(z).clamp(1, longest) as u32).collect()
 }
 
 #[test]
@@ -173,13 +178,14 @@ fn whole_files_and_full_packs_are_filled_to_95_percent() {
     const BUDGET: usize = 4096;
     for (set, seed) in SETS.into_iter().flat_map(|set| (0..4).map(move |seed| (set, seed))) {
         let lengths = lengths(seed, set);
-        let tokens: usize = lengths.iter().sum();
-        let fill = |packs: usize| tokens as f64 / (packs * BUDGET) as f64;
+        let tokens: u32 = lengths.iter().sum();
+        let fill = |packs: usize| f64::from(tokens) / (packs * BUDGET) as f64;
         let packs = plan(&lengths, BUDGET).unwrap().len();
         assert!(fill(packs) >= 0.95, "{set:?}: {packs} packs, {:.3} full", fill(packs));
         // An epoch as a run takes it, steps counted in packs.
         let size = StepSize::Packs(4);
-        let mut loader = Loader::new(Plan { seed, lengths, weights: vec![], size, budget: BUDGET }).unwrap();
+        let mut loader =
+            Loader::new(Plan { seed, lengths: lengths.into(), weights: vec![], size, budget: BUDGET }).unwrap();
         let mut taken = 0;
         while loader.position().epoch == 0 {
             taken += loader.next_step().len();
@@ -193,21 +199,23 @@ proptest! {
 
     #[test]
     fn a_plan_holds_every_tree_once_within_the_budget(
-        lengths in prop::collection::vec(0usize..300, 0..200),
+        lengths in prop::collection::vec(0u32..300, 0..200),
         budget in 0usize..400,
     ) {
         let Ok(packs) = plan(&lengths, budget) else {
-            prop_assert!(lengths.iter().any(|&tokens| tokens > budget));
+            prop_assert!(lengths.iter().any(|&tokens| tokens as usize > budget));
             return Ok(());
         };
-        let mut seen = packs.concat();
+        let mut seen = packs.members().to_vec();
         seen.sort_unstable();
-        prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
-        for pack in &packs {
-            prop_assert!(pack.is_sorted() && pack.iter().map(|&tree| lengths[tree]).sum::<usize>() <= budget);
+        prop_assert_eq!(seen, (0..lengths.len() as u32).collect::<Vec<_>>());
+        let tokens = |pack: &[u32]| pack.iter().map(|&tree| lengths[tree as usize] as usize).sum::<usize>();
+        for pack in packs.iter() {
+            prop_assert!(pack.is_sorted() && tokens(pack) <= budget);
         }
+        prop_assert!(packs.iter().is_sorted_by_key(|pack| pack[0]));
         // No two packs would fit into one: best fit opens a pack only when no other has room.
-        let mut tokens: Vec<usize> = packs.iter().map(|pack| pack.iter().map(|&tree| lengths[tree]).sum()).collect();
+        let mut tokens: Vec<usize> = packs.iter().map(tokens).collect();
         tokens.sort_unstable();
         if let [least, next, ..] = tokens[..] {
             prop_assert!(least + next > budget || least == 0, "{} and {}", least, next);
@@ -219,7 +227,7 @@ proptest! {
 #[test]
 fn a_tree_over_the_budget_is_refused_by_name_and_both_numbers() {
     let tree = Tree::pair("train.jsonl:7", vec![1; 10], vec![2], vec![3]);
-    let message = micro_batches(&[&tree], 11).unwrap_err().to_string();
+    let message = plan_all(&[tree].into_iter().collect(), 11).unwrap_err().to_string();
     assert_eq!(message, "train.jsonl:7: the tree has 12 tokens, `batch.tokens` = 11: shorten it or raise batch.tokens");
 }
 

@@ -85,7 +85,7 @@ fn every_row_fits_the_configuration() {
     let load = |file: &Path| Dataset::load(file, &Columns::new(), &encoder, OnError::Stop).unwrap();
     let (train, eval) = (load(&config.data.train.0[0].path), load(&config.data.eval.unwrap().0[0].path));
     assert_eq!((train.trees.len(), eval.trees.len()), (895, 105));
-    let yes_no_and_eos = train.trees.iter().all(|tree| tree.segments[1..].iter().all(|s| s.tokens.len() == 2));
+    let yes_no_and_eos = train.trees.iter().all(|tree| tree.unwrap().segments[1..].iter().all(|s| s.tokens.len() == 2));
     assert!(yes_no_and_eos, "each answer is one token and EOS");
 }
 

@@ -324,7 +324,7 @@ fn skip_counts_and_lists_stop_names_the_first() {
     let short = |text: &str| text[text.find("rows.jsonl").expect("the file is named")..].to_owned();
 
     let data = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Skip).unwrap();
-    let names: Vec<String> = data.trees.iter().map(|tree| short(&tree.name)).collect();
+    let names: Vec<String> = data.trees.iter().map(|tree| short(&tree.unwrap().name)).collect();
     assert_eq!(names, ["rows.jsonl:1", "rows.jsonl:6"]);
     let mut messages: Vec<String> = data.skipped.iter().map(|message| short(message)).collect();
 

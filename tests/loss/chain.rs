@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use warpo::{
-    data::reshape::Reshape,
+    data::{reshape::Reshape, trees::Trees},
     device::Device,
     feed::Work,
     forest::{Forest, Role, Segment, Tree, Value},
@@ -130,7 +130,9 @@ pub fn trees(loss: &Loss) -> Vec<Tree> {
             });
             if loss.reshape() == Reshape::Mismatch {
                 let tokenizer = crate::data::quickstart::tokenizer();
-                warpo::data::reshape::apply(Reshape::Mismatch, &mut trees, &tokenizer, BUDGET).unwrap();
+                let mut rows: Trees = trees.into_iter().collect();
+                warpo::data::reshape::apply(Reshape::Mismatch, &mut rows, &tokenizer, BUDGET).unwrap();
+                trees = rows.iter().collect::<Result<_, _>>().unwrap();
             }
             trees
         }
@@ -234,7 +236,8 @@ impl Walk {
 /// The engine after one step that moves nothing, and the step's loss.
 pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (Trainer<f32>, f64) {
     let beside = chain.model(device, &chain.ref_params, trees, forward_only);
-    let values = compute(&beside, trees, BUDGET).unwrap();
+    let rows: Trees = trees.iter().cloned().collect();
+    let values = compute(&beside, &rows, BUDGET).unwrap();
     let model = chain.model(device, &chain.params, trees, training);
     let settings = Settings {
         rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
@@ -250,7 +253,7 @@ pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (T
     let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let longest = trees.iter().map(Tree::tokens).max().unwrap();
-    let work = Work::of(trees, &(0..trees.len()).collect::<Vec<_>>(), longest, &values).unwrap();
+    let work = Work::of(&rows, &(0..trees.len() as u32).collect::<Vec<_>>(), longest, &values).unwrap();
     assert!(work.packs.len() > 1, "{} packs", work.packs.len());
     let done = trainer.step(&work, 0.0, false).unwrap();
     let loss = done.metrics.get("loss").unwrap();

@@ -2,6 +2,7 @@
 
 use half::bf16;
 use warpo::{
+    data::trees::Trees,
     device::{DType, Device, Float},
     feed::Work,
     forest::Tree,
@@ -38,13 +39,14 @@ fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[
     device.copy_in(&beside.params().values(), &ref_params.collect::<Vec<T>>()).unwrap();
     let model = Model::<T>::new(device, config, plan).unwrap();
     device.copy_in(&model.params().values(), &params.into_iter().map(rounded).collect::<Vec<T>>()).unwrap();
-    let values = compute(&beside, trees, 48).unwrap();
+    let rows: Trees = trees.iter().cloned().collect();
+    let values = compute(&beside, &rows, 48).unwrap();
     let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let masks = TrainedMasks::new(device, loss, config, 5, SETTINGS).unwrap();
     let policy = Policy { model, optimizer, masks };
     let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
-    let work = Work::of(trees, &(0..trees.len()).collect::<Vec<_>>(), 48, &values).unwrap();
+    let work = Work::of(&rows, &(0..trees.len() as u32).collect::<Vec<_>>(), 48, &values).unwrap();
     assert!(work.packs.len() > 1);
     trainer.step(&work, 0.0, false).unwrap();
     let mut all = widen(&device.download(trainer.model().params().grads()).unwrap());

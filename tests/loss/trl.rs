@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use warpo::{
+    data::trees::Trees,
     device::{DType, Device},
     feed::Work,
     forest::{Role, Segment, Tree},
@@ -99,6 +100,7 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 100 };
     let model = Model::<f32>::new(device, &config, MemoryPlan::new(&config, DType::F32, capacity).unwrap()).unwrap();
     model.load(&folder).unwrap();
+    let trees: Trees = trees.into_iter().collect();
     let reference = compute(&model, &trees, budget).unwrap();
     let of = |key: &str| golden.optim[key];
     let settings = Settings {
@@ -108,7 +110,7 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     };
     let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let trainer = trainer(model, optimizer, loss);
-    let work = Work::of(&trees, &(0..trees.len()).collect::<Vec<_>>(), budget, &reference).unwrap();
+    let work = Work::of(&trees, &(0..trees.len() as u32).collect::<Vec<_>>(), budget, &reference).unwrap();
     let mut worst = 0.0f64;
     for (step, (&want_loss, &want_norm)) in steps.losses.iter().zip(&steps.grad_norms).enumerate() {
         let lr = of("lr") * (1.0 - step as f64 / steps.losses.len() as f64);

@@ -37,7 +37,8 @@ fn an_epoch_takes_rows_as_often_as_their_file_weighs() {
     let list = r#"["$part-a.jsonl", { path = "$part-b.jsonl", weight = 2.5 }]"#;
     let config = fixture.config(&[&train(&fixture, list)]);
     let inputs = Inputs::read(&config).unwrap();
-    assert!(inputs.train.trees[12].name.ends_with("part-b.jsonl:1"), "{}", inputs.train.trees[12].name);
+    let name = inputs.train.trees.tree(12).unwrap().name;
+    assert!(name.ends_with("part-b.jsonl:1"), "{name}");
     let mut loader = inputs.loader;
     let mut taken = [0; 22];
     while loader.position().epoch == 0 {

@@ -6,6 +6,7 @@ pub mod fixture;
 mod lists;
 mod lock;
 mod losses;
+mod memory;
 mod older_run;
 mod paths;
 mod recorded;

@@ -7,6 +7,7 @@ use warpo::{
         Dataset, Limits, OnError,
         encode::{Encoder, Options},
         records::Columns,
+        trees::Trees,
     },
     device::{DType, Device, Float, HostOptions},
     feed::Work,
@@ -53,14 +54,14 @@ fn losses<T: Float>(device: &Device, precision: DType, data: &Dataset) -> Vec<f6
     let plan = MemoryPlan::new(&shape, precision, capacity).unwrap().on(device, &shape);
     let model = Model::<T>::new(device, &shape, plan).unwrap();
     model.randomize(1).unwrap();
-    let trees = &data.trees[..STEPS * PAIRS];
-    let reference = compute(&model, trees, BUDGET).unwrap();
+    let trees = data.trees.iter().take(STEPS * PAIRS).collect::<Result<Trees, _>>().unwrap();
+    let reference = compute(&model, &trees, BUDGET).unwrap();
     let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let loss = Loss::with("dpo", &[("sft_weight", 1.0)]).unwrap();
     let trainer = trainer(model, optimizer, loss);
     let step = |step: usize| {
-        let examples: Vec<usize> = (step * PAIRS..(step + 1) * PAIRS).collect();
-        let work = Work::of(trees, &examples, BUDGET, &reference).unwrap();
+        let rows: Vec<u32> = (step * PAIRS..(step + 1) * PAIRS).map(|row| row as u32).collect();
+        let work = Work::of(&trees, &rows, BUDGET, &reference).unwrap();
         trainer.step(&work, 5e-4, step == 0).unwrap().metrics.get("loss").unwrap()
     };
     (0..STEPS).map(step).collect()

@@ -5,10 +5,11 @@ use std::{fs, path::PathBuf, thread};
 use tempfile::TempDir;
 use warpo::device::DType;
 use warpo::{
+    data::trees::Trees,
     forest::Tree,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     roles::reference::{
-        Pass, RowValues,
+        Pass, ValueFile,
         cache::{ReferenceCache, row_key},
         compute, data_key,
     },
@@ -38,22 +39,43 @@ impl Setting {
         model
     }
 
-    fn pass<'a>(&self, model: &'a Model<f32>, trees: &'a [Tree]) -> Pass<'a, f32> {
-        Pass::new(model, BUDGET, Some(self.cache.path()), [trees, &[]]).unwrap()
+    fn pass<'a>(&self, model: &'a Model<f32>, rows: &'a Rows) -> Pass<'a, f32> {
+        Pass::new(model, BUDGET, Some(self.cache.path()), [&rows.train, &rows.eval], &rows.file).unwrap()
     }
 
     /// Runs to the end; the values and how many rows had to be computed.
-    fn values(&self, model: &Model<f32>, trees: &[Tree]) -> (RowValues, usize) {
-        let mut pass = self.pass(model, trees);
+    fn values(&self, model: &Model<f32>, trees: &[Tree]) -> (Vec<Vec<f32>>, usize) {
+        let rows = Rows::new(trees);
+        let mut pass = self.pass(model, &rows);
         let missing = pass.missing();
-        let [reference, _] = pass.run(|_| true).unwrap().unwrap();
+        pass.run(|_| true).unwrap().unwrap();
         assert!(pass.warnings.is_empty(), "{:?}", pass.warnings);
-        (reference, missing)
+        (rows.values(), missing)
     }
 
     fn pieces(&self, model: &Model<f32>) -> Vec<PathBuf> {
         let folder = ReferenceCache::new(self.cache.path(), model).unwrap().folder().to_path_buf();
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// What a pass is over, and where its values go.
+struct Rows {
+    train: Trees,
+    eval: Trees,
+    file: ValueFile,
+}
+
+impl Rows {
+    fn new(trees: &[Tree]) -> Self {
+        let (train, eval): (Trees, Trees) = (trees.iter().cloned().collect(), Trees::default());
+        let file = ValueFile::nameless([&train, &eval]).unwrap();
+        Self { train, eval, file }
+    }
+
+    fn values(&self) -> Vec<Vec<f32>> {
+        let [values, _] = self.file.values().unwrap();
+        (0..self.train.len()).map(|row| values.row(row).unwrap()).collect()
     }
 }
 
@@ -68,8 +90,9 @@ fn a_second_pass_computes_nothing_and_has_the_same_bits() {
     let (model, trees) = (setting.model(1), trees(12));
     let (cold, computed) = setting.values(&model, &trees);
     assert_eq!(computed, 12);
-    assert_eq!(cold, compute(&model, &trees, BUDGET).unwrap());
-    assert!(setting.pass(&model, &trees).describe().unwrap().ends_with("all 12 rows are in the cache"));
+    let alone = compute(&model, &trees.iter().cloned().collect(), BUDGET).unwrap();
+    assert_eq!(cold.concat(), alone.of(&(0..trees.len()).collect::<Vec<_>>()).unwrap());
+    assert!(setting.pass(&model, &Rows::new(&trees)).describe().unwrap().ends_with("all 12 rows are in the cache"));
     assert_eq!(setting.values(&model, &trees), (cold, 0));
 }
 
@@ -85,8 +108,8 @@ fn other_data_computes_new_rows_only() {
     shuffled.extend([trees(16)[15].clone(), trees(16)[15].clone()]);
     let (values, computed) = setting.values(&model, &shuffled);
     assert_eq!(computed, 1);
-    assert_eq!(values.of(&[0]), values.of(&[2]));
-    assert_eq!(values.of(&[3]), values.of(&[4]));
+    assert_eq!(values[0], values[2]);
+    assert_eq!(values[3], values[4]);
 }
 
 #[test]
@@ -118,7 +141,10 @@ fn tree_and_mask_are_part_of_a_row() {
         let mut other = plain.clone();
         change(&mut other);
         assert_ne!(row_key(&other), row_key(&plain), "change {i}");
-        let key = |tree: &Tree| data_key(std::slice::from_ref(tree), &[]);
+        let key = |tree: &Tree| {
+            let rows = [tree.clone()].into_iter().collect();
+            data_key([&rows, &Trees::default()], |_| {}).unwrap()
+        };
         assert_ne!(key(&other), key(&plain), "change {i}");
     }
     let mut renamed = plain.clone();
@@ -135,11 +161,12 @@ fn a_damaged_piece_is_named_and_made_again() {
     let mut bytes = fs::read(piece).unwrap();
     bytes[40] ^= 1;
     fs::write(piece, bytes).unwrap();
-    let mut pass = setting.pass(&model, &trees);
+    let rows = Rows::new(&trees);
+    let mut pass = setting.pass(&model, &rows);
     assert_eq!(pass.missing(), 12);
     assert_eq!(pass.warnings, [format!("{} was damaged: its rows are computed again", piece.display())]);
-    let [again, _] = pass.run(|_| true).unwrap().unwrap();
-    assert_eq!(again, want);
+    pass.run(|_| true).unwrap().unwrap();
+    assert_eq!(rows.values(), want);
     assert_eq!(setting.values(&model, &trees), (want, 0));
 }
 
@@ -148,7 +175,7 @@ fn an_interrupted_or_killed_pass_loses_nothing_that_was_kept() {
     let setting = Setting::new();
     let (model, trees) = (setting.model(1), trees(20));
     let mut done = 0;
-    let stopped = setting.pass(&model, &trees).run(|count| {
+    let stopped = setting.pass(&model, &Rows::new(&trees)).run(|count| {
         done = count;
         false
     });

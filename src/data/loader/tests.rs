@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use super::*;
 
 fn loader(seed: u64, rows: usize, size: StepSize) -> Loader {
-    let lengths = (0..rows).map(|row| 1 + row % 5).collect();
-    Loader::new(Plan { seed, lengths, weights: Vec::new(), size, budget: 9 }).unwrap()
+    let lengths: Vec<u32> = (0..rows as u32).map(|row| 1 + row % 5).collect();
+    Loader::new(Plan { seed, lengths: lengths.into(), weights: Vec::new(), size, budget: 9 }).unwrap()
 }
 
 /// The steps of one epoch, from a loader at its start.
@@ -60,21 +60,21 @@ fn a_stored_position_continues_exactly() {
 #[test]
 fn windows_lose_no_row_and_leave_one_pack_with_room() {
     let rows = 3 * LOOK_AHEAD + 5;
-    let lengths: Vec<usize> = (0..rows).map(|row| 20 + (row * 7919) % 83).collect();
-    let tokens: usize = lengths.iter().sum();
-    let plan = Plan { seed: 4, lengths, weights: Vec::new(), size: StepSize::Packs(8), budget: 1000 };
+    let lengths: Vec<u32> = (0..rows as u32).map(|row| 20 + (row * 7919) % 83).collect();
+    let tokens: u32 = lengths.iter().sum();
+    let plan = Plan { seed: 4, lengths: lengths.into(), weights: Vec::new(), size: StepSize::Packs(8), budget: 1000 };
     let packs = epoch(&mut Loader::new(plan).unwrap()).concat();
     let mut seen = packs.concat();
     seen.sort_unstable();
     assert_eq!(seen, (0..rows).collect::<Vec<_>>());
-    assert!(tokens as f64 / (packs.len() * 1000) as f64 > 0.995, "{tokens} tokens in {} packs", packs.len());
+    assert!(f64::from(tokens) / (packs.len() * 1000) as f64 > 0.995, "{tokens} tokens in {} packs", packs.len());
 }
 
 #[test]
 fn a_row_comes_as_often_as_it_weighs() {
     let weights = vec![0.0, 1.0, 2.0, 0.25, 1.75, 1.0];
     for size in [StepSize::Rows(4), StepSize::Packs(2)] {
-        let plan = Plan { seed: 5, lengths: vec![3; 6], weights: weights.clone(), size, budget: 9 };
+        let plan = Plan { seed: 5, lengths: vec![3; 6].into(), weights: weights.clone(), size, budget: 9 };
         let mut loader = Loader::new(plan).unwrap();
         let total = loader.steps_in(400).unwrap();
         let (mut times, mut steps) = (BTreeMap::new(), 0);
@@ -92,10 +92,10 @@ fn a_row_comes_as_often_as_it_weighs() {
 
 #[test]
 fn what_cannot_be_loaded_is_refused() {
-    let plan = || Plan { seed: 0, lengths: vec![3, 4], weights: vec![], size: StepSize::Rows(1), budget: 4 };
+    let plan = || Plan { seed: 0, lengths: vec![3, 4].into(), weights: vec![], size: StepSize::Rows(1), budget: 4 };
     assert!(Loader::new(plan()).is_ok());
     for bad in [
-        Plan { lengths: vec![], ..plan() },
+        Plan { lengths: vec![].into(), ..plan() },
         Plan { size: StepSize::Packs(0), ..plan() },
         Plan { budget: 3, ..plan() },
         Plan { weights: vec![1.0], ..plan() },

@@ -32,7 +32,7 @@ impl Fields<'_> {
             }
             numbers.map(|numbers| (kind, numbers))
         };
-        let mut values: Vec<(Kind, Vec<f64>)> = match body {
+        let values: Vec<(Kind, Vec<f64>)> = match body {
             Body::Pair { .. } => {
                 let sides = [
                     (Kind::Score, [Column::ScoreChosen, Column::ScoreRejected]),
@@ -55,15 +55,10 @@ impl Fields<'_> {
             }
             Body::List { .. } => Vec::new(),
         };
-        for (kind, numbers) in &mut values {
-            let (wanted, fits): (_, fn(f64) -> bool) = match kind {
-                Kind::Preference | Kind::WinRate | Kind::Uncertainty => ("from 0 to 1", |x| (0.0..=1.0).contains(&x)),
-                Kind::Visits => ("0 or more", |x| x >= 0.0),
-                Kind::Group => ("a whole number", |x| x.fract() == 0.0),
-                _ => continue,
-            };
-            if let Some(number) = numbers.iter().find(|&&number| !fits(number)) {
-                bail!("a {} of {number}: must be {wanted}", format!("{kind:?}").to_lowercase());
+        for (kind, numbers) in &values {
+            let refused = numbers.iter().find_map(|&number| Some((number, kind.refusal(number)?)));
+            if let Some((number, wanted)) = refused {
+                bail!("a {} of {number}: must be {wanted}", kind.name());
             }
         }
         Ok(values)

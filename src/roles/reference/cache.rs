@@ -6,16 +6,15 @@
 //! that stands in several is read from the first by name, so that every run reads the same bits.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    io::ErrorKind,
+    fs::{self, File},
+    io::{BufReader, ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
 
 use crate::{
-    cache::{Found, Key, KeyBuilder, read_checked, write_checked},
+    cache::{Found, Key, KeyBuilder, find_checked, write_checked},
     device::Float,
     forest::Tree,
     model::Model,
@@ -28,8 +27,8 @@ const FORMAT: &str = "reference 1";
 /// Parameters hashed at a time.
 const HASHED: usize = 16 << 20;
 
-/// Log-probabilities by row: one f32 per prediction row of the tree.
-pub type Values = HashMap<Key, Vec<f32>>;
+/// Bytes of a piece that are read at a time.
+const BLOCK: usize = 1 << 18;
 
 /// What a tree's log-probabilities depend on besides the model: its tokens, which segment continues which, and which
 /// tokens are predicted.
@@ -75,23 +74,24 @@ impl ReferenceCache {
         &self.folder
     }
 
-    /// The values of those `wanted` rows that are here, and a line for each piece that was damaged and removed.
+    /// Hands all rows that are here to `take`, piece by piece in the order of their names, and gives a line for each piece
+    /// that was damaged and removed. `take` says no to a row that there cannot be.
     ///
     /// # Errors
-    /// The folder or a piece is there and cannot be read.
-    pub fn read(&self, wanted: &HashSet<Key>) -> Result<(Values, Vec<String>)> {
-        let (mut values, mut warnings) = (Values::new(), Vec::new());
+    /// The folder or a piece is there and cannot be read, or the first of `take`.
+    pub fn read(&self, mut take: impl FnMut(Key, &[f32]) -> Result<bool>) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
         for path in self.pieces()? {
-            let damaged = match read_checked(&path)? {
-                Found::Bytes(bytes) => take_piece(&bytes, wanted, &mut values).is_none(),
-                Found::Absent => false,
-                Found::Damaged(_) => true,
+            let whole = match find_checked(&path)? {
+                Found::Whole(file, len) => read_piece(file, len, &mut take)?,
+                Found::Absent => true,
+                Found::Damaged(_) => false,
             };
-            if damaged {
+            if !whole {
                 warnings.push(format!("{} was damaged: its rows are computed again", path.display()));
             }
         }
-        Ok((values, warnings))
+        Ok(warnings)
     }
 
     /// Keeps these rows.
@@ -103,7 +103,7 @@ impl ReferenceCache {
             return Ok(());
         }
         let bytes = piece(rows);
-        write_checked(&self.folder.join(blake3::hash(&bytes).to_hex().as_str()), &bytes)
+        write_checked(&self.folder.join(blake3::hash(&bytes).to_hex().as_str()), |out| Ok(out.write_all(&bytes)?))
     }
 
     /// Whole pieces in the order of their names.
@@ -137,19 +137,22 @@ fn piece(rows: &[(Key, &[f32])]) -> Vec<u8> {
     bytes
 }
 
-/// Takes the wanted rows of a piece that are not there yet; `None` if it is not what [`piece`] makes.
-fn take_piece(mut bytes: &[u8], wanted: &HashSet<Key>, values: &mut Values) -> Option<()> {
-    while !bytes.is_empty() {
-        let (key, rest) = bytes.split_first_chunk::<32>()?;
-        let (count, rest) = rest.split_first_chunk::<8>()?;
-        let size = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(4)?;
-        let (row, rest) = rest.split_at_checked(size)?;
-        let key = Key(*key);
-        if wanted.contains(&key) {
-            let numbers = row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            values.entry(key).or_insert_with(|| numbers.collect());
+/// Hands over the rows of a piece of `len` bytes; false if it is not what [`piece`] makes.
+fn read_piece(file: File, len: u64, take: &mut impl FnMut(Key, &[f32]) -> Result<bool>) -> Result<bool> {
+    let (mut piece, mut left) = (BufReader::with_capacity(BLOCK, file), len);
+    let (mut key, mut count, mut values) = ([0; 32], [0; 8], Vec::<f32>::new());
+    while left > 0 {
+        let Some(rest) = left.checked_sub(40) else { return Ok(false) };
+        piece.read_exact(&mut key)?;
+        piece.read_exact(&mut count)?;
+        let size = u64::from_le_bytes(count).checked_mul(4).filter(|&size| size <= rest);
+        let Some(size) = size else { return Ok(false) };
+        values.resize(size as usize / 4, 0.0);
+        piece.read_exact(bytemuck::cast_slice_mut(&mut values))?;
+        if !take(Key(key), &values)? {
+            return Ok(false);
         }
-        bytes = rest;
+        left = rest - size;
     }
-    Some(())
+    Ok(true)
 }

@@ -1,9 +1,10 @@
 //! What the policy is measured against: log-probabilities of the starting weights.
 
 pub mod cache;
-mod hash;
+mod keys;
 pub mod pass;
 mod values;
 
+pub use keys::data_key;
 pub use pass::{Pass, compute};
-pub use values::{Loaded, RowValues, data_key, load, save};
+pub use values::{Loaded, RowValues, ValueFile, load};

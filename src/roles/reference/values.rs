@@ -1,30 +1,85 @@
 //! A number for every row of every example: the log-probabilities under the starting weights, as a run keeps them in its
 //! folder.
 //!
-//! A resumed run reads them back, so that it continues with the same bits and never needs the starting weights again. The
-//! file says what it was made from.
+//! They lie in a file and are read from it when a step needs them. A resumed run reads those of its folder, so that it
+//! continues with the same bits and never needs the starting weights again. The file says what it was made from.
 
-use std::{collections::HashMap, fs, io::Write, path::Path};
-
-use anyhow::{Context, Result, bail, ensure};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-
-use super::{
-    cache::{Values, row_key},
-    hash::Hasher,
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+
+use super::keys::data_key;
 use crate::{
-    cache::{Hashes, Key, KeyBuilder},
-    files,
-    forest::Tree,
+    cache::{Hashes, Key},
+    data::trees::Trees,
+    files::{
+        self,
+        blob::{Blob, NAMELESS, nameless, take_room},
+    },
 };
+
+/// Examples between two whose place is known without counting.
+const STRIDE: usize = 64;
+/// Bytes that are read, or changed, at a time.
+const BLOCK: usize = 1 << 20;
+const NUMBER: u64 = size_of::<f32>() as u64;
+/// The key of the data and the hash of the values: the tensor `check`.
+const CHECK: usize = 64;
+/// Where a reference file keeps what it was made from.
+const BOUND: &str = "bound";
+/// The longest header that is read.
+const LONGEST_HEADER: u64 = 1 << 20;
+
+/// Which rows of numbers belong to which example.
+#[derive(Clone, Debug, Default)]
+struct Rows {
+    each: Arc<Vec<u32>>,
+    /// Rows before every [`STRIDE`]th example.
+    before: Arc<Vec<u64>>,
+    all: u64,
+}
+
+impl Rows {
+    fn of(trees: &Trees) -> Self {
+        let each = trees.rows().clone();
+        let mut all = 0;
+        let mut before = Vec::with_capacity(each.len().div_ceil(STRIDE));
+        for chunk in each.chunks(STRIDE) {
+            before.push(all);
+            all += sum(chunk);
+        }
+        Self { each, before: Arc::new(before), all }
+    }
+
+    /// Rows before an example, and its own.
+    fn place(&self, example: usize) -> (u64, usize) {
+        let start = example / STRIDE * STRIDE;
+        (self.before[example / STRIDE] + sum(&self.each[start..example]), self.each[example] as usize)
+    }
+}
+
+fn sum(rows: &[u32]) -> u64 {
+    rows.iter().map(|&rows| u64::from(rows)).sum()
+}
 
 /// Rows of every example of one data file, in the order of the file.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct RowValues {
-    logps: Vec<f32>,
-    /// (examples + 1)
-    offsets: Vec<usize>,
+    blob: Arc<Blob>,
+    /// Where they begin.
+    start: u64,
+    rows: Rows,
 }
 
 impl RowValues {
@@ -35,125 +90,261 @@ impl RowValues {
 
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
-        self.logps.is_empty()
-    }
-
-    /// Carries the change from `older` to this reference on by `alpha`: accelerated preference optimisation, by
-    /// log-probabilities.
-    pub fn accelerate(&mut self, older: &Self, alpha: f64) {
-        for (value, older) in self.logps.iter_mut().zip(&older.logps) {
-            *value = ((1.0 + alpha) * f64::from(*value) - alpha * f64::from(*older)) as f32;
-        }
+        self.rows.all == 0
     }
 
     /// The rows of one example.
-    pub fn row(&self, example: usize) -> &[f32] {
-        &self.logps[self.offsets[example]..self.offsets[example + 1]]
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn row(&self, example: usize) -> Result<Vec<f32>> {
+        let (before, own) = self.rows.place(example);
+        let mut values = vec![0.0; own];
+        self.blob.read_at(bytemuck::cast_slice_mut(&mut values), self.start + NUMBER * before)?;
+        Ok(values)
     }
 
     /// The rows of these examples, back to back, as a forest of them has its rows.
-    pub fn of(&self, examples: &[usize]) -> Vec<f32> {
-        examples.iter().flat_map(|&e| &self.logps[self.offsets[e]..self.offsets[e + 1]]).copied().collect()
-    }
-
-    pub(super) fn empty(trees: &[Tree]) -> Self {
-        let mut offsets = vec![0];
-        for tree in trees {
-            offsets.push(offsets[offsets.len() - 1] + tree.rows());
-        }
-        Self { logps: vec![0.0; offsets[trees.len()]], offsets }
-    }
-
-    pub(super) fn assemble(trees: &[Tree], keys: &[Key], values: &Values) -> Self {
-        let mut reference = Self::empty(trees);
-        for (example, key) in keys.iter().enumerate() {
-            let place = reference.offsets[example]..reference.offsets[example + 1];
-            reference.logps[place].copy_from_slice(&values[key]);
-        }
-        reference
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of(&self, examples: &[usize]) -> Result<Vec<f32>> {
+        Ok(examples.iter().map(|&example| self.row(example)).collect::<Result<Vec<_>>>()?.concat())
     }
 }
 
-/// What the reference log-probabilities of a run belong to: tokens, trees and masks of both files.
-pub fn data_key(train: &[Tree], eval: &[Tree]) -> u64 {
-    let mut key = KeyBuilder::new("reference data 2");
-    for trees in [train, eval] {
-        let rows: Vec<u8> = trees.iter().flat_map(|tree| row_key(tree).0).collect();
-        key.part("rows", &rows);
-    }
-    let Key(bytes) = key.finish();
-    bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+/// A file that values are written to in any order: the one that a run keeps, while it has another name, or one without a
+/// name.
+#[derive(Debug)]
+pub struct ValueFile {
+    file: File,
+    shown: String,
+    /// Where it will be, if it stays.
+    path: Option<PathBuf>,
+    /// Bytes before the values.
+    head: u64,
+    sets: [Rows; 2],
 }
 
-/// Where a reference file keeps what it was made from.
-const BOUND: &str = "bound";
-
-/// Writes both sets, with the key of their data, what they were made from and a checksum, in one piece.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn save(path: &Path, key: u64, bound: &Hashes, train: &RowValues, eval: &RowValues) -> Result<()> {
-    let check = [key, checksum(train, eval)].map(u64::to_le_bytes).concat();
-    let rows = |set: &'_ RowValues| (set.logps.len(), bytemuck::allocation::pod_collect_to_vec::<f32, u8>(&set.logps));
-    let sets = [("train", rows(train)), ("eval", rows(eval))];
-    let mut views = vec![("check", TensorView::new(Dtype::U64, vec![2], &check)?)];
-    for (name, (rows, bytes)) in &sets {
-        views.push((*name, TensorView::new(Dtype::F32, vec![*rows], bytes)?));
+impl ValueFile {
+    /// The file of a run, with room for the values of both sets, made from `bound`.
+    ///
+    /// # Errors
+    /// It cannot be made, or there is no room.
+    pub fn of_run(path: &Path, bound: &Hashes, sets: [&Trees; 2]) -> Result<Self> {
+        let make = || -> Result<Self> {
+            let sets = sets.map(Rows::of);
+            let head = header(bound, &sets)?;
+            let part = files::part_name(path);
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(part)?;
+            let shown = path.display().to_string();
+            let made = Self { file, shown, path: Some(path.to_owned()), head: head.len() as u64, sets };
+            take_room(&made.file, made.check_place() + CHECK as u64)?;
+            made.file.write_all_at(&head, 0)?;
+            Ok(made)
+        };
+        make().with_context(|| format!("{}: cannot be written", path.display()))
     }
+
+    /// A file that is gone with the program.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn nameless(sets: [&Trees; 2]) -> Result<Self> {
+        let sets = sets.map(Rows::of);
+        let file =
+            nameless(NUMBER * (sets[0].all + sets[1].all)).with_context(|| format!("{NAMELESS}: cannot be made"))?;
+        Ok(Self { file, shown: NAMELESS.to_owned(), path: None, head: 0, sets })
+    }
+
+    fn check_place(&self) -> u64 {
+        self.head + NUMBER * (self.sets[0].all + self.sets[1].all)
+    }
+
+    fn start(&self, set: usize) -> u64 {
+        self.head + if set == 0 { 0 } else { NUMBER * self.sets[0].all }
+    }
+
+    /// Writes the rows of an example, counted through both sets. False if it has another number of them.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn put(&self, example: usize, values: &[f32]) -> Result<bool> {
+        let first = self.sets[0].each.len();
+        let (set, example) = if example < first { (0, example) } else { (1, example - first) };
+        let (before, own) = self.sets[set].place(example);
+        let place = self.start(set) + NUMBER * before;
+        let written = || self.file.write_all_at(bytemuck::cast_slice(values), place);
+        if own == values.len() {
+            written().map_err(|why| anyhow!(why).context(format!("{}: cannot be written", self.shown)))?;
+        }
+        Ok(own == values.len())
+    }
+
+    /// Carries the change from `older` to these values on by `alpha`: accelerated preference optimisation, by
+    /// log-probabilities.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn accelerate(&self, older: &Self, alpha: f64) -> Result<()> {
+        let (mut values, mut others) = (vec![0f32; BLOCK / NUMBER as usize], vec![0f32; BLOCK / NUMBER as usize]);
+        let bytes = self.check_place() - self.head;
+        for place in (0..bytes).step_by(BLOCK) {
+            let count = ((bytes - place).min(BLOCK as u64) / NUMBER) as usize;
+            let (values, others) = (&mut values[..count], &mut others[..count]);
+            let mut change = || -> io::Result<()> {
+                self.file.read_exact_at(bytemuck::cast_slice_mut(values), self.head + place)?;
+                older.file.read_exact_at(bytemuck::cast_slice_mut(others), older.head + place)?;
+                for (value, older) in values.iter_mut().zip(&*others) {
+                    *value = ((1.0 + alpha) * f64::from(*value) - alpha * f64::from(*older)) as f32;
+                }
+                self.file.write_all_at(bytemuck::cast_slice(values), self.head + place)
+            };
+            change().with_context(|| format!("{}: cannot be written", self.shown))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a run's file its name, with the key of its data and a checksum: whole, and on the disk.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, data: &Key) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let save = || -> Result<()> {
+            let place = self.check_place();
+            let check = [data.0, *hash(&self.file, self.head, place)?.as_bytes()].concat();
+            self.file.write_all_at(&check, place)?;
+            self.file.sync_all()?;
+            fs::rename(files::part_name(path), path)?;
+            files::sync_parent(path)
+        };
+        save().with_context(|| format!("{}: cannot be written", self.shown))
+    }
+
+    /// The values of both sets.
+    ///
+    /// # Errors
+    /// The program has too many files open.
+    pub fn values(&self) -> Result<[RowValues; 2]> {
+        let file = self.file.try_clone().with_context(|| format!("{}: cannot be read", self.shown))?;
+        let blob = Blob::File { file, len: self.check_place(), name: self.shown.clone() };
+        Ok(both(blob, [0, 1].map(|set| self.start(set)), self.sets.clone()))
+    }
+}
+
+/// What was not saved is of no use.
+impl Drop for ValueFile {
+    fn drop(&mut self) {
+        let part = self.path.as_deref().map(files::part_name);
+        // Saved, it has another name.
+        let _ = part.map(fs::remove_file);
+    }
+}
+
+fn both(blob: Blob, [train, eval]: [u64; 2], sets: [Rows; 2]) -> [RowValues; 2] {
+    let (blob, [train_rows, eval_rows]) = (Arc::new(blob), sets);
+    [RowValues { blob: blob.clone(), start: train, rows: train_rows }, RowValues { blob, start: eval, rows: eval_rows }]
+}
+
+/// The head of a file: its length, and where everything is.
+fn header(bound: &Hashes, sets: &[Rows; 2]) -> Result<Vec<u8>> {
     let about = HashMap::from([(BOUND.to_owned(), serde_json::to_string(bound)?)]);
-    let bytes = safetensors::serialize(views, Some(about))?;
-    files::write_whole(path, |file| Ok(file.write_all(&bytes)?))
+    let mut tensors = Vec::new();
+    let mut end = 0;
+    let numbers =
+        [("train", &sets[0]), ("eval", &sets[1])].map(|(name, rows)| (name, Dtype::F32, rows.all as usize, 4));
+    for (name, dtype, count, size) in numbers.into_iter().chain([("check", Dtype::U8, CHECK, 1)]) {
+        let data_offsets = (end, end + size * count);
+        end = data_offsets.1;
+        tensors.push((name.to_owned(), TensorInfo { dtype, shape: vec![count], data_offsets }));
+    }
+    let mut text = serde_json::to_vec(&Metadata::new(Some(about), tensors)?)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
+}
+
+fn hash(file: &File, start: u64, end: u64) -> io::Result<blake3::Hash> {
+    let (mut hasher, mut block, mut place) = (blake3::Hasher::new(), vec![0; BLOCK], start);
+    while place < end {
+        let piece = &mut block[..(end - place).min(BLOCK as u64) as usize];
+        file.read_exact_at(piece, place)?;
+        hasher.update_rayon(piece);
+        place += piece.len() as u64;
+    }
+    Ok(hasher.finalize())
 }
 
 /// What a file holds: the values of both sets, and what they were made from as far as the file says.
-pub type Loaded = (RowValues, RowValues, Hashes);
+pub type Loaded = ([RowValues; 2], Hashes);
 
-/// Reads what [`save`] wrote; `None` if there is no file.
+/// Opens what [`ValueFile::save`] wrote; `None` if there is no file. Of files that older programs wrote, whose `check` is the
+/// start of the data's key and a sum of another kind, the key is looked at; a checkpoint knows the hash of the whole file.
 ///
 /// # Errors
 /// The file is damaged or belongs to other data.
-pub fn load(path: &Path, train: &[Tree], eval: &[Tree]) -> Result<Option<Loaded>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+pub fn load(path: &Path, sets: [&Trees; 2]) -> Result<Option<Loaded>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
         Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
     };
-    let read = || -> Result<(Vec<u64>, Vec<f32>, Vec<f32>)> {
-        let tensors = SafeTensors::deserialize(&bytes)?;
-        let data = |name: &str| -> Result<&[u8]> { Ok(tensors.tensor(name)?.data()) };
-        Ok((
-            bytemuck::allocation::pod_collect_to_vec(data("check")?),
-            bytemuck::allocation::pod_collect_to_vec(data("train")?),
-            bytemuck::allocation::pod_collect_to_vec(data("eval")?),
-        ))
-    };
     let damaged = || format!("{}: damaged: restore it, or start another run with --out", path.display());
-    let (check, train_logps, eval_logps) = read().with_context(damaged)?;
-    let [key, sum] = check[..] else { bail!(damaged()) };
+    let (rows, head) = (sets.map(Rows::of), read_header(&file).with_context(damaged)?);
+    let mut check = vec![0; (head.check.1 - head.check.0) as usize];
+    file.read_exact_at(&mut check, head.check.0).with_context(damaged)?;
+    let data = data_key(sets, |_| {})?;
+    let (key, sum) = match check.len() {
+        CHECK => (check[..32] == data.0, Some(&check[32..])),
+        16 => (check[..8].iter().rev().eq(&data.0[..8]), None),
+        _ => bail!(damaged()),
+    };
     ensure!(
-        key == data_key(train, eval),
+        key,
         "{}: made for other data: `data.train`, `data.eval` or the tokenizer changed since the run began: restore them, or \
          start another run with --out",
         path.display()
     );
-    let (mut train, mut eval) = (RowValues::empty(train), RowValues::empty(eval));
-    ensure!(train.logps.len() == train_logps.len() && eval.logps.len() == eval_logps.len(), damaged());
-    (train.logps, eval.logps) = (train_logps, eval_logps);
-    ensure!(sum == checksum(&train, &eval), damaged());
-    Ok(Some((train, eval, read_bound(&bytes).with_context(damaged)?)))
-}
-
-/// What the values were made from; files that an older program wrote do not say it.
-fn read_bound(bytes: &[u8]) -> Result<Hashes> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-    let text = metadata.metadata().as_ref().and_then(|about| about.get(BOUND));
-    Ok(text.map(|text| serde_json::from_str(text)).transpose()?.unwrap_or_default())
-}
-
-fn checksum(train: &RowValues, eval: &RowValues) -> u64 {
-    let mut hasher = Hasher::default();
-    for value in train.logps.iter().chain(&eval.logps) {
-        hasher.word(u64::from(value.to_bits()));
+    let fits = [head.train, head.eval].iter().zip(&rows).all(|((start, end), rows)| end - start == NUMBER * rows.all);
+    ensure!(fits, damaged());
+    if let Some(sum) = sum {
+        let values = hash(&file, head.train.0, head.eval.1).with_context(damaged)?;
+        ensure!(head.train.1 == head.eval.0 && values.as_bytes()[..] == *sum, damaged());
     }
-    hasher.finish()
+    let blob = Blob::File { file, len: head.train.1.max(head.eval.1), name: path.display().to_string() };
+    Ok(Some((both(blob, [head.train.0, head.eval.0], rows), head.bound)))
+}
+
+/// Where things are in a file, and what it was made from.
+struct Header {
+    train: (u64, u64),
+    eval: (u64, u64),
+    check: (u64, u64),
+    bound: Hashes,
+}
+
+fn read_header(file: &File) -> Result<Header> {
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0)?;
+    let length = u64::from_le_bytes(length);
+    ensure!(length <= LONGEST_HEADER, "a header of {length} bytes");
+    let mut text = vec![0; length as usize];
+    file.read_exact_at(&mut text, 8)?;
+    let metadata: Metadata = serde_json::from_slice(&text)?;
+    let place = |name: &str, dtype: &[Dtype]| -> Result<(u64, u64)> {
+        let info = metadata.info(name).with_context(|| format!("no `{name}`"))?;
+        ensure!(dtype.contains(&info.dtype), "`{name}` of another type");
+        let (start, end) = info.data_offsets;
+        Ok((8 + length + start as u64, 8 + length + end as u64))
+    };
+    let bound = metadata.metadata().as_ref().and_then(|about| about.get(BOUND));
+    let header = Header {
+        train: place("train", &[Dtype::F32])?,
+        eval: place("eval", &[Dtype::F32])?,
+        check: place("check", &[Dtype::U8, Dtype::U64])?,
+        bound: bound.map(|text| serde_json::from_str(text)).transpose()?.unwrap_or_default(),
+    };
+    let end = header.train.1.max(header.eval.1).max(header.check.1);
+    ensure!(file.metadata()?.len() == end, "{end} bytes expected");
+    Ok(header)
 }
