@@ -1,4 +1,5 @@
-//! Times every kernel of a training step: `cargo bench --bench kernels -- [--device cuda|cuda:N|host] [--json FILE] [NAME]`.
+//! Times every kernel of a training step:
+//! `cargo bench --features bench --bench kernels -- [--device cuda|cuda:N|host] [--json FILE] [NAME]`.
 //!
 //! On a GPU: normal random data, device events, the L2 cache flushed before each run, median and spread of at least 20 runs.
 //! The roof is the longer of bytes / memory bandwidth and FLOPs / peak, each tensor counted once. Products of bf16 are also

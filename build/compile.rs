@@ -1,12 +1,14 @@
-//! Runs compilers side by side and skips what is up to date.
+//! Runs compilers side by side, as many as cargo has jobs for, and skips what is up to date.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, mpsc},
     thread,
 };
+
+use jobserver::{Client, HelperThread};
 
 /// One compiler run that makes `output` and a make depfile beside it.
 pub struct Job {
@@ -23,27 +25,63 @@ impl Job {
     }
 }
 
-/// Runs every job that is not up to date, `$NUM_JOBS` at a time; all failures are reported together.
+/// Runs every job that is not up to date; all failures are reported together. One runs on the script's own share of cargo's
+/// jobs, up to `$NUM_JOBS` in all as cargo lends more.
 pub fn run_all(jobs: Vec<Job>) -> Result<(), String> {
-    let workers = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let queue = Mutex::new(jobs.into_iter().filter(|job| !is_fresh(job)));
+    let jobs: Vec<Job> = jobs.into_iter().filter(|job| !is_fresh(job)).collect();
+    let most: usize = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let others = most.min(jobs.len()).saturating_sub(1);
+    let queue = Mutex::new(jobs.into_iter());
     let failures = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let Some(job) = queue.lock().expect("no worker panics").next() else {
+                return;
+            };
+            if let Err(why) = run(job) {
+                failures.lock().expect("no worker panics").push(why);
+            }
+        }
+    };
+    let (lent, share) = mpsc::channel();
+    let helper = ask(others, lent.clone())?;
     thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let Some(job) = queue.lock().expect("no worker panics").next() else {
-                        return;
-                    };
-                    if let Err(why) = run(job) {
-                        failures.lock().expect("no worker panics").push(why);
-                    }
-                }
+        let work = &work;
+        scope.spawn(move || {
+            work();
+            // Nothing is left to begin.
+            let _ = lent.send(None);
+        });
+        for token in share.iter().map_while(|token| token) {
+            scope.spawn(move || {
+                work();
+                drop(token);
             });
         }
+        drop(helper);
     });
     let failures = failures.into_inner().expect("no worker panics");
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// A share of cargo's jobs, given back when dropped; without a cargo that lends them it is free.
+type Share = Option<jobserver::Acquired>;
+
+/// Asks cargo for so many shares, which come through the channel one by one.
+fn ask(shares: usize, lent: mpsc::Sender<Option<Share>>) -> Result<Option<HelperThread>, String> {
+    // SAFETY: the descriptors in the environment are cargo's, and this script closes none.
+    let Some(client) = (unsafe { Client::from_env() }) else {
+        (0..shares).for_each(|_| drop(lent.send(Some(None))));
+        return Ok(None);
+    };
+    let hand_on = move |token: std::io::Result<jobserver::Acquired>| {
+        if let Ok(token) = token {
+            let _ = lent.send(Some(Some(token)));
+        }
+    };
+    let helper = client.into_helper_thread(hand_on).map_err(|e| format!("cargo's jobs: {e}"))?;
+    (0..shares).for_each(|_| helper.request_token());
+    Ok(Some(helper))
 }
 
 fn run(mut job: Job) -> Result<(), String> {

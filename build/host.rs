@@ -13,7 +13,7 @@ use crate::{
     signatures::{Entry, Module},
 };
 
-/// One of the two builds. Each file lives in a namespace of its own in each, because templates and inline functions of
+/// One of the two builds, of which the second is for the feature `strict`. Each file lives in a namespace of its own in each, because templates and inline functions of
 /// the same name would otherwise be merged by the linker.
 struct Flavour {
     suffix: &'static str,
@@ -29,16 +29,16 @@ const FLAVOURS: [Flavour; 2] = [
 ];
 
 /// The kernels of the library.
-pub fn build(modules: &[Module], out: &Path) -> Result<(), String> {
+pub fn build(modules: &[Module], strict: bool, out: &Path) -> Result<(), String> {
     let folder = out.join("host");
-    let mut jobs = jobs(modules, &folder)?;
-    jobs.push(instrumentation(&folder));
+    let mut jobs = jobs(modules, if strict { &FLAVOURS } else { &FLAVOURS[..1] }, &folder)?;
+    jobs.extend(strict.then(|| instrumentation(&folder)));
     archive(jobs, cc::Build::new().cargo_metadata(true), "warpo_kernels")
 }
 
 /// Kernels for tests of the host device itself: linked into the test binaries and nowhere else.
 pub fn build_for_tests(modules: &[Module], out: &Path) -> Result<(), String> {
-    let jobs = jobs(modules, &out.join("host_tests"))?;
+    let jobs = jobs(modules, &FLAVOURS, &out.join("host_tests"))?;
     let name = "warpo_test_kernels";
     archive(jobs, cc::Build::new().cargo_metadata(false), name)?;
     println!("cargo::rustc-link-arg-tests={}", out.join(format!("lib{name}.a")).display());
@@ -54,9 +54,9 @@ fn archive(jobs: Vec<Job>, archive: &mut cc::Build, name: &str) -> Result<(), St
     archive.try_compile(name).map_err(|e| format!("host kernels: {e}"))
 }
 
-fn jobs(modules: &[Module], folder: &Path) -> Result<Vec<Job>, String> {
+fn jobs(modules: &[Module], flavours: &[Flavour], folder: &Path) -> Result<Vec<Job>, String> {
     fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-    let flavours = |module| FLAVOURS.iter().map(move |flavour| job(module, flavour, folder));
+    let flavours = |module| flavours.iter().map(move |flavour| job(module, flavour, folder));
     modules.iter().flat_map(flavours).collect()
 }
 

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::signatures::{Entry, Enum, Module, Param, Type};
 
-pub fn source(modules: &[Module]) -> Result<String, String> {
+/// The launchers of all kernels; `strict` if there is an instrumented build of them.
+pub fn source(modules: &[Module], strict: bool) -> Result<String, String> {
     let mut text = String::from(
         "#[allow(unused_imports)]\nuse super::{Arg, Buffer, DType, Device, Float, Kernel, Launch, TensorMap};\nuse anyhow::Result;\n\
          #[allow(unused_imports)]\nuse half::bf16;\n\n",
@@ -18,7 +19,7 @@ pub fn source(modules: &[Module]) -> Result<String, String> {
         );
         text += "    unsafe extern \"C\" {\n";
         for entry in &module.entries {
-            for suffix in ["host", "strict"] {
+            for suffix in if strict { &["host", "strict"][..] } else { &["host"] } {
                 let _ = writeln!(text, "        fn {}__{suffix}(args: *mut *mut std::ffi::c_void);", entry.name);
             }
         }
@@ -27,7 +28,7 @@ pub fn source(modules: &[Module]) -> Result<String, String> {
             text += &constants_of(constants);
         }
         for entry in &module.entries {
-            text += &kernel_static(stem, entry);
+            text += &kernel_static(stem, entry, strict);
             all.push(format!("&{stem}::{}", entry.name.to_uppercase()));
         }
         text += &launchers(module)?;
@@ -59,16 +60,17 @@ fn constants_of(constants: &Enum) -> String {
     text + "    }\n"
 }
 
-fn kernel_static(stem: &str, entry: &Entry) -> String {
+fn kernel_static(stem: &str, entry: &Entry, strict: bool) -> String {
     let params: Vec<&str> = entry.params.iter().map(|p| p.name.as_str()).collect();
     let star = |p: &Param| if p.pointer { "*" } else { "" };
     let types: Vec<String> = entry.params.iter().map(|p| format!("{}{}", p.ty.cuda(), star(p))).collect();
     format!(
         "    /// {place}\n    pub static {upper}: Kernel = Kernel {{ name: {name:?}, module: {stem:?}, place: {place:?}, \
-         cluster: {cluster}, params: &{params:?}, types: &{types:?}, host: {name}__host, strict: {name}__strict }};\n",
+         cluster: {cluster}, params: &{params:?}, types: &{types:?}, host: {name}__host, strict: {strict} }};\n",
         place = entry.place,
         upper = entry.name.to_uppercase(),
         cluster = entry.cluster,
+        strict = if strict { format!("Some({}__strict)", entry.name) } else { "None".into() },
         name = entry.name,
     )
 }

@@ -15,7 +15,7 @@ bundle=gpu-bundle
 # In the tests' kernels a wait that takes longer than a few seconds stops the kernel: one that hangs would take everything
 # after it along. Built first and set aside, so that what is left behind is the usual build. A bundle without GPU kernels
 # would be of no use.
-REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --test main --message-format=json \
+REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --features bench --test main --message-format=json \
     >target/gpu-bundle.json || fail "the build of the tests failed"
 # Cargo names its test and bench binaries by a hash; its messages say which they are.
 binary() {
@@ -43,7 +43,7 @@ place() {
     gzip "$partial/$3"
 }
 place test main warpo-tests
-REQUIRE_NVCC=1 cargo build --release --locked --bin warpo --bench kernels --bench step --message-format=json \
+REQUIRE_NVCC=1 cargo build --release --locked --features bench --bin warpo --bench kernels --bench step --message-format=json \
     >target/gpu-bundle.json || fail "the build failed"
 place bin warpo warpo
 place bench kernels warpo-bench

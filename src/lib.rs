@@ -4,6 +4,7 @@
 //! `optim` and `data`; only `train` and `cli` read the run configuration.
 
 pub mod cache;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -4,7 +4,9 @@
 //! beyond `data.max_row_bytes`. Knows nothing about what a row says.
 
 pub mod json;
+#[cfg(feature = "parquet")]
 mod pages;
+#[cfg(feature = "parquet")]
 mod table;
 mod text;
 
@@ -20,6 +22,8 @@ use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use super::records;
+#[cfg(feature = "parquet")]
+use table::open as open_table;
 use text::{Elements, Lines, Text, named};
 
 const KNOWN: &str = "JSONL (.jsonl), JSON arrays (.json), both also as .gz or .zst, and Parquet (.parquet)";
@@ -134,7 +138,7 @@ fn open_any(path: &Path, max: usize) -> Result<(bool, &'static str, Rows)> {
     let regular = kind.is_file();
     if head.starts_with(b"PAR1") {
         ensure!(regular, "is Parquet in a pipe, and Parquet is read from its end: write it to a file first");
-        return Ok((regular, "table", table::open(path, max)?));
+        return Ok((regular, "table", open_table(path, max)?));
     }
     ensure!(!head.starts_with(b"PARE"), "is encrypted Parquet: write it again without encryption");
     let file = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head.clone()).chain(file));
@@ -229,4 +233,13 @@ pub fn expand(pattern: &Path) -> Result<Vec<PathBuf>> {
     files.sort();
     ensure!(!files.is_empty(), "no file fits `{text}`: correct the pattern or the folder");
     Ok(files)
+}
+
+/// # Errors
+/// Always.
+#[cfg(not(feature = "parquet"))]
+fn open_table(_: &Path, _: usize) -> Result<Rows> {
+    bail!(
+        "is Parquet, and this program was built without the feature `parquet`: give JSONL, or build it with the feature"
+    )
 }

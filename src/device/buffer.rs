@@ -10,16 +10,23 @@ use super::{cuda, host};
 /// Element types kernels read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
+    /// 32 bits, IEEE.
     F32,
+    /// 16 bits: the upper half of an f32.
     Bf16,
+    /// 64 bits, IEEE.
     F64,
+    /// Signed.
     I32,
+    /// Unsigned.
     U32,
+    /// Bytes.
     U8,
 }
 
 /// A type that may stand in a buffer.
 pub trait Element: Pod + Send + Sync + PartialEq + std::fmt::Debug {
+    /// Which type it is.
     const DTYPE: DType;
 }
 
@@ -31,7 +38,9 @@ element!(f32 => F32, bf16 => Bf16, f64 => F64, i32 => I32, u32 => U32, u8 => U8)
 /// The two types activations and weights come in. A kernel `op_pass` for `T` is the entry `op_pass_f32` or
 /// `op_pass_bf16`.
 pub trait Float: Element + Default {
+    /// The nearest value, ties to even.
     fn from_f32(value: f32) -> Self;
+    /// The same value: both types fit f32.
     fn to_f32(self) -> f32;
 }
 
@@ -64,6 +73,13 @@ impl Memory {
         match self {
             Self::Host(memory) => memory.address(),
             Self::Cuda(memory) => memory.address(),
+        }
+    }
+
+    fn owner(&self) -> u64 {
+        match self {
+            Self::Host(memory) => memory.owner(),
+            Self::Cuda(_) => 0,
         }
     }
 }
@@ -106,6 +122,16 @@ impl<T: Element> Buffer<T> {
     /// Device address of the first element.
     pub fn address(&self) -> u64 {
         self.memory.address() + (self.offset * size_of::<T>()) as u64
+    }
+
+    /// Which host device the memory is of; 0 for a GPU's.
+    pub(super) fn owner(&self) -> u64 {
+        self.memory.owner()
+    }
+
+    /// Address and owner.
+    pub(super) fn place(&self) -> host::Place {
+        host::Place { address: self.address(), owner: self.owner() }
     }
 
     /// A view of some of the elements.

@@ -7,6 +7,7 @@ mod buffer;
 pub mod cuda;
 pub mod host;
 pub mod kernels;
+mod tables;
 mod tensor_map;
 
 use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
@@ -16,13 +17,17 @@ use anyhow::{Result, anyhow, bail, ensure};
 pub use buffer::{Buffer, DType, Element, Float};
 pub use cuda::CudaOptions;
 pub use host::{Fault, GemmBackend, HostOptions, Schedule};
+pub(crate) use tables::Table;
 pub use tensor_map::{Swizzle, TensorMap, TensorShape};
 
 /// Which device a run asked for: `auto`, `cuda`, `cuda:N` or `host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
+    /// The first GPU, or the host device where there is none.
     Auto,
+    /// The GPU of this number.
     Cuda(usize),
+    /// The CPU.
     Host,
 }
 
@@ -54,8 +59,11 @@ pub enum Arch {
 /// Grid and block of one launch, and its dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
+    /// CTAs along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a CTA along x, y and z.
     pub block: [u32; 3],
+    /// Dynamic shared memory of a CTA.
     pub smem_bytes: u32,
 }
 
@@ -90,10 +98,12 @@ pub struct Kernel {
     pub cluster: u32,
     /// Parameter names, in order, and their types in CUDA (`bf16*`, `int`).
     pub params: &'static [&'static str],
+    /// Types of the parameters.
     pub types: &'static [&'static str],
-    /// Host builds of the same source: for speed, and instrumented for strict mode.
+    /// Host build of the same source, for speed.
     pub host: host::EntryPoint,
-    pub strict: host::EntryPoint,
+    /// Instrumented build for strict mode, in programs with the feature `strict`.
+    pub strict: Option<host::EntryPoint>,
 }
 
 impl Kernel {
@@ -106,8 +116,11 @@ impl Kernel {
 /// One launch argument: what a kernel parameter is read from.
 #[derive(Clone, Copy, Debug)]
 pub enum Arg {
-    /// A pointer or a number, in the low bytes.
+    /// A number, in the low bytes.
     Word(u64),
+    /// An address, and which host device its memory is of: 0 for a GPU's.
+    Pointer(u64, u64),
+    /// How bulk copies walk a tensor.
     Map(TensorMap),
 }
 
@@ -115,7 +128,7 @@ impl Arg {
     /// Where the parameter's bytes are.
     fn pointer(&self) -> *mut c_void {
         match self {
-            Self::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
+            Self::Word(word) | Self::Pointer(word, _) => std::ptr::from_ref(word).cast_mut().cast(),
             Self::Map(map) => std::ptr::from_ref(map).cast_mut().cast(),
         }
     }
@@ -123,7 +136,7 @@ impl Arg {
     /// The pointer or number; of the host device's tensor maps the pointer.
     fn word(&self) -> u64 {
         match self {
-            Self::Word(word) => *word,
+            Self::Word(word) | Self::Pointer(word, _) => *word,
             Self::Map(map) => map.host_address(),
         }
     }
@@ -161,7 +174,7 @@ impl From<u64> for Arg {
 }
 impl<T: Element> From<&Buffer<T>> for Arg {
     fn from(buffer: &Buffer<T>) -> Self {
-        Self::Word(buffer.address())
+        Self::Pointer(buffer.address(), buffer.owner())
     }
 }
 impl From<&TensorMap> for Arg {
@@ -173,10 +186,13 @@ impl From<&TensorMap> for Arg {
 /// Bytes held on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
+    /// Held now.
     pub allocated: usize,
+    /// Held at most since the device was opened.
     pub peak: usize,
     /// Bytes still free and in all, as the driver or the operating system says.
     pub free: usize,
+    /// Bytes in all.
     pub total: usize,
 }
 
@@ -207,7 +223,9 @@ impl<T: Element> Readback<T> {
 
 /// A point in the device's stream of work.
 pub enum Event {
+    /// The clock when everything before it had run.
     Host(std::time::Instant),
+    /// The driver's event.
     Cuda(cuda::CudaEvent),
 }
 
@@ -268,11 +286,20 @@ impl Device {
     }
 
     /// The GPU behind this device, if that is what it is: products of the vendor's library need its stream.
+    #[cfg(feature = "bench")]
     pub(crate) fn as_cuda(&self) -> Option<&cuda::CudaDevice> {
         match &*self.0 {
             Backend::Cuda(cuda) => Some(cuda),
             Backend::Host(_) => None,
         }
+    }
+
+    /// Of a host device, that a buffer is its own.
+    ///
+    /// # Errors
+    /// It is another's.
+    pub(crate) fn owns<T: Element>(&self, buffer: &Buffer<T>) -> Result<()> {
+        self.as_host().map_or(Ok(()), |host| host.check_owner(buffer.place()))
     }
 
     /// True for a GPU.
@@ -389,7 +416,10 @@ impl Device {
         shape.check(buffer.address(), size_of::<T>())?;
         ensure!(shape.span() <= buffer.len(), "{shape:?}: a buffer of {} elements", buffer.len());
         match &*self.0 {
-            Backend::Host(_) => Ok(TensorMap::for_host(buffer.address(), size_of::<T>(), shape)),
+            Backend::Host(host) => {
+                host.check_owner(buffer.place())?;
+                Ok(TensorMap::for_host(buffer.address(), size_of::<T>(), shape))
+            }
             Backend::Cuda(cuda) => cuda.tensor_map(T::DTYPE, buffer.address(), shape),
         }
     }
@@ -402,7 +432,7 @@ impl Device {
         ensure!(source.len() <= target.len(), "copy of {} elements into {}", source.len(), target.len());
         let bytes: &[u8] = bytemuck::cast_slice(source);
         match &*self.0 {
-            Backend::Host(host) => host.copy_in(target.address(), bytes),
+            Backend::Host(host) => host.copy_in(target.place(), bytes),
             Backend::Cuda(cuda) => cuda.copy_in(target.address(), bytes),
         }
     }
@@ -415,7 +445,7 @@ impl Device {
         let mut data = vec![T::zeroed(); source.len()];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
         match &*self.0 {
-            Backend::Host(host) => host.copy_out(bytes, source.address())?,
+            Backend::Host(host) => host.copy_out(bytes, source.place())?,
             Backend::Cuda(cuda) => cuda.copy_out(bytes, source.address())?,
         }
         Ok(data)
@@ -439,7 +469,7 @@ impl Device {
     pub fn copy<T: Element>(&self, target: &Buffer<T>, source: &Buffer<T>) -> Result<()> {
         ensure!(source.len() == target.len(), "copy of {} elements into {}", source.len(), target.len());
         match &*self.0 {
-            Backend::Host(host) => host.copy(target.address(), source.address(), source.bytes()),
+            Backend::Host(host) => host.copy(target.place(), source.place(), source.bytes()),
             Backend::Cuda(cuda) => cuda.copy(target.address(), source.address(), source.bytes()),
         }
     }
@@ -450,7 +480,7 @@ impl Device {
     /// The driver refuses.
     pub fn fill_zero<T: Element>(&self, target: &Buffer<T>) -> Result<()> {
         match &*self.0 {
-            Backend::Host(host) => host.fill_zero(target.address(), target.bytes()),
+            Backend::Host(host) => host.fill_zero(target.place(), target.bytes()),
             Backend::Cuda(cuda) => cuda.fill_zero(target.address(), target.bytes()),
         }
     }
@@ -474,6 +504,19 @@ impl Device {
                 Backend::Host(host) => host.launch(kernel, launch, args),
                 Backend::Cuda(cuda) => cuda.launch(kernel, launch, args),
             }
+        }
+    }
+
+    /// Runs `launch`, whose kernels use the tables as indices. The host device, whose kernels reach this process's memory, looks
+    /// at every entry first, and nobody changes one in between. A GPU does not: there a wrong index is a wrong result or an error
+    /// of the driver.
+    ///
+    /// # Errors
+    /// Those of `launch`, or an entry that breaks its table's rule.
+    pub(crate) fn with_tables<R>(&self, tables: &[Table], launch: impl FnOnce() -> Result<R>) -> Result<R> {
+        match &*self.0 {
+            Backend::Host(host) => host.with_tables(tables, launch),
+            Backend::Cuda(_) => launch(),
         }
     }
 

@@ -20,6 +20,7 @@ pub struct TensorShape {
     pub pitches: Vec<usize>,
     /// Elements of the box.
     pub tile: Vec<usize>,
+    /// How the box lies in shared memory.
     pub swizzle: Swizzle,
 }
 

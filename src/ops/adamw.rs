@@ -13,10 +13,15 @@ pub const UPDATES: usize = 2;
 /// What one step of AdamW needs to know besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyper {
+    /// Step size.
     pub lr: f64,
+    /// Decay of the first moment, 0 to 1.
     pub beta1: f64,
+    /// Decay of the second moment, 0 to 1.
     pub beta2: f64,
+    /// Added to the second moment's root.
     pub eps: f64,
+    /// Share of a weight that a step of size 1 takes off.
     pub weight_decay: f64,
 }
 

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 
 use super::{CHUNK, chunk_launch, expect_len};
-use crate::device::{Buffer, Device, Float, Launch, kernels::embedding as kernel};
+use crate::device::{Buffer, Device, Float, Launch, Table, kernels::embedding as kernel};
 
 const SUM_THREADS: usize = 64;
 
-/// `y[t] = scale * table[ids[t]]`. The ids must lie in `0..vocab`: they are on the device and are not checked here.
+/// `y[t] = scale * table[ids[t]]`. The ids lie in `0..vocab`; a host device checks them.
 ///
 /// Shapes: `y` (tokens, hidden); `ids` (tokens); `table` (vocab, hidden).
 ///
@@ -28,11 +28,12 @@ pub fn fwd<T: Float>(
     expect_len("embedding ids", ids, &[tokens])?;
     expect_len("embedding table", table, &[vocab, hidden])?;
     let launch = chunk_launch("embedding", tokens, hidden)?;
-    // SAFETY: all lengths were checked above; ids are in range by this function's contract.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the ids.
+    let work = || unsafe {
         kernel::EmbeddingFwd { y, ids, table, scale, tokens: tokens as i32, hidden: hidden as i32 }
             .launch(device, launch)
-    }
+    };
+    device.with_tables(&[Table::below("embedding ids", ids, vocab)], work)
 }
 
 /// Adds to each row of `dtable` `scale` times the sum of `dy` over the tokens that carry its id; other rows are not touched.
@@ -63,8 +64,8 @@ pub fn bwd<T: Float>(
     ensure!(distinct <= vocab.min(tokens), "embedding: {distinct} distinct ids of {tokens} tokens, vocabulary {vocab}");
     let columns = hidden.div_ceil(SUM_THREADS * CHUNK);
     let launch = Launch { grid: [distinct as u32, columns as u32, 1], ..Launch::linear(1, SUM_THREADS) };
-    // SAFETY: all lengths were checked above; the tables come from a forest, which keeps them in range.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::EmbeddingBwd {
             dtable,
             dy,
@@ -75,5 +76,13 @@ pub fn bwd<T: Float>(
             hidden: hidden as i32,
         }
         .launch(device, launch)
-    }
+    };
+    device.with_tables(
+        &[
+            Table::ascending("embedding distinct_ids", distinct_ids, vocab),
+            Table::offsets("embedding distinct_offsets", distinct_offsets, tokens),
+            Table::below("embedding distinct_tokens", distinct_tokens, tokens),
+        ],
+        work,
+    )
 }

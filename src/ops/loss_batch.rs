@@ -38,9 +38,10 @@ pub fn run(
     if count == 0 {
         return Ok(());
     }
+    let least = if part.function == function::BCO_UNPAIRED { 1 } else { 2 };
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossBatch {
             slopes,
             losses,
@@ -56,5 +57,6 @@ pub fn run(
             groups: count as i32,
         }
         .launch(device, Launch::linear(1, THREADS))
-    }
+    };
+    groups.launching(device, part, [least, usize::MAX], work)
 }

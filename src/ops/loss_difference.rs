@@ -17,8 +17,8 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, 
     let Some(launch) = groups.launch(losses, part, HEAD_THREADS)? else { return Ok(()) };
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossDifference {
             slopes,
             losses,
@@ -35,5 +35,6 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, 
             groups: count,
         }
         .launch(device, launch)
-    }
+    };
+    groups.launching(device, part, [2, usize::MAX], work)
 }

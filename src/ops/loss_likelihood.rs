@@ -15,10 +15,11 @@ pub use kernel::function;
 /// A buffer does not have its shape, or the launch fails.
 pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, place: i32) -> Result<()> {
     let Some(launch) = groups.launch(losses, part, HEAD_THREADS)? else { return Ok(()) };
+    let least = usize::try_from(place).map_or(0, |place| place + 1);
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossLikelihood {
             slopes,
             losses,
@@ -34,5 +35,6 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, 
             groups: count,
         }
         .launch(device, launch)
-    }
+    };
+    groups.launching(device, part, [least, usize::MAX], work)
 }

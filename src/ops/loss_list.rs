@@ -23,8 +23,8 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) 
     let launch = launch.with_smem(HEAD_THREADS * RESPONSE);
     let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossList {
             slopes,
             losses,
@@ -39,5 +39,6 @@ pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part) 
             groups: count,
         }
         .launch(device, launch)
-    }
+    };
+    groups.launching(device, part, [1, LONGEST], work)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::expect_len;
 use crate::device::{
-    Buffer, Device, Launch,
+    Buffer, Device, Launch, Table,
     kernels::loss_rows::{self as kernel, input},
 };
 
@@ -46,6 +46,7 @@ pub struct Part {
     pub parameters: Buffer<f64>,
     /// Multiplies the slopes.
     pub scale: f64,
+    /// Of the step's.
     pub groups: Range<usize>,
 }
 
@@ -56,6 +57,21 @@ impl Groups {
         self.check(losses, part)?;
         let ctas = part.groups.len().div_ceil(groups_per_cta);
         Ok((ctas > 0).then(|| Launch::linear(ctas, HEAD_THREADS)))
+    }
+
+    /// Runs a head on tables whose entries lie within the step's slots and sums. The part's groups have `sizes[0]` to `sizes[1]`
+    /// slots.
+    pub(super) fn launching(
+        &self,
+        device: &Device,
+        part: &Part,
+        sizes: [usize; 2],
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let (slots, sequences) = (self.slot_sequence.len(), self.sums.len() / SUMS);
+        let ends = self.group_slots.slice(part.groups.start..part.groups.end + 1);
+        let of_slots = Table::below("loss slot_sequence", &self.slot_sequence, sequences);
+        device.with_tables(&[of_slots, Table::runs("loss group_slots", &ends, slots, sizes)], work)
     }
 
     /// Checks the lengths of what a head is handed; `losses` has one element a group of the step.
@@ -74,7 +90,9 @@ impl Groups {
 /// What the rows of a micro-batch have, each (rows). What is absent is not read.
 #[derive(Clone, Default)]
 pub struct Rows {
+    /// The policy's log-probabilities.
     pub logps: Option<Buffer<f32>>,
+    /// The reference's log-probabilities.
     pub ref_logps: Option<Buffer<f32>>,
     /// Weight of each row, else 1.
     pub weights: Option<Buffer<f32>>,
@@ -135,8 +153,8 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buf
         rows.or_logps("divergence weights", &rows.divergence_weights)?,
     );
     let collisions = rows.or_logps("collisions", &rows.collisions)?;
-    // SAFETY: all lengths were checked above; the table comes from a forest, which keeps it in range.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the table.
+    let work = || unsafe {
         kernel::LossRowsSum {
             sums,
             logps,
@@ -150,7 +168,8 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buf
             sequences: sequences as i32,
         }
         .launch(device, launch(sequences))
-    }
+    };
+    device.with_tables(&[Table::offsets("loss sequence_rows", sequence_rows, logps.len())], work)
 }
 
 /// Slopes of the loss by the weights of rows and of their divergences, where both are learned; `penalties` are what each
@@ -182,8 +201,8 @@ pub fn by_weights(
     if sequences == 0 {
         return Ok(());
     }
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossRowsByWeights {
             by_weights: by_weights[0],
             by_divergence_weights: by_weights[1],
@@ -199,7 +218,8 @@ pub fn by_weights(
             sequences: sequences as i32,
         }
         .launch(device, launch(sequences))
-    }
+    };
+    device.with_tables(&of.tables(sequence_rows, logps.len()), work)
 }
 
 /// Where each sequence of a micro-batch finds its slots.
@@ -209,6 +229,17 @@ pub struct SequenceSlots {
     pub ends: Buffer<i32>,
     /// (slots of the step) slots by sequence, ascending.
     pub slots: Buffer<i32>,
+}
+
+impl SequenceSlots {
+    fn tables<'a>(&'a self, sequence_rows: &'a Buffer<i32>, rows: usize) -> [Table<'a>; 3] {
+        let slots = self.slots.len();
+        [
+            Table::offsets("loss sequence_rows", sequence_rows, rows),
+            Table::offsets("loss sequence slots", &self.ends, slots),
+            Table::below("loss slots", &self.slots, slots),
+        ]
+    }
 }
 
 /// Writes every row's share of its sequence's slopes, 0 where the sequence stands in no group.
@@ -243,8 +274,8 @@ pub fn spread(
     if sequences == 0 {
         return Ok(());
     }
-    // SAFETY: all lengths were checked above; the tables come from one step's groups.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::LossRowsSpread {
             coefficients,
             divergence_coefficients,
@@ -259,5 +290,6 @@ pub fn spread(
             sequences: sequences as i32,
         }
         .launch(device, launch(sequences))
-    }
+    };
+    device.with_tables(&of.tables(sequence_rows, logps.len()), work)
 }

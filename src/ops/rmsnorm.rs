@@ -15,11 +15,15 @@ const WARP_ELEMENTS: usize = 2048;
 /// values: row `r` begins at `(r / group) * pitch + (r % group) * hidden`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNorm {
+    /// Added to the mean square.
     pub eps: f32,
     /// Added to every weight: 0, or 1 for Gemma.
     pub offset: f32,
+    /// Rows in all groups.
     pub rows: usize,
+    /// Elements of a row.
     pub hidden: usize,
+    /// Rows of a group.
     pub group: usize,
     /// Elements from one group of `x` to the next.
     pub x_pitch: usize,

@@ -10,11 +10,13 @@ use super::{
         sm90::{self, Plan, Tile},
     },
 };
-use crate::device::{Arch, Buffer, DType, Device, Float, kernels::rope as kernel, kernels::rope_sm90 as fused};
+use crate::device::{Arch, Buffer, DType, Device, Float, Table, kernels::rope as kernel, kernels::rope_sm90 as fused};
 
 /// Cosines and sines by position: (positions, head_dim / 2) each.
 pub struct Rotary {
+    /// Cosines.
     pub cos: Buffer<f32>,
+    /// Sines.
     pub sin: Buffer<f32>,
 }
 
@@ -38,8 +40,11 @@ impl Rotary {
 /// Heads of a token's row: queries, then keys, then as many values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
+    /// Of queries.
     pub heads: usize,
+    /// Of keys, and of values.
     pub kv_heads: usize,
+    /// Elements of a head.
     pub head_dim: usize,
 }
 
@@ -139,14 +144,17 @@ pub fn project_planned(
         hidden,
         stages,
     };
-    // SAFETY: all lengths were checked above; the maps carry them; without a bias its place is not read.
-    unsafe { launch(device, plan.launch(), args) }
+    let positions = rotary.cos.len() / (heads.head_dim / 2);
+    // SAFETY: all lengths were checked above; the maps carry them; without a bias its place is not read; a host device checks
+    // the positions.
+    let work = || unsafe { launch(device, plan.launch(), args) };
+    device.with_tables(&[Table::below("rope position", position, positions)], work)
 }
 
 /// Rotates the queries and keys of `qkv` in place by their positions, or back if `inverse` (the backward pass).
 ///
 /// Pairs are `(d, d + head_dim / 2)`, as Hugging Face's `rotate_half` has them. Positions must be rows of the tables:
-/// they are on the device and are not checked here.
+/// a host device checks them.
 ///
 /// Shapes: `qkv` (tokens, heads + 2 * kv_heads, head_dim); `position` (tokens), each a row of the tables.
 ///
@@ -164,10 +172,11 @@ pub fn apply<T: Float>(
     rotary.check(head_dim)?;
     expect_len("rope qkv", qkv, &[tokens, heads + 2 * kv_heads, head_dim])?;
     let launch = chunk_launch("rope", tokens * (heads + kv_heads), head_dim / 2)?;
-    let (inverse, Rotary { cos, sin }) = (i32::from(inverse), rotary);
+    let (inverse, half, Rotary { cos, sin }) = (i32::from(inverse), head_dim / 2, rotary);
     let (tokens, heads, kv_heads, head_dim) = (tokens as i32, heads as i32, kv_heads as i32, head_dim as i32);
-    // SAFETY: all lengths were checked above; positions are in range by this function's contract.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the positions.
+    let work = || unsafe {
         kernel::RopeApply { qkv, position, cos, sin, inverse, tokens, heads, kv_heads, head_dim }.launch(device, launch)
-    }
+    };
+    device.with_tables(&[Table::below("rope position", position, rotary.cos.len() / half)], work)
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::expect_len;
-use crate::device::{Buffer, Device, Float, Launch, kernels::token_mask as kernel};
+use crate::device::{Buffer, Device, Float, Launch, Table, kernels::token_mask as kernel};
 
 const THREADS: usize = 128;
 const WARPS_PER_CTA: usize = THREADS / 32;
@@ -19,10 +19,15 @@ pub struct Activations<'a, T> {
     pub x: &'a Buffer<T>,
     /// (rows)
     pub row_source: &'a Buffer<i32>,
+    /// Elements of a token.
     pub width: usize,
 }
 
 impl<T: Float> Activations<'_, T> {
+    fn sources(&self) -> Table<'_> {
+        Table::below("token mask row_source", self.row_source, self.x.len() / self.width)
+    }
+
     fn rows(&self) -> Result<usize> {
         let tokens = self.x.len() / self.width;
         expect_len("token mask activations", self.x, &[tokens, self.width])?;
@@ -37,8 +42,8 @@ impl<T: Float> Activations<'_, T> {
 pub fn means<T: Float>(device: &Device, means: &Buffer<f32>, from: Activations<T>) -> Result<()> {
     let rows = from.rows()?;
     expect_len("token mask means", means, &[rows])?;
-    // SAFETY: lengths were checked above; sources come from the forest the activations are of.
-    unsafe {
+    // SAFETY: lengths were checked above; a host device checks the sources.
+    let work = || unsafe {
         kernel::TokenMaskMeans {
             means,
             x: from.x,
@@ -47,7 +52,8 @@ pub fn means<T: Float>(device: &Device, means: &Buffer<f32>, from: Activations<T
             width: from.width as i32,
         }
         .launch(device, by_warps(rows))
-    }
+    };
+    device.with_tables(&[from.sources()], work)
 }
 
 /// Adds `share` of the means, stretched to 0..1 over each sequence, to `mask`; both (rows), `sequence_rows`
@@ -64,11 +70,12 @@ pub fn stretch(
 ) -> Result<()> {
     expect_len("token mask", mask, &[means.len()])?;
     let sequences = sequence_rows.len() - 1;
-    // SAFETY: lengths were checked above; the table comes from a forest.
-    unsafe {
+    // SAFETY: lengths were checked above; a host device checks the table.
+    let work = || unsafe {
         kernel::TokenMaskStretch { mask, means, sequence_rows, share, sequences: sequences as i32 }
             .launch(device, by_warps(sequences))
-    }
+    };
+    device.with_tables(&[Table::offsets("token mask sequence_rows", sequence_rows, means.len())], work)
 }
 
 /// What one layer of a learned mask is made of, or their gradients.
@@ -76,6 +83,7 @@ pub fn stretch(
 pub struct Weights {
     /// (width) each, shared by all layers.
     pub norm_weight: Buffer<f32>,
+    /// (width), shared by all layers.
     pub norm_bias: Buffer<f32>,
     /// (width)
     pub w: Buffer<f32>,
@@ -109,8 +117,8 @@ pub fn layer<T: Float>(
     expect_len("token mask stats", stats, &[rows, 2])?;
     let Weights { norm_weight, norm_bias, w, b } = weights;
     let (count, width) = (rows as i32, from.width as i32);
-    // SAFETY: lengths were checked above; sources come from the forest the activations are of.
-    unsafe {
+    // SAFETY: lengths were checked above; a host device checks the sources.
+    let work = || unsafe {
         kernel::TokenMaskLayer {
             pre,
             stats,
@@ -124,7 +132,8 @@ pub fn layer<T: Float>(
             width,
         }
         .launch(device, by_warps(rows))
-    }
+    };
+    device.with_tables(&[from.sources()], work)
 }
 
 /// `mask` (rows) from all layers' parts: `pre` (layers, rows), `gamma` (layers).
@@ -186,8 +195,8 @@ pub fn layer_bwd<T: Float>(
     let launch = Launch::linear(from.width.div_ceil(THREADS), THREADS);
     let Weights { norm_weight, norm_bias, w, .. } = weights;
     let (count, width) = (rows as i32, from.width as i32);
-    // SAFETY: lengths were checked above; sources come from the forest the activations are of.
-    unsafe {
+    // SAFETY: lengths were checked above; a host device checks the sources.
+    let work = || unsafe {
         kernel::TokenMaskLayerBwd {
             dnorm_weight: &grads.norm_weight,
             dnorm_bias: &grads.norm_bias,
@@ -204,5 +213,6 @@ pub fn layer_bwd<T: Float>(
             width,
         }
         .launch(device, launch)
-    }
+    };
+    device.with_tables(&[from.sources()], work)
 }

@@ -2,6 +2,8 @@
 //!
 //! Only this room and the command line print.
 
+#[cfg_attr(not(feature = "cli"), path = "no_bar.rs")]
+mod bar;
 pub mod journal;
 pub mod lines;
 pub mod metrics;

@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::bar::Bar;
 use crate::{escape::visible, units::duration};
 
 /// Where the terminal is not one, a progress line comes at least this often.
@@ -16,7 +15,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// What people see: lines on standard output, and a progress bar on standard error if that is a terminal.
 pub struct Terminal {
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     first: u64,
     total: u64,
     log_every: u64,
@@ -27,13 +26,7 @@ pub struct Terminal {
 impl Terminal {
     /// Steps `first..total` are to be run. Without a terminal there is a line every `log_every` steps.
     pub fn new(first: u64, total: u64, log_every: u64) -> Self {
-        let bar = stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_position(first);
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left");
-            bar.set_style(style.expect("the template is constant").progress_chars("=> "));
-            bar.reset_eta();
-            bar
-        });
+        let bar = stderr().is_terminal().then(|| Bar::of_steps(first, total)).flatten();
         Self { bar, first, total, log_every, started: Instant::now(), last_line: Instant::now() }
     }
 
@@ -59,7 +52,7 @@ impl Terminal {
     /// Moves the progress bar, if there is one.
     pub fn show(&self, position: u64, message: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(message.to_string());
+            bar.set_message(message);
             bar.set_position(position);
         }
     }
@@ -67,7 +60,7 @@ impl Terminal {
     /// Takes the progress bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.clear();
         }
     }
 }
@@ -80,18 +73,12 @@ impl Drop for Terminal {
 }
 
 /// A count without a known end, on standard error if that is a terminal; gone when dropped.
-struct Counter(Option<ProgressBar>);
+struct Counter(Option<Bar>);
 
 impl Counter {
     /// `what` stands before the count.
     fn new(what: &str) -> Self {
-        let bar = stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{msg}  {human_pos} rows  {per_sec}");
-            bar.set_style(style.expect("the template is constant"));
-            bar.with_message(visible(what).into_owned())
-        });
-        Self(bar)
+        Self(stderr().is_terminal().then(|| Bar::of_rows(&visible(what))).flatten())
     }
 
     /// So many are done.
@@ -102,7 +89,7 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        self.0.iter().for_each(ProgressBar::finish_and_clear);
+        self.0.iter().for_each(Bar::clear);
     }
 }
 

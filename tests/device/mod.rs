@@ -5,6 +5,7 @@ mod buffers;
 mod mistakes;
 mod schedules;
 mod semantics;
+mod sound;
 mod units;
 
 use warpo::device::{Arg, Buffer, DType, Device, Float, Kernel, Launch, TensorMap};

@@ -83,12 +83,17 @@ impl std::error::Error for NoGpu {}
 /// What the driver tells about a GPU without making a context on it.
 #[derive(Clone, Debug)]
 pub struct GpuInfo {
+    /// The driver's number of it.
     pub ordinal: usize,
+    /// As the driver has it.
     pub name: String,
     /// Major and minor compute capability.
     pub capability: (u32, u32),
+    /// Streaming multiprocessors.
     pub sm_count: usize,
+    /// All of its memory.
     pub memory_bytes: usize,
+    /// Largest clock of its multiprocessors.
     pub clock_khz: usize,
     /// Dynamic shared memory that a CTA may ask for.
     pub max_smem_bytes: usize,

@@ -12,6 +12,7 @@ pub struct Cubin {
     pub module: &'static str,
     /// `80` or `90a`: machine code. `compute_80`: PTX, ended by a zero byte, which the driver compiles.
     pub arch: &'static str,
+    /// A cubin, or PTX that ends with a zero byte.
     pub image: &'static Aligned<[u8]>,
 }
 
@@ -19,6 +20,7 @@ pub struct Cubin {
 pub struct CubinTable {
     /// Compiler and release; empty if there was none.
     pub toolchain: &'static str,
+    /// All of them; none if the build had no nvcc.
     pub cubins: &'static [Cubin],
 }
 

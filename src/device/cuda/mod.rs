@@ -114,6 +114,7 @@ impl Drop for CudaReadback {
 }
 
 impl CudaMemory {
+    /// Device address of the first byte.
     pub fn address(&self) -> u64 {
         self.address
     }
@@ -142,6 +143,10 @@ pub fn elapsed_ms(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
 }
 
 impl CudaDevice {
+    /// Opens GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`](super::Device::cuda).
     pub fn new(ordinal: usize, options: CudaOptions) -> Result<Self> {
         let gpu = Gpu::open(ordinal)?;
         let stream = gpu.context.new_stream().map_err(|e| explain(e).context("stream"))?;
@@ -178,6 +183,7 @@ impl CudaDevice {
         Ok(count)
     }
 
+    /// What the driver tells about it.
     pub fn info(&self) -> &GpuInfo {
         &self.inner.gpu.info
     }
@@ -186,11 +192,13 @@ impl CudaDevice {
     ///
     /// # Errors
     /// The driver refuses.
+    #[cfg(feature = "bench")]
     pub(crate) fn bind_to_thread(&self) -> Result<()> {
         self.inner.gpu.context.bind_to_thread().map_err(explain)
     }
 
     /// The stream on which everything is ordered.
+    #[cfg(feature = "bench")]
     pub(crate) fn stream(&self) -> sys::CUstream {
         self.inner.stream.cu_stream()
     }
@@ -200,6 +208,7 @@ impl CudaDevice {
         self.inner.arch
     }
 
+    /// One line for people.
     pub fn describe(&self) -> String {
         self.info().to_string()
     }
@@ -213,10 +222,12 @@ impl CudaDevice {
         format!("{}, {kernels} kernels of {}", self.info().name, EMBEDDED.toolchain)
     }
 
+    /// Streaming multiprocessors.
     pub fn sm_count(&self) -> usize {
         self.info().sm_count
     }
 
+    /// Dense peak in FLOP/s for products of operands of `dtype`, by the data sheet or the clock.
     pub fn peak_flops(&self, dtype: DType) -> f64 {
         peak::flops(self.info(), dtype)
     }
@@ -226,7 +237,7 @@ impl CudaDevice {
         peak::bandwidth(self.info())
     }
 
-    pub fn alloc(&self, bytes: usize) -> Result<CudaMemory> {
+    pub(super) fn alloc(&self, bytes: usize) -> Result<CudaMemory> {
         self.refuse_in_graph("an allocation")?;
         let inner = &self.inner;
         // The driver refuses allocations of nothing.
@@ -243,16 +254,21 @@ impl CudaDevice {
             // SAFETY: the stream is this device's own. What was released on it comes back with the wait.
             unsafe { result::stream::synchronize(inner.stream.cu_stream()) }.and_then(allocate)
         };
-        let address = inner.bind().and_then(|()| allocate(()).or_else(wait_and_retry).map_err(explain));
-        let address = address.with_context(|| {
+        let failed = |error: DriverError| {
+            let out_of_memory = error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+            let what = if out_of_memory { "out of memory" } else { "an allocation failed" };
             let MemoryUse { allocated, free, total, .. } = self.memory();
-            format!("cuda: out of memory: {bytes} bytes on top of {allocated} held; {free} free of {total}")
-        })?;
+            let held = format!("{bytes} bytes on top of {allocated} held; {free} free of {total}");
+            explain(error).context(format!("cuda: {what}: {held}"))
+        };
+        inner.bind().context("cuda: an allocation")?;
+        let address = allocate(()).or_else(wait_and_retry).map_err(failed)?;
         let held = inner.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         inner.peak.fetch_max(held, Ordering::Relaxed);
         Ok(CudaMemory { inner: inner.clone(), address, bytes })
     }
 
+    /// Bytes held now and at most.
     pub fn memory(&self) -> MemoryUse {
         let (free, total) = self.inner.gpu.free_and_total();
         MemoryUse {
@@ -264,7 +280,7 @@ impl CudaDevice {
     }
 
     /// Takes the bytes and queues the copy; does not wait for what is queued before it.
-    pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+    pub(super) fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
         self.refuse_in_graph("a copy to the device")?;
         let mut staging = self.inner.staging();
         // SAFETY: `Device` checked the length against the buffer, whose release is ordered behind the copy.
@@ -273,7 +289,7 @@ impl CudaDevice {
     }
 
     /// Queues a copy of `bytes` at `source`.
-    pub fn read(&self, source: u64, bytes: usize) -> Result<CudaReadback> {
+    pub(super) fn read(&self, source: u64, bytes: usize) -> Result<CudaReadback> {
         self.refuse_in_graph("a copy from the device")?;
         let inner = &self.inner;
         // SAFETY: `Device` took address and length from a buffer, whose release is ordered behind the copy.
@@ -282,7 +298,7 @@ impl CudaDevice {
         Ok(CudaReadback { inner: inner.clone(), slot, launches: inner.unchecked().launches })
     }
 
-    pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+    pub(super) fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
         self.refuse_in_graph("a copy from the device")?;
         if target.is_empty() {
             return self.synchronize();
@@ -292,7 +308,7 @@ impl CudaDevice {
         self.synchronize()
     }
 
-    pub fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
+    pub(super) fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -304,7 +320,7 @@ impl CudaDevice {
         Ok(())
     }
 
-    pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
+    pub(super) fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -315,7 +331,7 @@ impl CudaDevice {
     }
 
     /// The driver's tensor map.
-    pub fn tensor_map(&self, dtype: DType, address: u64, shape: &TensorShape) -> Result<TensorMap> {
+    pub(super) fn tensor_map(&self, dtype: DType, address: u64, shape: &TensorShape) -> Result<TensorMap> {
         let rank = shape.dims.len();
         let element = match dtype {
             DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -355,6 +371,10 @@ impl CudaDevice {
         Ok(TensorMap(map.opaque))
     }
 
+    /// Waits until everything launched has ended.
+    ///
+    /// # Errors
+    /// Something launched failed.
     pub fn synchronize(&self) -> Result<()> {
         let done = self.inner.bind().and_then(|()| {
             // SAFETY: the stream is this device's own.
@@ -367,6 +387,10 @@ impl CudaDevice {
         done.context(why)
     }
 
+    /// Marks the current point of the stream.
+    ///
+    /// # Errors
+    /// The driver refuses.
     pub fn record(&self) -> Result<CudaEvent> {
         let event = self.inner.gpu.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
         let event = event.map_err(|e| explain(e).context("event"))?;

@@ -1,4 +1,4 @@
-//! The native matrix product of the host device: blocks of the result, each computed by the `gemm` crate on one thread.
+//! The native matrix product of the host device: blocks of the result, each computed by the `gemm-f32` crate on one thread.
 //!
 //! The blocks depend on the shape alone, so the bits do not depend on the number of worker threads. bf16 operands are
 //! widened a panel at a time; sums are f32. Knows addresses and strides; shapes were checked in `ops`.
@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use anyhow::{Result, bail};
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use half::bf16;
 use rayon::prelude::*;
 
@@ -18,7 +18,7 @@ const BLOCK_M: usize = 288;
 const BLOCK_N: usize = 288;
 /// Blocks that keep the cores of a small machine busy.
 const ENOUGH_BLOCKS: usize = 8;
-/// Rows and columns of the `gemm` crate's register tile.
+/// Rows and columns of the `gemm-f32` crate's register tile.
 const TILE_M: usize = 6;
 const TILE_N: usize = 16;
 /// Terms per widened panel: both panels of a block stay in the second-level cache.
@@ -27,20 +27,30 @@ const PANEL_K: usize = 512;
 /// A matrix in host memory: element (i, j) stands `i * strides[0] + j * strides[1]` elements after the first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
+    /// Of element (0, 0).
     pub address: u64,
+    /// f32 or bf16.
     pub dtype: DType,
+    /// Elements from one row to the next, and from one column to the next.
     pub strides: [usize; 2],
 }
 
 /// `d (m, n) = a (m, k) b (k, n)`, added to `d` if `accumulate`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product {
+    /// Rows of `d`.
     pub m: usize,
+    /// Columns of `d`.
     pub n: usize,
+    /// Terms of a sum.
     pub k: usize,
+    /// (m, n), written.
     pub d: Matrix,
+    /// (m, k)
     pub a: Matrix,
+    /// (k, n)
     pub b: Matrix,
+    /// Whether `d` is added to.
     pub accumulate: bool,
 }
 
@@ -51,13 +61,17 @@ impl Matrix {
         let skipped = i * self.strides[0] + j * self.strides[1];
         Self { address: self.address + (skipped * width) as u64, ..self }
     }
+
+    fn transposed(self) -> Self {
+        Self { strides: [self.strides[1], self.strides[0]], ..self }
+    }
 }
 
 impl HostDevice {
     /// Computes the product on the worker threads.
     ///
     /// # Safety
-    /// The three matrices lie in live host buffers, `d` overlaps neither operand, and nothing else runs on the device.
+    /// The three matrices lie in live buffers of this device, and `d` overlaps neither operand.
     ///
     /// # Errors
     /// An element type that is neither f32 nor bf16, or bf16 sums of f32 operands.
@@ -67,6 +81,14 @@ impl HostDevice {
             (DType::F32, DType::F32, DType::F32) | (DType::Bf16, DType::Bf16, DType::F32 | DType::Bf16) => {}
             (_, other, _) => bail!("native product of {operand:?} and {other:?} into {result:?}"),
         }
+        // SAFETY: handed on.
+        self.in_turn(|| unsafe { self.multiply_in_turn(product) });
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`multiply`](Self::multiply), of element types that go together, while nothing else runs on the device.
+    unsafe fn multiply_in_turn(&self, product: &Product) {
         mark_written(self, product);
         let [height, width] = block_shape(product.m, product.n);
         let columns = product.n.div_ceil(width);
@@ -80,7 +102,6 @@ impl HostDevice {
         } else {
             self.install(|| (0..blocks).into_par_iter().for_each(block));
         }
-        Ok(())
     }
 }
 
@@ -151,22 +172,26 @@ thread_local! {
 /// # Safety
 /// As [`HostDevice::multiply`]; all three matrices are f32.
 unsafe fn multiply_f32(p: &Product) {
-    let [[d_row, d_column], [a_row, a_column], [b_row, b_column]] =
-        [p.d, p.a, p.b].map(|x| x.strides.map(|s| s as isize));
+    // The library's kernels want a result whose columns are contiguous: of others the transpose is computed.
+    let turns = p.d.strides[1] < p.d.strides[0];
+    let (m, n) = if turns { (p.n, p.m) } else { (p.m, p.n) };
+    let [d, a, b] = if turns { [p.d, p.b, p.a].map(Matrix::transposed) } else { [p.d, p.a, p.b] };
+    let [[d_row, d_column], [a_row, a_column], [b_row, b_column]] = [d, a, b].map(|x| x.strides.map(|s| s as isize));
+    let gemm = gemm_f32::gemm::f32::get_gemm_fn();
     // SAFETY: handed on.
     unsafe {
-        gemm::gemm(
-            p.m,
-            p.n,
+        gemm(
+            m,
+            n,
             p.k,
-            p.d.address as *mut f32,
+            d.address as *mut f32,
             d_column,
             d_row,
             p.accumulate,
-            p.a.address as *const f32,
+            a.address as *const f32,
             a_column,
             a_row,
-            p.b.address as *const f32,
+            b.address as *const f32,
             b_column,
             b_row,
             1.0,
@@ -194,8 +219,7 @@ unsafe fn widen_panel(panel: &mut [f32], source: Matrix, [rows, columns]: [usize
             widen(panel, columns, source, [rows, columns]);
             dense(panel, [columns, 1])
         } else {
-            let transposed = Matrix { strides: [source.strides[1], source.strides[0]], ..source };
-            widen(panel, rows, transposed, [columns, rows]);
+            widen(panel, rows, source.transposed(), [columns, rows]);
             dense(panel, [1, rows])
         }
     }

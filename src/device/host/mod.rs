@@ -3,16 +3,24 @@
 //! Owns host memory, the worker threads that CTAs are spread over and the choice between the fast and the strict
 //! build of the kernels. The SIMT machine itself is [`simt`]; what strict mode checks is in [`strict`].
 
+mod abi;
 pub(crate) mod gemm;
+mod place;
+mod random;
 mod simt;
+#[cfg(feature = "strict")]
+mod strict;
+#[cfg(not(feature = "strict"))]
+#[path = "lenient.rs"]
 mod strict;
 pub mod workers;
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
+    cell::Cell,
     ffi::c_void,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -20,8 +28,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 
-use super::{Arch, Arg, DType, Kernel, Launch, MemoryUse};
-pub use strict::BankConflicts;
+use super::{Arch, Arg, DType, Kernel, Launch, MemoryUse, Table};
 
 /// A kernel's trampoline: takes pointers to the arguments, as `cuLaunchKernel` does.
 pub type EntryPoint = unsafe extern "C" fn(*mut *mut c_void);
@@ -29,11 +36,14 @@ pub type EntryPoint = unsafe extern "C" fn(*mut *mut c_void);
 /// In which order the threads of a CTA, and in strict mode the CTAs of a grid, get to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
+    /// By number.
     #[default]
     InOrder,
+    /// By number, the last first.
     Reversed,
     /// The thread that was released last runs first, so one warp gets as far as it can.
     Eager,
+    /// By random numbers of this seed.
     Random(u64),
 }
 
@@ -50,8 +60,10 @@ pub enum GemmBackend {
 /// When asynchronous copies land in strict mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Completion {
+    /// At once.
     #[default]
     Early,
+    /// When somebody waits for them.
     Late,
 }
 
@@ -76,6 +88,7 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Each of them.
     pub const ALL: [Self; 7] = [
         Self::NoAsyncFence,
         Self::NoProductFence,
@@ -87,11 +100,31 @@ impl Fault {
     ];
 }
 
+/// What one instruction that touches shared memory did over all launches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BankConflicts {
+    /// Entry point.
+    pub kernel: &'static str,
+    /// `kernels/x.cu:12`
+    pub place: String,
+    /// A store; else a load.
+    pub write: bool,
+    /// Times a warp ran it.
+    pub instructions: u64,
+    /// Passes it took, and would have taken without conflicts.
+    pub passes: u64,
+    /// Passes without conflicts.
+    pub least: u64,
+    /// Largest number of different words that one bank was asked for at once.
+    pub degree: usize,
+}
+
 /// How the host device runs.
 #[derive(Clone, Copy, Debug)]
 pub struct HostOptions {
     /// Worker threads; 0 takes one per core. Results do not depend on it.
     pub threads: usize,
+    /// What multiplies matrices.
     pub gemm: GemmBackend,
     /// Plays a GPU of compute capability 9.0: ops take the kernels that need one.
     pub hopper: bool,
@@ -99,7 +132,9 @@ pub struct HostOptions {
     pub ahead: bool,
     /// Runs the instrumented build and checks every access.
     pub strict: bool,
+    /// Who runs first.
     pub schedule: Schedule,
+    /// When asynchronous copies land.
     pub completion: Completion,
     /// Strict mode counts how lanes meet in banks of shared memory: see [`HostDevice::bank_conflicts`].
     pub banks: bool,
@@ -145,8 +180,11 @@ const ALIGNMENT: usize = 256;
 const FILL_BYTES: usize = 4 << 20;
 /// The limits of an H100.
 const MAX_THREADS: usize = 1024;
+const NAMED_BARRIERS: usize = 16;
+/// Dynamic shared memory of a CTA at most.
 pub const MAX_SHARED_BYTES: u32 = 232_448;
 
+/// The CPU as a device: worker threads that run CTAs, and the memory they work on.
 pub struct HostDevice {
     options: HostOptions,
     pool: rayon::ThreadPool,
@@ -164,6 +202,29 @@ struct Usage {
     /// While what is launched belongs to a graph, and whether a buffer was released since it began.
     graphed: AtomicBool,
     released: AtomicBool,
+    /// Held by whoever launches, copies or fills: threads that share a device take turns.
+    turn: Mutex<()>,
+}
+
+thread_local! {
+    /// The device whose turn this thread holds, as its buffers name it.
+    static TURN: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Usage {
+    /// What buffers name their device by: never 0, and nobody else's while one of them lives.
+    fn name(self: &Arc<Self>) -> u64 {
+        Arc::as_ptr(self) as u64
+    }
+}
+
+/// Where a buffer begins, and the device it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Of the first byte.
+    pub address: u64,
+    /// As [`Usage::name`] has it.
+    pub owner: u64,
 }
 
 /// One allocation; freed when dropped.
@@ -175,15 +236,23 @@ pub struct HostMemory {
     usage: Arc<Usage>,
 }
 
-// SAFETY: the memory is owned by this value, and every access goes through a device, which orders launches and copies.
+// SAFETY: the memory is owned by this value, and every access goes through the device it is of, at its turn (`in_turn`,
+// `check_owner`).
 unsafe impl Send for HostMemory {}
-// SAFETY: as above; no Rust reference to the bytes is ever made.
+// SAFETY: as above; no Rust reference to the bytes outlives a turn.
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
+    /// Of the first byte.
     pub fn address(&self) -> u64 {
         let guard = if self.registry.is_some() { strict::GUARD_BYTES } else { 0 };
         self.base as u64 + guard as u64
+    }
+}
+
+impl HostMemory {
+    pub(super) fn owner(&self) -> u64 {
+        self.usage.name()
     }
 }
 
@@ -202,11 +271,19 @@ impl Drop for HostMemory {
 }
 
 impl HostDevice {
+    /// Starts the worker threads.
+    ///
+    /// # Errors
+    /// The processor is too old, more threads are asked for than work, or the program has no strict mode.
     pub fn new(options: HostOptions) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
         ensure!(
             std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
             "host device: this processor has no AVX2 and FMA; the host kernels are built for x86-64-v3"
+        );
+        ensure!(
+            cfg!(feature = "strict") || !options.strict,
+            "host device: this program was built without the feature `strict`, which strict mode needs"
         );
         let threads = if options.strict { 1 } else { workers::resolve(options.threads)? };
         let pool = rayon::ThreadPoolBuilder::new()
@@ -214,8 +291,7 @@ impl HostDevice {
             .thread_name(|i| format!("host-device-{i}"))
             .build()
             .context("host device: worker threads")?;
-        let banks = options.banks.then(Arc::default);
-        let registry = options.strict.then(|| Arc::new(strict::Registry::counting(banks)));
+        let registry = strict::registry(&options);
         Ok(Self { options, pool, use_count: Arc::default(), peak_flops: OnceLock::new(), registry })
     }
 
@@ -226,6 +302,7 @@ impl HostDevice {
         book.map(|book: &Arc<strict::BankBook>| book.read()).unwrap_or_default()
     }
 
+    /// How it runs.
     pub fn options(&self) -> &HostOptions {
         &self.options
     }
@@ -240,6 +317,7 @@ impl HostDevice {
         if self.options.hopper { Arch::Sm90 } else { Arch::Portable }
     }
 
+    /// One line for people.
     pub fn describe(&self) -> String {
         let strict = if self.options.strict { ", strict" } else { "" };
         let hopper = if self.options.hopper { ", as capability 9.0" } else { "" };
@@ -253,7 +331,7 @@ impl HostDevice {
             GemmBackend::Native => {
                 format!(
                     "host{hopper} (gemm {}{})",
-                    crate::versions::of_crate("gemm"),
+                    crate::versions::of_crate("gemm-f32"),
                     if wide_vectors() { ", avx512" } else { "" }
                 )
             }
@@ -261,6 +339,7 @@ impl HostDevice {
         }
     }
 
+    /// Multiprocessors that it plays: the same on every machine.
     pub fn sm_count(&self) -> usize {
         SM_COUNT
     }
@@ -285,12 +364,56 @@ impl HostDevice {
         Ok(done)
     }
 
+    /// Runs `work` while no other thread launches, copies or fills. Within a turn of the same thread it is part of that.
+    fn in_turn<R>(&self, work: impl FnOnce() -> R) -> R {
+        let name = self.use_count.name();
+        if TURN.get() == name {
+            return work();
+        }
+        // Work that panicked left bytes in device memory, as an error does.
+        let _turn = self.use_count.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        /// Gives the name back, also when the work panics.
+        struct Named(u64);
+        impl Drop for Named {
+            fn drop(&mut self) {
+                TURN.set(self.0);
+            }
+        }
+        let _named = Named(TURN.replace(name));
+        work()
+    }
+
+    /// # Errors
+    /// The buffer is of another device, whose turn is not this one's.
+    pub(super) fn check_owner(&self, place: Place) -> Result<()> {
+        ensure!(place.owner == self.use_count.name(), "host device: a buffer of another device");
+        Ok(())
+    }
+
+    /// Checks the tables, then runs `launch` in the same turn.
+    pub(super) fn with_tables<R>(&self, tables: &[Table], launch: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.in_turn(|| {
+            for table in tables {
+                let Place { address, .. } = table.entries.place();
+                self.check_owner(table.entries.place())?;
+                // SAFETY: the buffer is of this device and has so many entries; nobody writes them in this turn before the launch.
+                let entries = unsafe { std::slice::from_raw_parts(address as *const i32, table.entries.len()) };
+                table.check(entries)?;
+            }
+            launch()
+        })
+    }
+
     fn refuse_in_graph(&self, what: &str) -> Result<()> {
         let graphed = self.use_count.graphed.load(Ordering::Relaxed);
         ensure!(!graphed, "host device: {what} inside a graph: do it before or after");
         Ok(())
     }
 
+    /// Memory of zeros, or in strict mode of bytes that count as never written.
+    ///
+    /// # Errors
+    /// There is not so much, or a graph is made.
     pub fn alloc(&self, bytes: usize) -> Result<HostMemory> {
         self.refuse_in_graph("an allocation")?;
         let guard = if self.options.strict { strict::GUARD_BYTES } else { 0 };
@@ -309,6 +432,7 @@ impl HostDevice {
         Ok(memory)
     }
 
+    /// Bytes held now and at most.
     pub fn memory(&self) -> MemoryUse {
         let (free, total) = system_memory().unwrap_or((0, 0));
         MemoryUse {
@@ -320,37 +444,53 @@ impl HostDevice {
     }
 
     /// Tells strict mode that something other than a kernel wrote these bytes. Nothing without it.
-    pub fn mark_written(&self, address: u64, bytes: usize) {
+    pub(super) fn mark_written(&self, address: u64, bytes: usize) {
         if let Some(registry) = &self.registry {
             registry.mark_written(address, bytes);
         }
     }
 
-    pub fn copy_in(&self, target: u64, source: &[u8]) -> Result<()> {
+    pub(super) fn copy_in(&self, target: Place, source: &[u8]) -> Result<()> {
         self.refuse_in_graph("a copy to the device")?;
-        self.mark_written(target, source.len());
-        // SAFETY: `Device` checked the length against the buffer, which is alive during the call.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, source.len()) };
+        self.check_owner(target)?;
+        self.in_turn(|| {
+            self.mark_written(target.address, source.len());
+            // SAFETY: `Device` checked the length against the buffer, which is alive during the call, in this device's turn.
+            unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target.address as *mut u8, source.len()) };
+        });
         Ok(())
     }
 
-    pub fn copy_out(&self, target: &mut [u8], source: u64) -> Result<()> {
+    pub(super) fn copy_out(&self, target: &mut [u8], source: Place) -> Result<()> {
         self.refuse_in_graph("a copy from the device")?;
+        self.check_owner(source)?;
         // SAFETY: as in `copy_in`.
-        unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_mut_ptr(), target.len()) };
+        let copy = || unsafe {
+            std::ptr::copy_nonoverlapping(source.address as *const u8, target.as_mut_ptr(), target.len());
+        };
+        self.in_turn(copy);
         Ok(())
     }
 
-    pub fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<()> {
-        if let Some(registry) = &self.registry {
-            registry.mark_copied(target, source, bytes);
-        }
-        // SAFETY: as in `copy_in`; `copy` allows overlap.
-        unsafe { std::ptr::copy(source as *const u8, target as *mut u8, bytes) };
+    pub(super) fn copy(&self, target: Place, source: Place, bytes: usize) -> Result<()> {
+        [target, source].into_iter().try_for_each(|place| self.check_owner(place))?;
+        self.in_turn(|| {
+            if let Some(registry) = &self.registry {
+                registry.mark_copied(target.address, source.address, bytes);
+            }
+            // SAFETY: as in `copy_in`; `copy` allows overlap.
+            unsafe { std::ptr::copy(source.address as *const u8, target.address as *mut u8, bytes) };
+        });
         Ok(())
     }
 
-    pub fn fill_zero(&self, target: u64, bytes: usize) -> Result<()> {
+    pub(super) fn fill_zero(&self, target: Place, bytes: usize) -> Result<()> {
+        self.check_owner(target)?;
+        self.in_turn(|| self.zero(target.address, bytes));
+        Ok(())
+    }
+
+    fn zero(&self, target: u64, bytes: usize) {
         self.mark_written(target, bytes);
         let fill = |i: usize| {
             let start = i * FILL_BYTES;
@@ -363,13 +503,19 @@ impl HostDevice {
         } else {
             self.install(|| (0..pieces).into_par_iter().for_each(fill));
         }
-        Ok(())
     }
 
     /// # Safety
     /// As [`super::Device::launch`].
     pub unsafe fn launch(&self, kernel: &'static Kernel, launch: Launch, args: &mut [Arg]) -> Result<()> {
-        let entry = if self.options.strict { kernel.strict } else { kernel.host };
+        let own = self.use_count.name();
+        let foreign = args.iter().any(|arg| matches!(arg, Arg::Pointer(_, owner) if *owner != own));
+        ensure!(!foreign, "{} ({}): a buffer of another device", kernel.name, kernel.place);
+        self.in_turn(|| self.run(kernel, launch, args))
+    }
+
+    fn run(&self, kernel: &'static Kernel, launch: Launch, args: &[Arg]) -> Result<()> {
+        let entry = if self.options.strict { kernel.strict.unwrap_or(kernel.host) } else { kernel.host };
         let memory = self.registry.as_ref().map(|registry| Arc::new(registry.snapshot())).unwrap_or_default();
         let grid = simt::Grid::new(kernel, entry, launch, args, self.options, memory);
         let (ctas, threads) = (grid.ctas(), grid.threads());

@@ -4,10 +4,8 @@ use std::{fs, thread};
 
 use anyhow::{Result, ensure};
 
-/// A worker keeps a coroutine for every thread of the widest block that waited at a barrier.
-const STACKS: usize = 256;
-/// A coroutine's stack is one mapping, the page that guards it another.
-const MAPPINGS_A_STACK: usize = 2;
+use super::simt::stacks;
+
 /// Of a worker beside its coroutines: its own stack with a guard, and its part of the allocator.
 const MAPPINGS_A_WORKER: usize = 8;
 /// For the program, its libraries, files and buffers.
@@ -43,7 +41,9 @@ fn resolve_of(threads: usize, cores: usize, mappings: usize) -> Result<usize> {
 }
 
 fn most_of(mappings: usize) -> usize {
-    (mappings.saturating_sub(MAPPINGS_FOR_OTHERS) / (STACKS * MAPPINGS_A_STACK + MAPPINGS_A_WORKER)).max(1)
+    // A worker keeps a stack for every thread of the widest block that waited at a barrier.
+    let stacks = stacks::mappings(super::MAX_THREADS);
+    (mappings.saturating_sub(MAPPINGS_FOR_OTHERS) / (stacks + MAPPINGS_A_WORKER)).max(1)
 }
 
 fn mappings() -> usize {
@@ -58,16 +58,13 @@ mod tests {
     #[test]
     fn workers_fit_into_the_mappings() {
         let most = most_of(65_530);
-        assert_eq!(most, 118);
-        assert!(most * (2 * 256 + 8) + 4096 <= 65_530 && (most + 1) * (2 * 256 + 8) + 4096 > 65_530);
+        assert_eq!(most, 853);
+        assert!(most * (2 * 1024 / 32 + 8) + 4096 <= 65_530 && (most + 1) * (2 * 1024 / 32 + 8) + 4096 > 65_530);
         assert_eq!(resolve_of(most, 2, 65_530).unwrap(), most);
         let why = resolve_of(most + 1, 2, 65_530).unwrap_err().to_string();
-        assert!(why.contains("119 worker threads") && why.contains("at most 118"), "{why}");
+        assert!(why.contains("854 worker threads") && why.contains("at most 853"), "{why}");
         // The default goes down where there are more cores, and is left to the pool elsewhere.
-        assert_eq!(
-            [1, 117, 118, 119, 128, 256].map(|cores| resolve_of(0, cores, 65_530).unwrap()),
-            [0, 0, 0, 118, 118, 118]
-        );
+        assert_eq!([1, 256, 853, 854, 1024].map(|cores| resolve_of(0, cores, 65_530).unwrap()), [0, 0, 0, 853, 853]);
         assert_eq!(resolve_of(0, 256, 1_048_576).unwrap(), 0);
         assert_eq!([0, 4096, 5000].map(most_of), [1, 1, 1]);
     }

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use crate::{
-    device::{Arch, Buffer, DType, Device, Float, Launch, kernels::attention_bwd as bwd_kernel},
+    device::{Arch, Buffer, DType, Device, Float, Launch, Table, kernels::attention_bwd as bwd_kernel},
     forest::TILE_TOKENS,
     ops::{
         self, SharedMemory, expect_len,
@@ -22,8 +22,11 @@ use sm90::Plan;
 /// `h / (heads / kv_heads)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dims {
+    /// Tokens of the pack.
     pub tokens: usize,
+    /// Heads of queries.
     pub heads: usize,
+    /// Heads of keys, and of values.
     pub kv_heads: usize,
     /// 32, 64, 96, 128 or 256.
     pub head_dim: usize,
@@ -43,6 +46,16 @@ pub struct Mask {
     pub position: Buffer<i32>,
     /// Keys that a query sees on average, for the choice of a tile.
     pub mean_keys: usize,
+}
+
+impl Mask {
+    /// What kernels take addresses from.
+    fn tables(&self, tokens: usize) -> [Table<'_>; 2] {
+        [
+            Table::below("attention subtree_end", &self.subtree_end, tokens + 1),
+            Table::below("attention tile_bounds", &self.tile_bounds, tokens + 1),
+        ]
+    }
 }
 
 /// The kernels of an attention call: what a CTA owns, and what it walks.

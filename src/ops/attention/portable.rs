@@ -54,8 +54,9 @@ pub(super) fn fwd<T: Float>(
         heads: heads as i32,
         kv_heads: kv_heads as i32,
     };
-    // SAFETY: `attention::fwd` checked all lengths.
-    unsafe { kernel(device, dims.launch(device, T::DTYPE, Pass::Fwd), args) }
+    // SAFETY: `attention::fwd` checked all lengths; a host device checks the tables.
+    let work = || unsafe { kernel(device, dims.launch(device, T::DTYPE, Pass::Fwd), args) };
+    device.with_tables(&mask.tables(tokens), work)
 }
 
 type Gradient<T> = unsafe fn(&Device, Launch, bwd_kernel::AttentionBwd<T>) -> Result<()>;
@@ -102,11 +103,12 @@ pub(super) fn bwd<T: Float>(
         kv_heads: kv_heads as i32,
     };
     let [by_key, by_query] = [Pass::Dkdv, Pass::Dq].map(|pass| dims.launch(device, T::DTYPE, pass));
-    // SAFETY: `attention::bwd` checked all lengths.
-    unsafe {
+    // SAFETY: `attention::bwd` checked all lengths; a host device checks the tables.
+    let work = || unsafe {
         dkdv(device, by_key, args)?;
         dq(device, by_query, args)
-    }
+    };
+    device.with_tables(&mask.tables(tokens), work)
 }
 
 /// The kernel of a pass.

@@ -6,7 +6,7 @@ use half::bf16;
 use super::{Dims, Mask, Pass};
 use crate::{
     device::{
-        Buffer, DType, Device, Element, Float, Launch, Swizzle, TensorMap, TensorShape,
+        Buffer, DType, Device, Element, Float, Launch, Swizzle, Table, TensorMap, TensorShape,
         kernels::{attention_bwd_sm90 as bwd_kernel, attention_fwd_sm90 as fwd_kernel},
     },
     ops::{
@@ -74,7 +74,9 @@ impl Tile {
 /// How one pass is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Which kernel.
     pub pass: Pass,
+    /// What a CTA owns.
     pub tile: Tile,
     /// Slots of the ring between the warp that fetches and the groups that compute.
     pub stages: usize,
@@ -240,8 +242,9 @@ pub(super) fn fwd(
         kv_heads,
         stages,
     };
-    // SAFETY: `attention::fwd` checked the lengths; the maps carry them.
-    unsafe { launch(device, plan.launch(dims), args) }
+    // SAFETY: `attention::fwd` checked the lengths; the maps carry them; a host device checks the tables.
+    let work = || unsafe { launch(device, plan.launch(dims), args) };
+    device.with_tables(&mask.tables(dims.tokens), work)
 }
 
 /// Runs a backward pass whose lengths were checked and whose `delta` is there, as planned: [`Pass::Dkdv`], then
@@ -298,31 +301,46 @@ pub(super) fn bwd(
         kv_heads,
         stages: by_key.stages as i32,
     };
-    let queries = bwd_kernel::AttentionBwdDqBf16 {
-        dqkv_map: &dqkv_map,
-        dout_map: &dout_map,
-        lse,
-        delta,
-        qkv_map: &qkv_map,
-        subtree_end_map: &ends_map,
-        tile_bounds: &mask.tile_bounds,
-        position: &mask.position,
-        cos,
-        sin,
-        scale,
-        softcap,
-        window,
-        rotates,
-        tokens,
-        heads,
-        kv_heads,
-        stages: by_query.stages as i32,
-    };
+    let queries = as_queries(&keys, [lse, delta], &ends_map, by_query.stages);
     let (dkdv, dq) = (dkdv_kernel(dims, by_key, bounded), dq_kernel(dims, by_query, bounded));
-    // SAFETY: `attention::bwd` checked the lengths; the maps carry them.
-    unsafe {
+    let [ends, bounds] = mask.tables(dims.tokens);
+    // Without tables of angles positions are only compared.
+    let positions = rotary.map_or(usize::MAX, |rotary| rotary.cos.len() / (dims.head_dim / 2));
+    let positions = Table::below("attention position", &mask.position, positions);
+    // SAFETY: `attention::bwd` checked the lengths; the maps carry them; a host device checks the tables.
+    let work = || unsafe {
         dkdv(device, by_key.launch(dims), keys)?;
         dq(device, by_query.launch(dims), queries)
+    };
+    device.with_tables(&[ends, bounds, positions], work)
+}
+
+/// What the gradients of queries take: statistics as they are, ends in boxes, and all else as the gradients of keys.
+fn as_queries<'a>(
+    keys: &bwd_kernel::AttentionBwdDkdvBf16<'a>,
+    [lse, delta]: [&'a Buffer<f32>; 2],
+    subtree_end_map: &'a TensorMap,
+    stages: usize,
+) -> bwd_kernel::AttentionBwdDqBf16<'a> {
+    bwd_kernel::AttentionBwdDqBf16 {
+        dqkv_map: keys.dqkv_map,
+        dout_map: keys.dout_map,
+        lse,
+        delta,
+        qkv_map: keys.qkv_map,
+        subtree_end_map,
+        tile_bounds: keys.tile_bounds,
+        position: keys.position,
+        cos: keys.cos,
+        sin: keys.sin,
+        scale: keys.scale,
+        softcap: keys.softcap,
+        window: keys.window,
+        rotates: keys.rotates,
+        tokens: keys.tokens,
+        heads: keys.heads,
+        kv_heads: keys.kv_heads,
+        stages: stages as i32,
     }
 }
 

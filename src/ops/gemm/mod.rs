@@ -3,6 +3,7 @@
 //! Here is what a product is and what computes it: the kernels that every GPU runs, those of Hopper's own units, or on the
 //! host device a library.
 
+#[cfg(feature = "bench")]
 pub mod library;
 mod portable;
 pub mod sm90;
@@ -43,13 +44,21 @@ pub enum Order {
 /// columns up to the next multiple of 16 bytes may be overwritten, others are left as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
+    /// How A and B lie.
     pub order: Order,
+    /// Rows of D.
     pub m: usize,
+    /// Columns of D.
     pub n: usize,
+    /// Terms of a sum.
     pub k: usize,
+    /// Elements from one row of A to the next.
     pub lda: usize,
+    /// The same for B.
     pub ldb: usize,
+    /// The same for D.
     pub ldd: usize,
+    /// Whether D is added to.
     pub accumulate: bool,
 }
 
@@ -100,6 +109,7 @@ pub struct Extras<'a, T> {
 }
 
 impl<T> Extras<'_, T> {
+    /// Nothing is added.
     pub const NONE: Self = Self { bias: None, addend: None };
 
     fn is_none(&self) -> bool {
@@ -127,7 +137,8 @@ pub fn run<T: Float, O: Float>(
     if let Some(host) = device.as_host()
         && host.options().gemm == GemmBackend::Native
     {
-        // SAFETY: all lengths were checked above.
+        device.owns(d).and(device.owns(a)).and(device.owns(b))?;
+        // SAFETY: all lengths were checked above, and whose the buffers are.
         return unsafe { host.multiply(&product(gemm, d, a, b)) };
     }
     match device.arch() {

@@ -33,9 +33,13 @@ pub(in crate::ops) const MAX_STAGES: usize = 8;
 /// The tile of D that one CTA computes at a time, rows by columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tile {
+    /// 128 rows, 256 columns.
     M128N256,
+    /// 256 rows, 128 columns.
     M256N128,
+    /// 128 rows, 192 columns.
     M128N192,
+    /// 128 rows, 128 columns.
     M128N128,
 }
 
@@ -95,6 +99,7 @@ impl Tile {
 /// How a product is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Of D.
     pub tile: Tile,
     /// Slots of the ring between the thread that fetches and the groups that multiply.
     pub stages: usize,

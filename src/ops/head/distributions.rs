@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{Head, Rows, Scratch};
 use crate::{
-    device::{Buffer, Device, Float, Launch, kernels::head_distributions as kernel},
+    device::{Buffer, Device, Float, Launch, Table, kernels::head_distributions as kernel},
     ops::{
         self, chunk_launch, expect_len,
         gemm::{self, Gemm},
@@ -20,16 +20,22 @@ pub struct Source<'a, T> {
     pub hidden_states: &'a Buffer<T>,
     /// (vocab, hidden)
     pub weight: &'a Buffer<T>,
+    /// Memory for a chunk of rows.
     pub scratch: &'a Scratch<T>,
+    /// Its sizes.
     pub head: Head,
 }
 
 /// What [`fwd`] writes, each (rows).
 #[derive(Clone)]
 pub struct Divergence {
+    /// The policy's log-probability of each target.
     pub logps: Buffer<f32>,
+    /// Log of the sum of exponentials of its logits.
     pub lse: Buffer<f32>,
+    /// The reference's log-probability of each target.
     pub ref_logps: Buffer<f32>,
+    /// Log of the sum of exponentials of its logits.
     pub ref_lse: Buffer<f32>,
     /// KL(reference || policy).
     pub divergences: Buffer<f32>,
@@ -69,7 +75,9 @@ impl<T: Float> Source<'_, T> {
 
 /// Slopes of the loss by what [`fwd`] wrote, each (rows).
 pub struct Slopes<'a> {
+    /// By log-probabilities.
     pub logps: &'a Buffer<f32>,
+    /// By divergences.
     pub divergences: &'a Buffer<f32>,
 }
 
@@ -130,8 +138,8 @@ fn by_rows(rows: usize) -> Launch {
 
 /// [`fwd`] from logits.
 ///
-/// Shapes: `out` and `targets` (rows); `logits`, `ref_logits` (rows, ld). Targets must lie in `0..vocab`: they are on the
-/// device and are not checked here.
+/// Shapes: `out` and `targets` (rows); `logits`, `ref_logits` (rows, ld). Targets lie in `0..vocab`; a host device checks
+/// them.
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
@@ -151,8 +159,8 @@ pub fn divergence_rows(
     expect_len("head reference logits", ref_logits, &[rows, ld])?;
     let softcap = ops::softcap("head", head.softcap)?;
     let Divergence { logps, lse, ref_logps, ref_lse, divergences } = out;
-    // SAFETY: all lengths were checked above; targets are in range by this function's contract.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the targets.
+    let work = || unsafe {
         kernel::HeadDivergenceRows {
             logps,
             lse,
@@ -168,7 +176,8 @@ pub fn divergence_rows(
             ld: ld as i32,
         }
         .launch(device, by_rows(rows))
-    }
+    };
+    device.with_tables(&[Table::below("head targets", targets, head.vocab)], work)
 }
 
 /// Gradients of [`divergence_rows`] by the policy's logits: `dlogits` (rows, ld), which for f32 may be the logits.

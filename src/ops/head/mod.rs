@@ -17,7 +17,7 @@ use super::{
     chunk_launch, embedding, expect_len,
     gemm::{self, Gemm},
 };
-use crate::device::{Arch, Buffer, DType, Device, Float, Launch, kernels::head as kernel};
+use crate::device::{Arch, Buffer, DType, Device, Float, Launch, Table, kernels::head as kernel};
 use sm90::Logits;
 
 const WARPS_PER_CTA: usize = 4;
@@ -27,7 +27,9 @@ const PITCH: usize = 8;
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Head {
+    /// Words: rows of the weight.
     pub vocab: usize,
+    /// Width of a hidden state.
     pub hidden: usize,
     /// Rows whose logits exist at a time.
     pub chunk_rows: usize,
@@ -79,7 +81,9 @@ pub struct Rows {
     pub token_row_offsets: Buffer<i32>,
     /// (rows)
     pub token_rows: Buffer<i32>,
+    /// Prediction rows.
     pub rows: usize,
+    /// Tokens of the pack.
     pub tokens: usize,
 }
 
@@ -289,8 +293,8 @@ pub fn gather<T: Float>(
 
 /// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row, of logits under `softcap`.
 ///
-/// Shapes: `logps`, `lse`, `targets` (rows); `logits` (rows, ld). Targets must lie in `0..vocab`: they are on the
-/// device and are not checked here.
+/// Shapes: `logps`, `lse`, `targets` (rows); `logits` (rows, ld). Targets lie in `0..vocab`; a host device checks
+/// them.
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
@@ -310,9 +314,13 @@ pub fn logps(
     expect_len("head lse", lse, &[rows])?;
     check_logits(logits.len(), targets, rows, vocab, ld)?;
     let launch = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
+    let limit = vocab;
     let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
-    // SAFETY: all lengths were checked above; targets are in range by this function's contract.
-    unsafe { kernel::HeadLogps { logps, lse, logits, targets, softcap, rows, vocab, ld }.launch(device, launch) }
+    // SAFETY: all lengths were checked above; a host device checks the targets.
+    let work = || unsafe {
+        kernel::HeadLogps { logps, lse, logits, targets, softcap, rows, vocab, ld }.launch(device, launch)
+    };
+    device.with_tables(&[Table::below("head targets", targets, limit)], work)
 }
 
 /// `dlogits = coefficients * (onehot(target) - exp(logits - lse))`, and 0 in the columns from `vocab` on. With a soft cap
@@ -377,10 +385,15 @@ pub fn scatter<T: Float>(
     expect_len("head token_row_offsets", token_row_offsets, &[tokens + 1])?;
     expect_len("head token_rows", token_rows, &[rows.rows])?;
     let launch = chunk_launch("head scatter", *tokens, hidden)?;
+    let tables = [
+        Table::offsets("head token_row_offsets", token_row_offsets, rows.rows),
+        Table::below("head token_rows", token_rows, rows.rows),
+    ];
     let (add, tokens, hidden) = (i32::from(accumulate), *tokens as i32, hidden as i32);
-    // SAFETY: all lengths were checked above; the tables are those of one forest.
-    unsafe {
+    // SAFETY: all lengths were checked above; a host device checks the tables.
+    let work = || unsafe {
         kernel::HeadScatter { dhidden, dx_rows, token_row_offsets, token_rows, add, tokens, hidden }
             .launch(device, launch)
-    }
+    };
+    device.with_tables(&tables, work)
 }

@@ -7,7 +7,7 @@ use crate::device::tensor_map::HostMap;
 
 /// What a copy moves.
 #[derive(Clone, Copy)]
-pub(super) enum Shape {
+pub(in crate::device::host) enum Shape {
     Box { map: HostMap, at: [i32; 4], written: bool },
     Bytes { address: u64, bytes: usize },
 }
@@ -104,7 +104,7 @@ const ADD: u32 = 2;
 
 impl Worker {
     /// Starts a copy of `kind`.
-    pub(super) fn start_bulk(
+    pub(in crate::device::host) fn start_bulk(
         &mut self,
         kind: u32,
         shape: Shape,
@@ -244,12 +244,12 @@ impl Worker {
         });
     }
 
-    pub(super) fn commit_bulk(&mut self) {
+    pub(in crate::device::host) fn commit_bulk(&mut self) {
         self.bulk.groups[self.running].0 += 1;
     }
 
     /// Waits until at most `pending` groups of the running thread are unfinished, or have unread sources.
-    pub(super) fn wait_bulk(&mut self, pending: u32, place: Place) -> Result<(), String> {
+    pub(in crate::device::host) fn wait_bulk(&mut self, pending: u32, place: Place) -> Result<(), String> {
         let thread = self.running;
         let (committed, agent) = self.bulk.groups[thread];
         let own = |store: &Store| store.thread == thread;

@@ -52,7 +52,7 @@ impl RegisterPool {
 
 impl Worker {
     /// Rank of a thread's CTA in its cluster.
-    pub(in super::super) fn rank_of(&self, thread: usize) -> usize {
+    pub(in crate::device::host) fn rank_of(&self, thread: usize) -> usize {
         // Almost always one: a division for every thread costs as much as a small kernel's thread.
         if self.ctas == 1 { 0 } else { thread / self.cta_threads }
     }
@@ -79,7 +79,7 @@ impl Worker {
     }
 
     /// A load or store of four bytes in any CTA of the cluster.
-    pub(super) fn cluster_access(
+    pub(in crate::device::host) fn cluster_access(
         &mut self,
         shared: u32,
         value: &mut f32,
@@ -102,7 +102,7 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn cluster_barrier(&mut self, wait: bool, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn cluster_barrier(&mut self, wait: bool, place: Place) -> Result<bool, String> {
         let running = self.running;
         let barrier = &mut self.cluster_barrier;
         if wait {
@@ -141,7 +141,12 @@ impl Worker {
     }
 
     /// `setmaxnreg`: a warp group gives registers to its CTA's pool, or waits for as many as it takes.
-    pub(super) fn registers(&mut self, count: usize, grow: bool, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn registers(
+        &mut self,
+        count: usize,
+        grow: bool,
+        place: Place,
+    ) -> Result<bool, String> {
         let running = self.running;
         let rank = self.rank_of(running);
         let group = running % self.cta_threads / GROUP;

@@ -48,7 +48,12 @@ impl Worker {
         })
     }
 
-    pub(super) fn mbarrier_init(&mut self, address: u32, count: u32, place: Place) -> Result<(), String> {
+    pub(in crate::device::host) fn mbarrier_init(
+        &mut self,
+        address: u32,
+        count: u32,
+        place: Place,
+    ) -> Result<(), String> {
         let byte = split(address).1;
         let object = self.shared_byte(address, 8, place)?;
         if !address.is_multiple_of(8) {
@@ -82,7 +87,7 @@ impl Worker {
     }
 
     /// `fence.mbarrier_init`.
-    pub(super) fn fence_mbarriers(&mut self) {
+    pub(in crate::device::host) fn fence_mbarriers(&mut self) {
         let running = self.running;
         self.mbarriers
             .iter_mut()
@@ -91,7 +96,7 @@ impl Worker {
     }
 
     /// Returns whether the running thread goes on at once.
-    pub(super) fn mbarrier_arrive(
+    pub(in crate::device::host) fn mbarrier_arrive(
         &mut self,
         address: u32,
         bytes: u32,
@@ -182,7 +187,12 @@ impl Worker {
     }
 
     /// Waits for the phase of this parity that comes next for the running thread. Returns whether it is complete.
-    pub(super) fn mbarrier_wait(&mut self, address: u32, wanted: u32, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn mbarrier_wait(
+        &mut self,
+        address: u32,
+        wanted: u32,
+        place: Place,
+    ) -> Result<bool, String> {
         let running = self.running;
         let index = self.find_mbarrier(address, place)?;
         let object = self.shared_byte(address, 8, place)?;

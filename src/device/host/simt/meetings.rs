@@ -2,9 +2,7 @@
 
 use std::{ffi::c_void, ptr};
 
-use super::{Place, Status, WARP, Worker};
-
-pub(in super::super) const NAMED_BARRIERS: usize = 16;
+use super::{NAMED_BARRIERS, Place, Status, WARP, Worker};
 
 #[derive(Clone, Default)]
 pub(super) struct Barrier {
@@ -32,7 +30,13 @@ pub(super) struct WarpState {
 }
 
 impl Worker {
-    pub(super) fn arrive(&mut self, id: u32, threads: u32, wait: bool, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn arrive(
+        &mut self,
+        id: u32,
+        threads: u32,
+        wait: bool,
+        place: Place,
+    ) -> Result<bool, String> {
         let all = self.cta_threads;
         let rank = self.rank_of(self.running);
         let expected = if threads == 0 { all } else { threads as usize };
@@ -106,7 +110,12 @@ impl Worker {
     }
 
     /// Returns true if the running thread is the last of its collective.
-    pub(super) fn meet(&mut self, mask: u32, payload: *mut c_void, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn meet(
+        &mut self,
+        mask: u32,
+        payload: *mut c_void,
+        place: Place,
+    ) -> Result<bool, String> {
         let running = self.running;
         let (base, lane) = (running / WARP * WARP, running % WARP);
         let warp = self.warps[running / WARP];
@@ -148,7 +157,7 @@ impl Worker {
         Ok(complete)
     }
 
-    pub(super) fn payloads(&self, mask: u32) -> [*mut c_void; WARP] {
+    pub(in crate::device::host) fn payloads(&self, mask: u32) -> [*mut c_void; WARP] {
         let base = self.running / WARP * WARP;
         let mut lanes = [ptr::null_mut(); WARP];
         lanes_of(mask).for_each(|lane| lanes[lane] = self.threads[base + lane].payload);
@@ -156,7 +165,7 @@ impl Worker {
     }
 
     /// The operation of a complete collective is done. Returns whether the running thread goes on at once.
-    pub(super) fn part(&mut self, mask: u32) -> bool {
+    pub(in crate::device::host) fn part(&mut self, mask: u32) -> bool {
         if self.error.is_some() {
             return false;
         }

@@ -3,13 +3,12 @@
 //! A fiber runs one CUDA thread after another until one has to wait; only then is another fiber needed. So a kernel
 //! that never synchronises runs as a plain loop, without a single switch.
 
-mod bulk;
-mod calls;
+pub(super) mod bulk;
 mod cluster;
 mod mbarrier;
 mod meetings;
-mod place;
-mod wgmma;
+pub(super) mod stacks;
+pub(super) mod wgmma;
 
 use std::{
     cell::{Cell, UnsafeCell},
@@ -18,23 +17,18 @@ use std::{
     sync::Arc,
 };
 
-use corosensei::{
-    Coroutine, CoroutineResult, Yielder,
-    stack::{DefaultStack, Stack},
-};
+use corosensei::{Coroutine, CoroutineResult, Yielder, stack::Stack};
 
 use bulk::Bulk;
 use cluster::{ClusterBarrier, GROUP, RegisterPool};
 use mbarrier::Mbarrier;
-pub(super) use meetings::NAMED_BARRIERS;
 use meetings::{Barrier, WarpState};
-pub(super) use place::{Place, short_path};
+use stacks::Stacks;
 use wgmma::WarpGroup;
 
-use super::{Completion, EntryPoint, HostOptions, Schedule, strict};
+use super::{Completion, EntryPoint, HostOptions, NAMED_BARRIERS, Schedule, place::Place, random::Random, strict};
 use crate::device::{Arch, Arg, Kernel, Launch};
 
-const STACK_BYTES: usize = 128 * 1024;
 const WARP: usize = 32;
 
 #[repr(C)]
@@ -113,7 +107,7 @@ impl Grid {
     }
 }
 
-type Fibre = Coroutine<(), (), (), DefaultStack>;
+type Fibre = Coroutine<(), (), (), stacks::Slice>;
 
 /// A coroutine with the CUDA thread it is running. Reached by raw pointers only, because the scheduler, the coroutine
 /// and the kernel all hold one.
@@ -126,19 +120,6 @@ struct Fiber {
     yielder: *const Yielder<(), ()>,
     /// Lowest and highest address of the stack.
     stack: (u64, u64),
-}
-
-/// splitmix64.
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % below as u64) as usize
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -162,12 +143,13 @@ struct ThreadState {
     payload: *mut c_void,
 }
 
-type Operation = Option<unsafe extern "C" fn(*mut *mut c_void, u32)>;
+pub(super) type Operation = Option<unsafe extern "C" fn(*mut *mut c_void, u32)>;
 
 /// What one OS thread needs to run CTAs; kept from launch to launch.
 pub(super) struct Worker {
     /// Owned; from `Box::into_raw`.
     fibers: Vec<*mut Fiber>,
+    stacks: Stacks,
     idle: Vec<usize>,
     threads: Vec<ThreadState>,
     warps: Vec<WarpState>,
@@ -209,7 +191,7 @@ pub(super) struct Worker {
 struct Align1024([u8; 1024]);
 
 thread_local! {
-    static CURRENT: Cell<*mut SimtThread> = const { Cell::new(ptr::null_mut()) };
+    pub(super) static CURRENT: Cell<*mut SimtThread> = const { Cell::new(ptr::null_mut()) };
     static WORKER: UnsafeCell<Worker> = UnsafeCell::new(Worker::new());
 }
 
@@ -217,11 +199,12 @@ thread_local! {
 ///
 /// The machine is single-threaded per worker and hands control back and forth by coroutine switches, so several
 /// frames hold this pointer at once; each uses it only while it has control.
-fn worker() -> *mut Worker {
+pub(super) fn worker() -> *mut Worker {
     WORKER.with(|w| w.get())
 }
 
 /// The worker if it is running a CUDA thread now.
+#[cfg(feature = "strict")]
 pub(super) fn running_worker() -> Option<*mut Worker> {
     (!CURRENT.get().is_null()).then(worker)
 }
@@ -244,6 +227,7 @@ impl Worker {
     fn new() -> Self {
         Self {
             fibers: Vec::new(),
+            stacks: Stacks::default(),
             idle: Vec::new(),
             threads: Vec::new(),
             warps: Vec::new(),
@@ -313,7 +297,17 @@ impl Worker {
             self.shared.resize(blocks * self.ctas, Align1024([0; 1024]));
         }
         let shared: *mut u8 = self.shared.as_mut_ptr().cast();
-        self.strict.start(grid, shared, self.stride);
+        self.strict.start(strict::Watched {
+            kernel: grid.kernel,
+            args: &grid.args,
+            threads: grid.threads(),
+            ctas: self.ctas,
+            shared_bytes: grid.launch.smem_bytes as usize,
+            options: &grid.options,
+            memory: &grid.memory,
+            shared,
+            stride: self.stride,
+        });
         let [gx, gy, _] = grid.launch.grid.map(|n| n as usize);
         let index =
             |cta: usize| SimtIndex { x: (cta % gx) as u32, y: (cta / gx % gy) as u32, z: (cta / gx / gy) as u32 };
@@ -347,10 +341,14 @@ impl Worker {
         self.pools = (0..self.ctas).map(|_| fresh()).collect();
     }
 
-    fn add_fiber(&mut self) {
+    fn add_fiber(&mut self) -> Result<usize, String> {
         let index = self.fibers.len();
-        self.fibers.push(Fiber::new(index));
-        self.idle.push(index);
+        let stack = self.stacks.take().map_err(|why| {
+            let bytes = stacks::STACK_BYTES;
+            format!("no memory for the stack of thread {index} ({bytes} bytes): {why}; fewer worker threads need less")
+        })?;
+        self.fibers.push(Fiber::new(index, stack));
+        Ok(index)
     }
 
     /// Resumes fibers until every thread is done, one reports an error, or none can go on.
@@ -393,14 +391,14 @@ impl Worker {
     /// under a random schedule.
     fn pick_or_land(&mut self) -> Result<Option<usize>, String> {
         if !self.hopper {
-            return Ok(self.pick());
+            return self.pick();
         }
         let random = matches!(self.grid().options.schedule, Schedule::Random(_));
         if random && !self.bulk.loads.is_empty() && self.random.below(8) == 0 {
             self.land_one()?;
         }
         loop {
-            if let Some(fiber) = self.pick() {
+            if let Some(fiber) = self.pick()? {
                 return Ok(Some(fiber));
             }
             if !self.land_one()? {
@@ -411,7 +409,7 @@ impl Worker {
 
     /// The fiber to go on with. Unstarted threads come first, so that all reach the first barrier; `Eager` leaves them
     /// for when nobody else can run.
-    fn pick(&mut self) -> Option<usize> {
+    fn pick(&mut self) -> Result<Option<usize>, String> {
         let schedule = self.grid().options.schedule;
         let start_new = !self.unstarted.is_empty()
             && match schedule {
@@ -421,20 +419,17 @@ impl Worker {
                 Schedule::InOrder | Schedule::Reversed => true,
             };
         if start_new {
-            if self.idle.is_empty() {
-                self.add_fiber();
-            }
-            return self.idle.pop();
+            return self.idle.pop().map_or_else(|| self.add_fiber(), Ok).map(Some);
         }
         let at = match schedule {
-            _ if self.runnable.is_empty() => return None,
+            _ if self.runnable.is_empty() => return Ok(None),
             Schedule::Random(_) => self.random.below(self.runnable.len()),
             _ => self.runnable.len() - 1,
         };
         let thread = self.runnable.swap_remove(at);
         self.running = thread;
         self.threads[thread].status = Status::Running;
-        Some(self.threads[thread].fiber)
+        Ok(Some(self.threads[thread].fiber))
     }
 
     /// Makes waiting threads runnable; the end of `runnable` is taken first. Returns whether the running thread, which
@@ -542,6 +537,7 @@ impl Worker {
             // SAFETY: from `Box::into_raw`, and nothing runs on it.
             drop(unsafe { Box::from_raw(fiber) });
         }
+        self.stacks.forget();
     }
 
     /// Ends the launch: the running thread reports an error and never runs again.
@@ -556,6 +552,15 @@ impl Worker {
     pub(super) fn running_thread(&self) -> usize {
         self.running
     }
+
+    /// Where the running thread waits or waited last.
+    pub(super) fn place(&self) -> Place {
+        self.threads[self.running].place
+    }
+
+    pub(super) fn options(&self) -> &HostOptions {
+        &self.grid().options
+    }
 }
 
 impl Drop for Worker {
@@ -565,8 +570,7 @@ impl Drop for Worker {
 }
 
 impl Fiber {
-    fn new(index: usize) -> *mut Self {
-        let stack = DefaultStack::new(STACK_BYTES).expect("memory for a coroutine stack");
+    fn new(index: usize, stack: stacks::Slice) -> *mut Self {
         let range = (stack.limit().get() as u64, stack.base().get() as u64);
         let coroutine = Coroutine::with_stack(stack, |yielder: &Yielder<(), ()>, ()| {
             loop {
@@ -607,6 +611,7 @@ fn run_threads(yielder: &Yielder<(), ()>) {
     }
 }
 
+#[cfg(feature = "strict")]
 impl Worker {
     /// Address range of the running thread's stack and of its `SimtThread`.
     pub(super) fn own_ranges(&self) -> [(u64, u64); 2] {

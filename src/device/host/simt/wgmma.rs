@@ -16,7 +16,7 @@ const ADDS: u32 = 4;
 
 /// What a warp group does together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Step {
+pub(in crate::device::host) enum Step {
     Product { n: usize, flags: u32, a_matrix: Option<u64>, b_matrix: u64 },
     Commit,
     Wait { pending: u32 },
@@ -24,7 +24,7 @@ pub(super) enum Step {
 
 /// Registers of one thread: accumulators, and fragments of A if they are there.
 #[derive(Clone, Copy)]
-pub(super) struct Fragments {
+pub(in crate::device::host) struct Fragments {
     pub d: *mut f32,
     pub a: *const u32,
 }
@@ -94,7 +94,12 @@ pub(super) struct WarpGroup {
 
 impl Worker {
     /// A thread of a warp group comes to an instruction that the group executes together. Returns whether it goes on.
-    pub(super) fn group_step(&mut self, step: Step, own: Fragments, place: Place) -> Result<bool, String> {
+    pub(in crate::device::host) fn group_step(
+        &mut self,
+        step: Step,
+        own: Fragments,
+        place: Place,
+    ) -> Result<bool, String> {
         let running = self.running;
         let index = running / GROUP;
         // Warps after the last whole group may do other work; groups of a cluster are counted through.

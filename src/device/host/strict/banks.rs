@@ -10,27 +10,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::places::Places;
+use super::{super::BankConflicts, places::Places};
 
 const BANKS: usize = 32;
 const WORD: u64 = 4;
 const LANES: usize = 32;
-
-/// What one instruction that touches shared memory did over all launches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BankConflicts {
-    pub kernel: &'static str,
-    /// `kernels/x.cu:12`
-    pub place: String,
-    pub write: bool,
-    /// Times a warp ran it.
-    pub instructions: u64,
-    /// Passes it took, and would have taken without conflicts.
-    pub passes: u64,
-    pub least: u64,
-    /// Largest number of different words that one bank was asked for at once.
-    pub degree: usize,
-}
 
 /// The book of a device.
 #[derive(Default)]

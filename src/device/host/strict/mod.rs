@@ -11,16 +11,12 @@ mod places;
 mod races;
 mod units;
 
-use std::{ffi::c_char, sync::Arc};
+use std::sync::Arc;
 
-pub use banks::BankConflicts;
 pub(super) use banks::Book as BankBook;
 pub(super) use memory::{GUARD_BYTES, Memory, POISON, Registry};
 
-use super::{
-    Completion, HostOptions, Schedule,
-    simt::{self, Grid, Place, Worker},
-};
+use super::{Completion, HostOptions, NAMED_BARRIERS, Schedule, place::Place, random::Random};
 use crate::device::{Arch, Arg, Kernel};
 use banks::Banks;
 use copies::Copies;
@@ -37,11 +33,32 @@ pub(super) fn cta_order(options: &HostOptions, ctas: usize) -> Vec<usize> {
         Schedule::InOrder | Schedule::Eager => {}
         Schedule::Reversed => order.reverse(),
         Schedule::Random(seed) => {
-            let mut random = simt::Random(seed);
+            let mut random = Random(seed);
             (1..ctas).rev().for_each(|i| order.swap(i, random.below(i + 1)));
         }
     }
     order
+}
+
+/// The book of a device's buffers, if it is strict.
+pub(super) fn registry(options: &HostOptions) -> Option<Arc<Registry>> {
+    let banks = options.banks.then(Arc::default);
+    options.strict.then(|| Arc::new(Registry::counting(banks)))
+}
+
+/// The CTAs of a cluster that are about to run.
+pub(super) struct Watched<'a> {
+    pub kernel: &'static Kernel,
+    pub args: &'a [Arg],
+    /// Of one CTA.
+    pub threads: usize,
+    pub ctas: usize,
+    pub shared_bytes: usize,
+    pub options: &'a HostOptions,
+    pub memory: &'a Arc<Memory>,
+    /// Where the first CTA's shared memory begins, and how far the others' are from each other.
+    pub shared: *mut u8,
+    pub stride: usize,
 }
 
 /// An address this close to shared memory is taken for a wrong index into it.
@@ -91,35 +108,78 @@ pub(super) struct CtaChecks {
 }
 
 impl CtaChecks {
-    /// Starts the CTAs of a cluster, whose shared memory lies `stride` bytes apart from `shared` on.
-    pub fn start(&mut self, grid: &Grid, shared: *mut u8, stride: usize) {
-        self.active = grid.options.strict;
+    /// Starts the CTAs of a cluster.
+    pub fn start(&mut self, watched: Watched) {
+        let Watched { kernel, args, options, memory, shared, stride, ctas, shared_bytes, .. } = watched;
+        self.active = options.strict;
         if !self.active {
             return;
         }
-        let ctas = grid.cluster();
-        let threads = grid.threads() * ctas;
-        self.late = grid.options.completion == Completion::Late;
+        let threads = watched.threads * ctas;
+        self.late = options.completion == Completion::Late;
         self.thread = usize::MAX;
-        self.kernel = Some(grid.kernel);
-        self.args = grid.args.iter().map(Arg::word).collect();
-        self.memory = grid.memory.clone();
+        self.kernel = Some(kernel);
+        self.args = args.iter().map(Arg::word).collect();
+        self.memory = memory.clone();
         self.recent = None;
         (self.region, self.stride) = (shared as u64, stride);
         self.shared = self.region;
-        self.shared_bytes = grid.launch.smem_bytes as usize;
+        self.shared_bytes = shared_bytes;
         let bytes = stride * ctas;
         // SAFETY: the worker made room for the launch's shared memory, and nothing else uses it now.
         unsafe { shared.write_bytes(POISON, bytes) };
         self.written.reset(bytes);
         self.pending.reset(bytes);
-        let agents = if grid.kernel.arch() == Arch::Sm90 { units::AGENTS } else { 0 };
+        let agents = if kernel.arch() == Arch::Sm90 { units::AGENTS } else { 0 };
         self.clocks.start(threads, agents, bytes);
-        self.barriers.resize_with(simt::NAMED_BARRIERS * ctas, Knowledge::default);
+        self.barriers.resize_with(NAMED_BARRIERS * ctas, Knowledge::default);
         self.barriers.iter_mut().for_each(Knowledge::clear);
         self.copies.start(threads);
         self.banks.start(self.memory.banks.clone());
         self.units.start(threads, bytes);
+    }
+
+    /// Whether the ranges of this thread are known.
+    pub fn watches(&self, thread: usize) -> bool {
+        self.thread == thread
+    }
+
+    /// Another thread runs, of the CTA of this rank: its stack, and its own indices.
+    pub fn turn_to(&mut self, thread: usize, own: [(u64, u64); 2], rank: usize) {
+        [self.stack, self.own_state] = own;
+        self.thread = thread;
+        self.shared = self.region + (rank * self.stride) as u64;
+    }
+
+    /// An access that the instrumentation saw, before it happens at a code address.
+    ///
+    /// # Errors
+    /// It breaks a rule.
+    pub fn instrumented(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        alignment: usize,
+        write: bool,
+        code: u64,
+    ) -> Result<(), String> {
+        self.check(Access { address, bytes, alignment, write, at: places::code(code) })
+    }
+
+    /// An access that a kernel's instruction tells of.
+    ///
+    /// # Errors
+    /// It breaks a rule.
+    pub fn told(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        alignment: usize,
+        write: bool,
+        place: Place,
+    ) -> Result<(), String> {
+        let at = self.places.number(place);
+        self.check(Access { address, bytes, alignment, write, at })
     }
 
     pub fn end(&mut self) {
@@ -300,7 +360,19 @@ impl CtaChecks {
         format!("{what} of {bytes} bytes at {address:#x}{byte} at {}", self.places.describe(access.at))
     }
 
-    fn copy_async(&mut self, shared: u64, global: u64, copied: usize, bytes: usize, at: u32) -> Result<(), String> {
+    /// `cp.async`.
+    ///
+    /// # Errors
+    /// It breaks a rule.
+    pub fn copy_async(
+        &mut self,
+        shared: u64,
+        global: u64,
+        copied: usize,
+        bytes: usize,
+        place: Place,
+    ) -> Result<(), String> {
+        let at = self.places.number(place);
         let target = Access { address: shared, bytes, alignment: bytes, write: true, at };
         let source = Access { address: global, bytes: copied, alignment: bytes, write: false, at };
         for access in [target, source] {
@@ -335,7 +407,17 @@ impl CtaChecks {
         Ok(())
     }
 
-    fn wait_copies(&mut self, pending: u32, at: u32) -> Result<(), String> {
+    /// `cp.async.commit_group`.
+    pub fn commit_copies(&mut self) {
+        self.copies.commit(self.thread);
+    }
+
+    /// `cp.async.wait_group`.
+    ///
+    /// # Errors
+    /// Copies belong to no group.
+    pub fn wait_copies(&mut self, pending: u32, place: Place) -> Result<(), String> {
+        let at = self.places.number(place);
         let left = self.copies.uncommitted(self.thread);
         if left > 0 {
             let place = self.places.describe(at);
@@ -363,68 +445,4 @@ unsafe fn land(shared: u64, to: usize, from: u64, copied: usize, bytes: usize) {
         std::ptr::copy_nonoverlapping(from as *const u8, target, copied);
         target.add(copied).write_bytes(0, bytes - copied);
     }
-}
-
-/// Runs a check for the running thread, which goes no further if it fails.
-fn checked(check: impl FnOnce(&mut CtaChecks) -> Result<(), String>) {
-    let Some(worker) = simt::running_worker() else {
-        return;
-    };
-    // SAFETY: called by the running CUDA thread, which has control of the worker until it suspends.
-    unsafe {
-        let me: &mut Worker = &mut *worker;
-        let thread = me.running_thread();
-        if me.strict.thread != thread {
-            [me.strict.stack, me.strict.own_state] = me.own_ranges();
-            me.strict.thread = thread;
-            me.strict.shared = me.strict.region + (me.rank_of(thread) * me.strict.stride) as u64;
-        }
-        let outcome = check(&mut me.strict);
-        if let Err(message) = outcome {
-            simt::wait_or_stop(worker, Err(message));
-        }
-    }
-}
-
-/// Every instrumented access; called by `kernels/host/instrumentation.cpp`.
-#[unsafe(no_mangle)]
-extern "C" fn simt_instrumented(address: u64, bytes: u64, alignment: u32, write: u32, code: u64) {
-    checked(|checks| {
-        let (bytes, alignment) = (bytes as usize, alignment as usize);
-        checks.check(Access { address, bytes, alignment, write: write != 0, at: places::code(code) })
-    });
-}
-
-/// An access that the instrumentation cannot see: what a warp-wide instruction reads.
-#[unsafe(no_mangle)]
-extern "C" fn simt_access(address: u64, bytes: u32, alignment: u32, write: u32, file: *const c_char, line: u32) {
-    checked(|checks| {
-        let at = checks.places.number(Place { file, line });
-        let (bytes, alignment) = (bytes as usize, alignment as usize);
-        checks.check(Access { address, bytes, alignment, write: write != 0, at })
-    });
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_cp_async(shared: u64, global: u64, copied: u32, bytes: u32, file: *const c_char, line: u32) {
-    checked(|checks| {
-        let at = checks.places.number(Place { file, line });
-        checks.copy_async(shared, global, copied as usize, bytes as usize, at)
-    });
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_cp_async_commit() {
-    checked(|checks| {
-        checks.copies.commit(checks.thread);
-        Ok(())
-    });
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn simt_cp_async_wait(pending: u32, file: *const c_char, line: u32) {
-    checked(|checks| {
-        let at = checks.places.number(Place { file, line });
-        checks.wait_copies(pending, at)
-    });
 }

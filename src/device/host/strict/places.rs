@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{super::simt::Place, simt_instrumented};
+use super::Place;
 
 /// Set in the numbers of places that were told by file and line; the others are code addresses.
 const TOLD: u32 = 1 << 31;
@@ -10,7 +10,7 @@ const TOLD: u32 = 1 << 31;
 const REACH: i64 = 1 << 30;
 
 fn anchor() -> i64 {
-    simt_instrumented as *const () as i64
+    anchor as *const () as i64
 }
 
 /// The number of a code address: the one after a call.
@@ -56,7 +56,7 @@ fn resolve(address: usize) -> String {
 }
 
 fn short(file: &Path) -> String {
-    super::super::simt::short_path(&file.to_string_lossy()).to_string()
+    super::super::place::short_path(&file.to_string_lossy()).to_string()
 }
 
 /// Address range of the program itself, where its constants are.

@@ -7,7 +7,7 @@ use std::{
 
 /// Where a thread waits, for error messages.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Place {
+pub(super) struct Place {
     pub file: *const c_char,
     pub line: u32,
 }
@@ -34,7 +34,7 @@ impl std::fmt::Display for Place {
 }
 
 /// The path from the project's folder on.
-pub(in super::super) fn short_path(file: &str) -> &str {
+pub(super) fn short_path(file: &str) -> &str {
     match file.rfind("kernels/") {
         Some(at) if file[..at].ends_with("tests/") => &file[at - "tests/".len()..],
         Some(at) => &file[at..],

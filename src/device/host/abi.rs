@@ -1,15 +1,19 @@
-//! What kernels call: the C interface of `kernels/host/simt_system.h`.
+//! What kernels call: the C interface of `kernels/host/simt_system.h`, and of its instrumented build.
 
 use std::ffi::{CStr, c_char, c_void};
 
 use super::{
-    CURRENT, Operation, Place, Schedule, SimtThread,
-    bulk::Shape,
-    wait_or_stop,
-    wgmma::{Fragments, Step},
-    worker,
+    Fault, Schedule,
+    place::Place,
+    simt::{
+        CURRENT, Operation, SimtThread, Worker,
+        bulk::Shape,
+        wait_or_stop,
+        wgmma::{Fragments, Step},
+        worker,
+    },
 };
-use crate::device::{host::Fault, tensor_map::TensorMap};
+use crate::device::tensor_map::TensorMap;
 
 #[unsafe(no_mangle)]
 extern "C" fn simt_thread() -> *mut SimtThread {
@@ -53,13 +57,13 @@ extern "C" fn simt_fail(message: *const c_char, file: *const c_char, line: u32) 
     unsafe {
         let message = CStr::from_ptr(message).to_string_lossy();
         let me = &mut *worker;
-        let place = if file.is_null() { me.threads[me.running].place } else { Place { file, line } };
+        let place = if file.is_null() { me.place() } else { Place { file, line } };
         me.fail(&format!("{message} at {place}"));
     }
 }
 
 /// Runs a step of the running thread, which waits if it is not to go on.
-fn step(work: impl FnOnce(&mut super::Worker) -> Result<bool, String>) {
+fn step(work: impl FnOnce(&mut Worker) -> Result<bool, String>) {
     let worker = worker();
     // SAFETY: called by the running CUDA thread, which has control of the worker until it suspends.
     unsafe {
@@ -71,7 +75,7 @@ fn step(work: impl FnOnce(&mut super::Worker) -> Result<bool, String>) {
 /// Whether the kernel is run with this fault.
 fn has(fault: Fault) -> bool {
     // SAFETY: as in `step`.
-    unsafe { (*worker()).grid().options.fault == Some(fault) }
+    unsafe { (*worker()).options().fault == Some(fault) }
 }
 
 #[unsafe(no_mangle)]
@@ -79,7 +83,7 @@ extern "C" fn simt_elect(file: *const c_char, line: u32) -> u32 {
     simt_collective(u32::MAX, std::ptr::null_mut(), None, file, line);
     let worker = worker();
     // SAFETY: as in `step`.
-    let (thread, schedule) = unsafe { ((*worker).running, (*worker).grid().options.schedule) };
+    let (thread, schedule) = unsafe { ((*worker).running_thread(), (*worker).options().schedule) };
     // Which lane is unspecified.
     let chosen = if schedule == Schedule::Reversed { 31 } else { 0 };
     u32::from(thread % 32 == chosen)
@@ -108,7 +112,7 @@ extern "C" fn simt_fence(barriers: u32) {
         if barriers != 0 {
             worker.fence_mbarriers();
         } else if !has(Fault::NoAsyncFence) {
-            worker.strict.fence(worker.running);
+            worker.strict.fence(worker.running_thread());
         }
         Ok(true)
     });
@@ -193,7 +197,7 @@ extern "C" fn simt_wgmma_fence() {
         return;
     }
     step(|worker| {
-        worker.strict.product_fence(worker.running);
+        worker.strict.product_fence(worker.running_thread());
         Ok(true)
     });
 }
@@ -216,4 +220,63 @@ extern "C" fn simt_cluster_access(shared: u32, value: *mut f32, write: u32, file
     step(|worker| {
         unsafe { worker.cluster_access(shared, &mut *value, write != 0, Place { file, line }) }.map(|()| true)
     });
+}
+
+/// What the instrumented build calls beside.
+#[cfg(feature = "strict")]
+mod instrumented {
+    use super::*;
+    use crate::device::host::{simt, strict::CtaChecks};
+
+    /// Runs a check for the running thread, which goes no further if it fails.
+    fn checked(check: impl FnOnce(&mut CtaChecks) -> Result<(), String>) {
+        let Some(worker) = simt::running_worker() else {
+            return;
+        };
+        // SAFETY: called by the running CUDA thread, which has control of the worker until it suspends.
+        unsafe {
+            let me: &mut Worker = &mut *worker;
+            let thread = me.running_thread();
+            if !me.strict.watches(thread) {
+                let (own, rank) = (me.own_ranges(), me.rank_of(thread));
+                me.strict.turn_to(thread, own, rank);
+            }
+            let outcome = check(&mut me.strict);
+            if let Err(message) = outcome {
+                wait_or_stop(worker, Err(message));
+            }
+        }
+    }
+
+    /// Every instrumented access; called by `kernels/host/instrumentation.cpp`.
+    #[unsafe(no_mangle)]
+    extern "C" fn simt_instrumented(address: u64, bytes: u64, alignment: u32, write: u32, code: u64) {
+        checked(|checks| checks.instrumented(address, bytes as usize, alignment as usize, write != 0, code));
+    }
+
+    /// An access that the instrumentation cannot see: what a warp-wide instruction reads.
+    #[unsafe(no_mangle)]
+    extern "C" fn simt_access(address: u64, bytes: u32, alignment: u32, write: u32, file: *const c_char, line: u32) {
+        let place = Place { file, line };
+        checked(|checks| checks.told(address, bytes as usize, alignment as usize, write != 0, place));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn simt_cp_async(shared: u64, global: u64, copied: u32, bytes: u32, file: *const c_char, line: u32) {
+        let place = Place { file, line };
+        checked(|checks| checks.copy_async(shared, global, copied as usize, bytes as usize, place));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn simt_cp_async_commit() {
+        checked(|checks| {
+            checks.commit_copies();
+            Ok(())
+        });
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn simt_cp_async_wait(pending: u32, file: *const c_char, line: u32) {
+        checked(|checks| checks.wait_copies(pending, Place { file, line }));
+    }
 }
