@@ -36,7 +36,8 @@ impl<T: Float> Run<'_, T> {
     /// Says before the first step what cannot go well.
     pub(super) fn look_before(&mut self) -> Result<()> {
         let fresh = self.session.resumed.is_none();
-        let warning = self.watch.begin(self.session.trainer.model(), self.config().optim.lr, fresh)?;
+        let (rule, lr) = (self.config().optimizer().rule, self.config().optim.lr);
+        let warning = self.watch.begin(self.session.trainer.model(), (rule, lr), fresh)?;
         warning.iter().for_each(|warning| self.journal.say(warning));
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::{
     device::Float,
     forest::{Forest, Tree},
     model::Model,
+    optim::RuleKind,
 };
 
 /// Elements of a matrix that are looked at for its size.
@@ -19,14 +20,19 @@ const GROWTH: f64 = 1000.0;
 /// A loss that rose by so many times what it was at the start (and 1 at least) is that of another model.
 const LOSS_RISE: f64 = 10.0;
 
-/// A line if `lr` is far above what weights of this size can take: AdamW divides a gradient by its own size, so a step moves
-/// every weight by about the rate, whatever the loss.
-pub fn too_fast(lr: f64, typical: f64) -> Option<String> {
-    let steps = (typical / lr).ceil().max(1.0);
+/// A line if `lr` is far above what weights of this size can take: both rules divide a gradient by its own size, so a step
+/// moves every weight by about the rate, whatever the loss; RMSprop's first step, whose mean begins at 0, by more.
+fn too_fast(rule: &RuleKind, lr: f64, typical: f64) -> Option<String> {
+    let (name, times) = match rule {
+        RuleKind::AdamW { .. } => ("AdamW", 1.0),
+        RuleKind::RmsProp { alpha, .. } => ("RMSprop", 1.0 / (1.0 - alpha).sqrt()),
+    };
+    let much = if times > 1.0 { format!("up to {times:.0} times so much") } else { "about so much".into() };
+    let steps = (typical / (lr * times)).ceil().max(1.0);
     (typical > 0.0 && steps < STEPS_TO_REPLACE).then(|| {
         let steps = if steps > 1.0 { format!("{steps} steps replace") } else { "one step replaces".into() };
         format!(
-            "warning: `optim.lr` = {lr:?}: a step of AdamW moves every weight by about so much, and the weights are {typical:.2} \
+            "warning: `optim.lr` = {lr:?}: a step of {name} moves every weight by {much}, and the weights are {typical:.2} \
              in size: {steps} what the model knows; rates from 1e-7 to 1e-4 are usual when all weights are trained"
         )
     })
@@ -162,14 +168,19 @@ impl Watch {
     }
 
     /// Asks the model before the first step, which `fresh` weights take as they are, and gives a line on what cannot go well
-    /// at the rate `lr`.
+    /// under the rule at the rate `lr`.
     ///
     /// # Errors
     /// A launch fails.
-    pub fn begin<T: Float>(&mut self, model: &Model<T>, lr: f64, fresh: bool) -> Result<Option<String>> {
+    pub fn begin<T: Float>(
+        &mut self,
+        model: &Model<T>,
+        (rule, lr): (RuleKind, f64),
+        fresh: bool,
+    ) -> Result<Option<String>> {
         let probe = Probe::of(model, &self.row)?;
         self.start = fresh.then_some(probe);
-        Ok(too_fast(lr, probe.size))
+        Ok(too_fast(&rule, lr, probe.size))
     }
 
     /// A step was read.
@@ -220,15 +231,28 @@ pub enum Verdict {
 mod tests {
     use super::*;
 
+    const ADAMW: RuleKind = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+
+    #[test]
+    fn a_rate_is_measured_by_the_rule() {
+        let rmsprop = RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 };
+        assert_eq!(too_fast(&ADAMW, 1e-3, 0.02), None);
+        let line = too_fast(&rmsprop, 1e-3, 0.015).expect("a warning");
+        assert!(
+            line.contains("a step of RMSprop moves every weight by up to 10 times so much") && line.contains("2 steps"),
+            "{line}"
+        );
+    }
+
     #[test]
     fn a_rate_is_measured_against_the_weights() {
         for (lr, typical) in [(1e-6, 0.02), (1e-4, 0.02), (5e-4, 0.02), (1e-3, 0.02), (1e-1, 0.0), (0.01, 0.1)] {
-            assert_eq!(too_fast(lr, typical), None, "{lr} {typical}");
+            assert_eq!(too_fast(&ADAMW, lr, typical), None, "{lr} {typical}");
         }
         for (lr, typical, part) in
             [(0.1, 0.04, "one step replaces"), (0.01, 0.04, "4 steps replace"), (1e30, 0.02, "one step replaces")]
         {
-            let line = too_fast(lr, typical).expect("a warning");
+            let line = too_fast(&ADAMW, lr, typical).expect("a warning");
             assert!(line.starts_with("warning: `optim.lr` = ") && line.contains(part), "{line}");
         }
     }
