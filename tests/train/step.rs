@@ -28,7 +28,7 @@ const SETTINGS: Settings =
     Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.1, max_grad_norm: 1.0 };
 
 fn all(values: &RowValues, examples: usize) -> Vec<f32> {
-    values.of(&(0..examples).collect::<Vec<_>>()).unwrap()
+    (0..examples).flat_map(|example| values.row(example).unwrap()).collect()
 }
 
 /// Gradients and metrics of one step over ten pairs, in micro-batches of at most `budget` tokens.

@@ -103,14 +103,6 @@ impl RowValues {
         self.blob.read_at(bytemuck::cast_slice_mut(&mut values), self.start + NUMBER * before)?;
         Ok(values)
     }
-
-    /// The rows of these examples, back to back, as a forest of them has its rows.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn of(&self, examples: &[usize]) -> Result<Vec<f32>> {
-        Ok(examples.iter().map(|&example| self.row(example)).collect::<Result<Vec<_>>>()?.concat())
-    }
 }
 
 /// A file that values are written to in any order: the one that a run keeps, while it has another name, or one without a
