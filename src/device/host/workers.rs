@@ -66,6 +66,6 @@ mod tests {
         // The default goes down where there are more cores, and is left to the pool elsewhere.
         assert_eq!([1, 256, 853, 854, 1024].map(|cores| resolve_of(0, cores, 65_530).unwrap()), [0, 0, 0, 853, 853]);
         assert_eq!(resolve_of(0, 256, 1_048_576).unwrap(), 0);
-        assert_eq!([0, 4096, 5000].map(most_of), [1, 1, 1]);
+        assert_eq!([0, 4096, 4200, 5000].map(most_of), [1, 1, 1, 12]);
     }
 }
