@@ -136,7 +136,8 @@ fn wrong_arrows(house: &[File]) -> Vec<String> {
         if !all.contains(own) {
             wrong.push(format!("{}: the room `{own}` is not in the table", path.display()));
         }
-        for room in names.iter().filter_map(|name| name.first()).map(String::as_str) {
+        let rooms: BTreeSet<&str> = names.iter().filter_map(|name| name.first()).map(String::as_str).collect();
+        for room in rooms {
             let may =
                 allowed.get(own).map_or_else(|| words(LEAVES).any(|leaf| leaf == room), |knows| knows.contains(room));
             if all.contains(room) && room != own && !may {
