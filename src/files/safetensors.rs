@@ -164,8 +164,12 @@ pub fn write(
     })
 }
 
-/// Length and JSON of a file's head, padded so that the data is aligned, and the tensors' places in the file.
-fn head(about: Option<HashMap<String, String>>, specs: &[Spec]) -> Result<(Vec<u8>, Vec<Range<u64>>)> {
+/// Length and JSON of a file's head, padded so that the data is aligned, and the tensors' places in the file: for those who
+/// write the data themselves.
+///
+/// # Errors
+/// A tensor has no whole number of bytes.
+pub fn head(about: Option<HashMap<String, String>>, specs: &[Spec]) -> Result<(Vec<u8>, Vec<Range<u64>>)> {
     let mut end = 0;
     let info = |Spec { name, dtype, shape }: &Spec| {
         let start = end;

@@ -14,10 +14,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
 
 use super::keys::data_key;
 use crate::{
@@ -26,6 +22,7 @@ use crate::{
     files::{
         self,
         blob::{Blob, NAMELESS, nameless, take_room},
+        safetensors::{self, Dtype, Reader, Spec},
     },
 };
 
@@ -38,8 +35,6 @@ const NUMBER: u64 = size_of::<f32>() as u64;
 const CHECK: usize = 64;
 /// Where a reference file keeps what it was made from.
 const BOUND: &str = "bound";
-/// The longest header that is read.
-const LONGEST_HEADER: u64 = 1 << 20;
 
 /// Which rows of numbers belong to which example.
 #[derive(Clone, Debug, Default)]
@@ -242,18 +237,13 @@ fn both(blob: Blob, [train, eval]: [u64; 2], sets: [Rows; 2]) -> [RowValues; 2] 
 /// The head of a file: its length, and where everything is.
 fn header(bound: &Hashes, sets: &[Rows; 2]) -> Result<Vec<u8>> {
     let about = HashMap::from([(BOUND.to_owned(), serde_json::to_string(bound)?)]);
-    let mut tensors = Vec::new();
-    let mut end = 0;
-    let numbers =
-        [("train", &sets[0]), ("eval", &sets[1])].map(|(name, rows)| (name, Dtype::F32, rows.all as usize, 4));
-    for (name, dtype, count, size) in numbers.into_iter().chain([("check", Dtype::U8, CHECK, 1)]) {
-        let data_offsets = (end, end + size * count);
-        end = data_offsets.1;
-        tensors.push((name.to_owned(), TensorInfo { dtype, shape: vec![count], data_offsets }));
-    }
-    let mut text = serde_json::to_vec(&Metadata::new(Some(about), tensors)?)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
+    let spec = |name: &str, dtype, count| Spec { name: name.to_owned(), dtype, shape: vec![count] };
+    let specs = [
+        spec("train", Dtype::F32, sets[0].all as usize),
+        spec("eval", Dtype::F32, sets[1].all as usize),
+        spec("check", Dtype::U8, CHECK),
+    ];
+    Ok(safetensors::head(Some(about), &specs)?.0)
 }
 
 fn hash(file: &File, start: u64, end: u64) -> io::Result<blake3::Hash> {
@@ -282,7 +272,7 @@ pub fn load(path: &Path, sets: [&Trees; 2]) -> Result<Option<Loaded>> {
         Err(why) => return Err(why).with_context(|| format!("{}: cannot be read", path.display())),
     };
     let damaged = || format!("{}: damaged: restore it, or start another run with --out", path.display());
-    let (rows, head) = (sets.map(Rows::of), read_header(&file).with_context(damaged)?);
+    let (rows, head) = (sets.map(Rows::of), read_header(path).with_context(damaged)?);
     let mut check = vec![0; (head.check.1 - head.check.0) as usize];
     file.read_exact_at(&mut check, head.check.0).with_context(damaged)?;
     let data = data_key(sets, |_| {})?;
@@ -315,28 +305,17 @@ struct Header {
     bound: Hashes,
 }
 
-fn read_header(file: &File) -> Result<Header> {
-    let mut length = [0; 8];
-    file.read_exact_at(&mut length, 0)?;
-    let length = u64::from_le_bytes(length);
-    ensure!(length <= LONGEST_HEADER, "a header of {length} bytes");
-    let mut text = vec![0; length as usize];
-    file.read_exact_at(&mut text, 8)?;
-    let metadata: Metadata = serde_json::from_slice(&text)?;
+fn read_header(path: &Path) -> Result<Header> {
+    let file = Reader::open(path.to_owned())?;
     let place = |name: &str, dtype: &[Dtype]| -> Result<(u64, u64)> {
-        let info = metadata.info(name).with_context(|| format!("no `{name}`"))?;
+        let (info, place) = file.info(name).zip(file.place(name)).with_context(|| format!("no `{name}`"))?;
         ensure!(dtype.contains(&info.dtype), "`{name}` of another type");
-        let (start, end) = info.data_offsets;
-        Ok((8 + length + start as u64, 8 + length + end as u64))
+        Ok((place.start, place.end))
     };
-    let bound = metadata.metadata().as_ref().and_then(|about| about.get(BOUND));
-    let header = Header {
+    Ok(Header {
         train: place("train", &[Dtype::F32])?,
         eval: place("eval", &[Dtype::F32])?,
         check: place("check", &[Dtype::U8, Dtype::U64])?,
-        bound: bound.map(|text| serde_json::from_str(text)).transpose()?.unwrap_or_default(),
-    };
-    let end = header.train.1.max(header.eval.1).max(header.check.1);
-    ensure!(file.metadata()?.len() == end, "{end} bytes expected");
-    Ok(header)
+        bound: file.about(BOUND).map(serde_json::from_str).transpose()?.unwrap_or_default(),
+    })
 }
