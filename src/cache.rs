@@ -169,6 +169,7 @@ impl Cache {
         Self { folder: folder.into() }
     }
 
+    /// Where the files lie.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -32,12 +32,19 @@ use source::Origins;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// What is trained.
     pub model: Model,
+    /// What it learns from.
     pub data: Data,
+    /// What is minimised.
     pub loss: Losses,
+    /// How much goes into one step.
     pub batch: Batch,
+    /// How weights are moved.
     pub optim: Optim,
+    /// Length, pace and arithmetic.
     pub train: Train,
+    /// What is kept from run to run.
     pub cache: Cache,
 }
 

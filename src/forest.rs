@@ -31,6 +31,7 @@ pub enum Role {
 pub struct Segment {
     /// Index of the segment this one continues; `None` for a root. Always smaller than the own index.
     pub parent: Option<usize>,
+    /// Ids of the vocabulary.
     pub tokens: Vec<u32>,
     /// True if the tokens are predicted: each scored segment is one sequence of the forest.
     pub scored: bool,
@@ -190,10 +191,13 @@ pub struct Forest {
     pub pairs: Vec<i32>,
     /// (tokens + 1) and (rows): rows that read token `t`, as `token_rows[token_row_offsets[t]..][..]`.
     pub token_row_offsets: Vec<i32>,
+    /// See [`token_row_offsets`](Self::token_row_offsets).
     pub token_rows: Vec<i32>,
     /// (distinct), (distinct + 1), (tokens): for each distinct token id, ascending, the tokens that carry it, ascending.
     pub distinct_ids: Vec<i32>,
+    /// See [`distinct_ids`](Self::distinct_ids).
     pub distinct_offsets: Vec<i32>,
+    /// See [`distinct_ids`](Self::distinct_ids).
     pub distinct_tokens: Vec<i32>,
     /// (trees + 1) rows of tree `t` are `tree_rows[t]..tree_rows[t + 1]`.
     pub tree_rows: Vec<usize>,

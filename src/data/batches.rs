@@ -12,7 +12,9 @@ use crate::forest::{Forest, Tree};
 
 /// One pack and the rows in it, in the pack's order.
 pub struct MicroBatch {
+    /// Its index tables.
     pub forest: Forest,
+    /// The examples themselves.
     pub trees: Vec<Tree>,
     /// The trees' numbers.
     pub rows: Vec<u32>,
@@ -70,7 +72,9 @@ pub fn largest(files: &[&Dataset], budget: usize) -> [usize; 2] {
 /// How packs are filled, and what shared prompts save.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Packing {
+    /// Packs taken.
     pub packs: usize,
+    /// Steps taken.
     pub steps: usize,
     /// Examples taken.
     pub examples: usize,

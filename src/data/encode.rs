@@ -38,9 +38,13 @@ use crate::{
 /// What the configuration says about encoding.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Longest parts of a row.
     pub limits: Limits,
+    /// What is done with a longer prompt.
     pub long_prompt: LongPrompt,
+    /// What is done with a longer response.
     pub long_response: LongResponse,
+    /// What is done with a longer document.
     pub long_text: LongText,
     /// Variables for the chat template; those of a row win.
     pub template_kwargs: Map<String, Value>,
@@ -126,6 +130,7 @@ impl Encoder {
         self.options.limits
     }
 
+    /// The model folder's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

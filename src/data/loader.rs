@@ -38,11 +38,13 @@ pub enum StepSize {
 /// What a loader goes over.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Of the shuffles.
     pub seed: u64,
     /// Tokens of each row's tree.
     pub lengths: Arc<Vec<u32>>,
     /// How often an epoch takes each row; empty for once each.
     pub weights: Vec<f32>,
+    /// How much a step takes.
     pub size: StepSize,
     /// Tokens of a pack at most.
     pub budget: usize,

@@ -64,11 +64,13 @@ pub struct Limits {
 /// The rows of one file or of several as trees, in the order of the files.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
+    /// One a row, or one a block of a document.
     pub trees: Trees,
     /// How often an epoch takes each tree; empty for once each.
     pub weights: Vec<f32>,
     /// The error of every row left out.
     pub skipped: Vec<String>,
+    /// What was cut and left out.
     pub report: Report,
     /// What of the rows has no effect, or another than it says.
     pub notes: Notes,
@@ -77,11 +79,15 @@ pub struct Dataset {
 /// What the policies for long prompts and responses did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Rows whose prompt was cut.
     pub prompts_cut: usize,
+    /// Responses that were cut.
     pub responses_cut: usize,
+    /// Rows left out as too long.
     pub rows_dropped: usize,
     /// Documents that were cut, and the blocks they gave.
     pub documents_cut: usize,
+    /// Blocks that documents were cut into.
     pub blocks: usize,
 }
 

@@ -16,7 +16,9 @@ pub enum Note {
 /// How many rows a note is about, and where the first is: `:3` or `: row 3`, as [`super::source::Row`] has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
+    /// How many rows it holds of.
     pub rows: usize,
+    /// The place of the first.
     pub first: String,
 }
 

@@ -28,11 +28,13 @@ pub struct Record {
     /// What all responses continue; `None` where the row has no prompt of its own (implicit prompt, plain document):
     /// then what the responses have in common at their start is the prompt.
     pub prompt: Option<Text>,
+    /// What is learnt from.
     pub body: Body,
     /// Tool definitions for the chat template (JSON schemas or what the template takes); empty if the row has none.
     pub tools: Vec<Value>,
     /// Further variables for the chat template, such as `enable_thinking`; they win over the configuration's.
     pub template_kwargs: Map<String, Value>,
+    /// Numbers that come with the responses.
     pub extras: Extras,
     /// What of the row has no effect, or is read otherwise than it stands there.
     pub notes: Vec<Note>,
@@ -77,8 +79,11 @@ pub enum Body {
 /// A step of a [`Body::Tree`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
+    /// The step it continues.
     pub parent: Option<usize>,
+    /// What was said.
     pub text: Text,
+    /// How good it is, where the row says.
     pub score: Option<f64>,
     /// How often a search came by.
     pub visits: Option<f64>,

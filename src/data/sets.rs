@@ -22,9 +22,13 @@ use crate::{files::blob, forest::Tree};
 /// What is read, and how.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
+    /// Files to learn from.
     pub train: &'a Files,
+    /// Files that are held out.
     pub eval: Option<&'a Files>,
+    /// Names of fields in the files.
     pub columns: &'a Columns,
+    /// What a bad row does.
     pub on_error: OnError,
     /// Longest row, in bytes.
     pub max_row_bytes: usize,
@@ -43,8 +47,11 @@ pub type Watch = fn(&Path) -> Box<dyn FnMut(usize)>;
 
 /// The tokenized data files of a run.
 pub struct Sets {
+    /// What made the trees.
     pub encoder: Encoder,
+    /// Files to learn from.
     pub train: Dataset,
+    /// Files that are held out.
     pub eval: Option<Dataset>,
     /// Where the tokens came from, a line a file; and what was wrong with the cache.
     pub origins: Vec<String>,

@@ -45,6 +45,7 @@ pub enum Raw {
 pub struct Row {
     /// What follows the file's name: `:3` for a line, `: row 3` for an element or a table's row.
     pub place: String,
+    /// Its bytes or values.
     pub raw: Raw,
 }
 

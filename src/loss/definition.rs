@@ -10,22 +10,29 @@ use crate::{data::reshape::Reshape, forest::Value, model::MaskKind};
 /// One loss, as documented and as run.
 #[derive(Debug)]
 pub struct Definition {
+    /// What `[loss] name` says.
     pub name: &'static str,
     /// Other names it goes by, TRL's among them.
     pub aliases: &'static [&'static str],
+    /// Whose head computes it.
     pub family: Family,
     /// Value and slope in the notation of `docs/losses.md`.
     pub formula: &'static str,
+    /// Its slopes, in words and signs.
     pub gradient: &'static str,
+    /// What may be set, by group.
     pub parameters: &'static [&'static [Parameter]],
+    /// How its sequences stand together.
     pub shape: Shape,
     /// Numbers every row needs; the first is what the head reads first.
     pub values: &'static [Value],
     /// Whether every row needs a rationale.
     pub rationale: bool,
+    /// What it needs beside rows and reference.
     pub special: Special,
     /// Whether log-ratios to the starting weights are formed.
     pub reference: bool,
+    /// Where it is defined.
     pub source: &'static str,
     /// What surprises people.
     pub traps: &'static [&'static str],
@@ -106,10 +113,13 @@ impl Shape {
 /// A number or choice of a loss.
 #[derive(Debug)]
 pub struct Parameter {
+    /// What `[loss] name` says.
     pub name: &'static str,
     /// Not a number: the parameter may be left out, and its meaning says what happens then.
     pub default: f64,
+    /// Which values are taken.
     pub range: Range,
+    /// In a few words.
     pub meaning: &'static str,
 }
 
@@ -267,10 +277,13 @@ impl Parameters {
 /// One head of a loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
+    /// Which head, and its function.
     pub head: Head,
     /// Its weight in the loss.
     pub weight: f64,
+    /// What its sum is divided by.
     pub mean: Mean,
+    /// What may be set, by group.
     pub parameters: [f64; PARAMETERS],
 }
 
@@ -305,11 +318,13 @@ impl Part {
         Self { head, weight: 1.0, mean: Mean::Groups, parameters: all }
     }
 
+    /// The part with this weight.
     pub fn weighted(mut self, weight: f64) -> Self {
         self.weight = weight;
         self
     }
 
+    /// The part under another mean.
     pub fn over(mut self, mean: Mean) -> Self {
         self.mean = mean;
         self

@@ -20,10 +20,12 @@ const DIVERGENCE: usize = 3;
 /// A step's sums, slopes and losses on their way from the device.
 pub struct Reading {
     pub referenced: bool,
+    /// Of the step.
     pub groups: Groups,
     pub sums: Readback<f64>,
     pub slopes: Readback<f64>,
     pub losses: Vec<Readback<f64>>,
+    /// What the loss carries on.
     pub state: Readback<f64>,
 }
 
@@ -47,9 +49,11 @@ impl Reading {
 
 /// A step's sums, slopes and losses.
 pub struct Measured<'a> {
+    /// What was minimised.
     pub loss: &'a Loss,
     /// Whether log-ratios are to a reference; without one they are log-probabilities.
     pub referenced: bool,
+    /// Of the step.
     pub groups: Groups,
     /// (sequences, [`SUMS`])
     pub sums: Vec<f64>,
@@ -57,6 +61,7 @@ pub struct Measured<'a> {
     pub slopes: Vec<f64>,
     /// (groups) of each part.
     pub losses: Vec<Vec<f64>>,
+    /// What the loss carries on.
     pub state: Vec<f64>,
 }
 

@@ -59,8 +59,11 @@ pub fn find(name: &str) -> Result<&'static Definition> {
 /// One loss with its parameters, and its weight in the sum.
 #[derive(Clone, Debug)]
 pub struct Term {
+    /// The row of its table.
     pub definition: &'static Definition,
+    /// In the sum.
     pub weight: f64,
+    /// Values of what may be set.
     pub parameters: Parameters,
 }
 
@@ -157,6 +160,7 @@ impl Loss {
         Self::new(vec![term])
     }
 
+    /// The losses that are added up.
     pub fn terms(&self) -> &[Term] {
         &self.terms
     }

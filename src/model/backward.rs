@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, memory::LayerSpans, memory::Span};
+use super::{Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, OutputHead, memory::LayerSpans, memory::Span};
 use crate::{
     device::{Buffer, Float},
     ops::{
@@ -24,11 +24,13 @@ pub struct Slopes<'a, T> {
     pub logps: Option<&'a Buffer<f32>>,
     /// By each row's divergence from a model beside.
     pub divergences: Option<DivergenceSlopes<'a, T>>,
+    /// By what further heads say: each adds to the gradient of the last hidden states.
+    pub heads: &'a [&'a dyn OutputHead<T>],
 }
 
 impl<T> Default for Slopes<'_, T> {
     fn default() -> Self {
-        Self { logps: None, divergences: None }
+        Self { logps: None, divergences: None, heads: &[] }
     }
 }
 
@@ -60,14 +62,16 @@ impl<T: Float> Model<T> {
         if let Some(logps) = slopes.logps {
             ensure!(logps.len() == batch.rows, "{} coefficients for {} rows", logps.len(), batch.rows);
         }
-        match slopes {
-            Slopes { logps: Some(logps), divergences: None } => self.head_bwd(batch, logps)?,
-            Slopes { logps: Some(logps), divergences: Some(beside) } => self.divergence_bwd(batch, logps, beside)?,
-            Slopes { logps: None, divergences: Some(beside) } => {
-                self.divergence_bwd(batch, &self.device.zeros(batch.rows)?, beside)?;
-            }
-            Slopes { logps: None, divergences: None } => bail!("a backward pass without slopes"),
+        let dhidden = self.part(self.plan.spans.normed, batch.tokens * self.config.hidden);
+        match (slopes.logps, &slopes.divergences) {
+            (Some(logps), None) => self.head_bwd(batch, logps)?,
+            (Some(logps), Some(beside)) => self.divergence_bwd(batch, logps, beside)?,
+            (None, Some(beside)) => self.divergence_bwd(batch, &self.device.zeros(batch.rows)?, beside)?,
+            (None, None) if slopes.heads.is_empty() => bail!("a backward pass without slopes"),
+            (None, None) => self.device.fill_zero(&dhidden)?,
         }
+        let hidden = self.hidden(batch);
+        slopes.heads.iter().try_for_each(|head| head.backward(&dhidden, &hidden, batch))?;
         self.body_bwd(batch)
     }
 

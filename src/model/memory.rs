@@ -40,6 +40,7 @@ pub struct Capacity {
 pub(super) struct Span {
     /// First byte.
     pub start: usize,
+    /// Room.
     pub bytes: usize,
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod flops;
 pub mod folder;
 mod forward;
+mod heads;
 mod kernels;
 mod layout;
 mod linear;
@@ -29,6 +30,7 @@ pub use config::{Activation, CONFIG_FILE, Family, LayerKind, ModelConfig, NormKi
 pub use flops::flops;
 pub use folder::Companions;
 pub use forward::Visit;
+pub use heads::OutputHead;
 pub use kernels::{check_kernels, shared_memory};
 pub use layout::{LayerRanges, Layout, NormRanges, TensorSpec};
 pub use linear::Linear;

@@ -19,18 +19,23 @@ pub struct Journal {
 /// What is known of a step when it is done.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport<'a> {
+    /// Counted from 1.
     pub step: u64,
+    /// Passes over the data so far.
     pub epoch: f64,
     /// Means of the loss and of what comes with it.
     pub metrics: &'a MetricSums,
     /// Before clipping.
     pub grad_norm: f32,
+    /// The learning rate it was done with.
     pub lr: f64,
     /// Trained on since the run began.
     pub num_tokens: u64,
+    /// Steps of the run whose update was not applied.
     pub skipped_steps: u64,
     /// Trained on in this step.
     pub tokens: usize,
+    /// What the step took on the device.
     pub seconds: f64,
     /// Share of the device's peak; `None` where that is not known.
     pub speed_of_light: Option<f64>,
@@ -39,6 +44,7 @@ pub struct StepReport<'a> {
 }
 
 impl Journal {
+    /// A journal in these two places.
     pub fn new(metrics: Metrics, terminal: Terminal) -> Self {
         Self { metrics, terminal }
     }

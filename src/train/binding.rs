@@ -157,8 +157,11 @@ fn shape_hash(folder: &Path) -> Result<String> {
 /// What computed a checkpoint: the same settings give the same bits on the same of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
+    /// Version of the program.
     pub warpo: String,
+    /// Hash of the kernels and their compilers.
     pub kernels: String,
+    /// The device's arithmetic.
     pub device: String,
 }
 

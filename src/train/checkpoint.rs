@@ -39,9 +39,11 @@ const NO_CHECK: &str = "00000000000000000000000000000000000000000000000000000000
 /// Where a run stands. Randomness is a function of seed, epoch and step, so these numbers are its whole state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    /// Changes with what is read.
     pub format: u32,
     /// Optimizer steps done, skipped ones included.
     pub step: u64,
+    /// Of the whole run.
     pub total_steps: u64,
     /// Passes over the training file.
     pub epoch: f64,
@@ -49,6 +51,7 @@ pub struct State {
     pub data: Position,
     /// Tokens trained on, shared prompts counted once.
     pub num_tokens: u64,
+    /// Of shuffles and random starts.
     pub seed: u64,
     /// Steps whose update was applied.
     pub updates: u64,

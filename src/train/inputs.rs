@@ -13,12 +13,17 @@ use crate::{
 
 /// Model shape and tokenized data.
 pub struct Inputs {
+    /// What the model folder's config.json says.
     pub model: ModelConfig,
+    /// What is minimised.
     pub loss: Loss,
+    /// Rows to learn from.
     pub train: Dataset,
+    /// Rows that are held out.
     pub eval: Option<Dataset>,
     /// The order of the training rows, at its start.
     pub loader: Loader,
+    /// Of the whole run.
     pub total_steps: u64,
     /// Where the tokens came from.
     pub origins: Vec<String>,

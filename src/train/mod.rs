@@ -31,7 +31,9 @@ use crate::{config::Config, device::Choice};
 /// What the command line asks for.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Every setting.
     pub config: Config,
+    /// Where it runs.
     pub device: Choice,
     /// Run folder: created, and refused if something is in it, unless `resume`.
     pub out: PathBuf,

@@ -18,7 +18,9 @@ use crate::{
 
 /// The models and the loss of a run on their device.
 pub struct Trainer<T> {
+    /// The models.
     pub roles: Roles<T>,
+    /// What is minimised.
     pub loss: Loss,
     /// What the loss carries from step to step: see [`loss_batch::STATE`].
     pub loss_state: Buffer<f64>,
@@ -61,8 +63,11 @@ pub struct Queued {
 
 /// What one step did.
 pub struct Done {
+    /// Means of the loss and of what comes with it.
     pub metrics: MetricSums,
+    /// What the optimizer did.
     pub update: Update,
+    /// Trained on, shared prompts counted once.
     pub tokens: usize,
     /// Floating-point operations the model's matrix products and attention need for these tokens, nothing recomputed.
     pub flops: f64,
@@ -274,7 +279,7 @@ impl<T: Float> Trainer<T> {
         let outputs = Outputs { coefficients, divergence_coefficients: Some(&by_divergence) };
         step.spread(micro, outputs, rows, &batch.sequence_rows)?;
         let divergences = Some(DivergenceSlopes { slopes: &by_divergence, reference: beside, kept });
-        model.backward(batch, &Slopes { logps: Some(coefficients), divergences })?;
+        model.backward(batch, &Slopes { logps: Some(coefficients), divergences, ..Slopes::default() })?;
         if let (Some(masks), Some(masked)) = (&self.roles.policy.masks, masked) {
             masks.backward((step, micro), masked, rows, beside, batch)?;
         }

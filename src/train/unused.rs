@@ -20,8 +20,11 @@ use crate::{
 
 /// What is known of a run before its first step.
 pub struct Facts<'a> {
+    /// Every setting.
     pub config: &'a Config,
+    /// What is minimised.
     pub loss: &'a Loss,
+    /// Of the whole run.
     pub total_steps: u64,
     /// Where the run is about to start.
     pub device: Option<&'a Device>,

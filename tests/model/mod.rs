@@ -5,6 +5,7 @@ mod families;
 mod forest;
 mod golden;
 mod gradients;
+mod heads;
 mod host_memory;
 mod memory;
 mod optional_keys;

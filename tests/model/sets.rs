@@ -92,7 +92,7 @@ fn divergences_alone_have_slopes() {
         let kept = own.divergence(&other, &batch).unwrap();
         own.zero_grads().unwrap();
         let divergences = Some(DivergenceSlopes { slopes: &slopes, reference: &other, kept: &kept });
-        own.backward(&batch, &Slopes { logps, divergences }).unwrap();
+        own.backward(&batch, &Slopes { logps, divergences, ..Slopes::default() }).unwrap();
         device.download(own.params().grads()).unwrap()
     };
     let alone = grads(None);

@@ -47,6 +47,7 @@ pub struct Templates {
 /// What a row gives its template beyond the messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Variables<'a> {
+    /// Tools the row offers.
     pub tools: &'a [Value],
     /// Later maps win.
     pub kwargs: [&'a Map<String, Value>; 2],
