@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, OutputHead, memory::LayerSpans, memory::Span};
+use super::{
+    Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, OutputHead, memory::LayerSpans, memory::Span,
+};
 use crate::{
     device::{Buffer, Float},
     ops::{
