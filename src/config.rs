@@ -33,25 +33,25 @@ use source::Origins;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What is trained.
-    pub model: Model,
+    pub model: ModelSection,
     /// What it learns from.
-    pub data: Data,
+    pub data: DataSection,
     /// What is minimised.
     pub loss: Losses,
     /// How much goes into one step.
-    pub batch: Batch,
+    pub batch: BatchSection,
     /// How weights are moved.
-    pub optim: Optim,
+    pub optim: OptimSection,
     /// Length, pace and arithmetic.
-    pub train: Train,
+    pub train: TrainSection,
     /// What is kept from run to run.
-    pub cache: Cache,
+    pub cache: CacheSection,
 }
 
 /// `[model]`: what is trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Model {
+pub struct ModelSection {
     /// Hugging Face folder: `config.json`, `tokenizer.json` and, for `init = "pretrained"`, the weights. Or a hub id such as
     /// `org/name` whose snapshot is in Hugging Face's cache: nothing is downloaded, and a folder of that name wins. Required.
     pub path: PathBuf,
@@ -76,7 +76,7 @@ pub enum Init {
 /// `[data]`: preference pairs, one JSON object `{"prompt", "chosen", "rejected"}` a line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Data {
+pub struct DataSection {
     /// Files to train on: a path, a pattern, or a list of them, also as tables `{ path = ..., weight = 2.0 }`. Required.
     pub train: Files,
     /// Files to evaluate on, every row once; without any nothing is evaluated.
@@ -156,7 +156,7 @@ impl Losses {
 /// `[batch]`: how much goes into one step and into one launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Batch {
+pub struct BatchSection {
     /// Rows per optimizer step (pairs, lists, trees, completions), exactly; at least 1, 16 if neither this nor `packs` is given. The last step of an epoch
     /// takes what is left.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,7 +184,7 @@ pub enum OptimName {
 /// `[optim]`: the optimizer and its learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Optim {
+pub struct OptimSection {
     /// Which optimizer.
     pub name: OptimName,
     /// Peak learning rate; above 0.
@@ -213,7 +213,7 @@ pub struct Optim {
 /// `[train]`: length, pace and arithmetic of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Train {
+pub struct TrainSection {
     /// Passes over the training file; at least 1.
     pub epochs: u64,
     /// Optimizer steps. Where set, the run ends after exactly so many, whatever `epochs` says; at least 1.
@@ -256,12 +256,12 @@ pub enum Precision {
 /// `[cache]`: what is computed once and found again by its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Cache {
+pub struct CacheSection {
     /// Folder; `runs/cache` in the current folder if not given. `""` or `"off"` keeps nothing.
     pub dir: PathBuf,
 }
 
-impl Cache {
+impl CacheSection {
     /// The folder, unless caching is turned off.
     pub fn folder(&self) -> Option<&Path> {
         let off = self.dir.as_os_str().is_empty() || self.dir == Path::new("off");
@@ -269,13 +269,13 @@ impl Cache {
     }
 }
 
-impl Default for Cache {
+impl Default for CacheSection {
     fn default() -> Self {
         Self { dir: Path::new("runs").join("cache") }
     }
 }
 
-impl Default for Data {
+impl Default for DataSection {
     fn default() -> Self {
         Self {
             train: Files::default(),
@@ -301,13 +301,13 @@ impl Default for Losses {
     }
 }
 
-impl Default for Batch {
+impl Default for BatchSection {
     fn default() -> Self {
         Self { pairs: None, packs: None, tokens: 4096 }
     }
 }
 
-impl Default for Optim {
+impl Default for OptimSection {
     fn default() -> Self {
         Self {
             name: OptimName::AdamW,
@@ -325,7 +325,7 @@ impl Default for Optim {
     }
 }
 
-impl Default for Train {
+impl Default for TrainSection {
     fn default() -> Self {
         Self {
             epochs: 1,
@@ -424,7 +424,7 @@ impl Config {
     }
 }
 
-impl Data {
+impl DataSection {
     fn check_files(&self, at: &Origins) -> Result<()> {
         ensure!(!self.train.0.is_empty(), "{}: `data.train` is not set: name a file of rows", at.of("data.train"));
         for (key, files) in [("data.train", Some(&self.train)), ("data.eval", self.eval.as_ref())] {
@@ -444,7 +444,7 @@ impl Data {
     }
 }
 
-impl Batch {
+impl BatchSection {
     /// Pairs per step where steps are counted in pairs.
     pub fn pairs(&self) -> usize {
         self.pairs.unwrap_or(16)
@@ -464,7 +464,7 @@ impl Batch {
     }
 }
 
-impl Optim {
+impl OptimSection {
     /// Refuses constants of the optimizer that is not chosen.
     fn check_used(&self, at: &Origins) -> Result<()> {
         let usual = Self::default();

@@ -8,7 +8,7 @@ use warpo::{
     model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes},
     ops::{
         attention::{self, Dims, Mask},
-        gemm::{self, Extras, Gemm, Order},
+        gemm::{self, Epilogue, Gemm, Order},
     },
 };
 
@@ -72,7 +72,7 @@ impl Product {
             }
             None => gemm::run(device, &self.gemm, &d, &a, &b),
             Some(addend) => {
-                let extras = Extras { bias: None, addend: Some(&addend.cast()) };
+                let extras = Epilogue { bias: None, addend: Some(&addend.cast()) };
                 gemm::run_adding::<bf16>(device, &self.gemm, &d.cast(), &a, &b, &extras)
             }
         }

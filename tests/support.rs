@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use half::bf16;
 use warpo::device::{
-    Arch, Choice, CudaOptions, Device, Element, Fault, Float, HostOptions, Schedule, host::Completion,
+    Arch, Choice, CudaOptions, Device, Element, Fault, Float, HostOptions, ThreadOrder, host::Completion,
 };
 
 /// Where `examples` and `tests/fixtures` are: in the project, or beside the test program if it came in a bundle.
@@ -57,11 +57,11 @@ pub fn portable_gpu() -> Device {
     Device::cuda_with(ordinal, CudaOptions { check_launches: true, portable: true }).expect("a GPU that opened once")
 }
 
-const SCHEDULES: [(Schedule, Completion); 4] = [
-    (Schedule::InOrder, Completion::Early),
-    (Schedule::Reversed, Completion::Late),
-    (Schedule::Random(7), Completion::Late),
-    (Schedule::Eager, Completion::Early),
+const SCHEDULES: [(ThreadOrder, Completion); 4] = [
+    (ThreadOrder::InOrder, Completion::Early),
+    (ThreadOrder::Reversed, Completion::Late),
+    (ThreadOrder::Random(7), Completion::Late),
+    (ThreadOrder::Eager, Completion::Early),
 ];
 
 /// The strict host device under every schedule.
@@ -84,7 +84,7 @@ pub fn every_fault_is_caught(faults: &[Fault], mut is_right: impl FnMut(&Device)
     }
 }
 
-fn strict_device(schedule: Schedule, completion: Completion, hopper: bool) -> (Device, String) {
+fn strict_device(schedule: ThreadOrder, completion: Completion, hopper: bool) -> (Device, String) {
     let options = HostOptions { hopper, ..HostOptions::strict(schedule, completion) };
     let device = Device::host(options).expect("the host device opens");
     (device, format!("host strict {schedule:?} {completion:?}"))

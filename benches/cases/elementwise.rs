@@ -6,7 +6,7 @@ use warpo::{
     loss::{Groups, Loss, Outputs, Shape, Step},
     ops::{
         adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, loss_batch,
-        loss_rows::Rows,
+        loss_rows::RowInputs,
         residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
@@ -258,7 +258,7 @@ fn loss(size: &Size, stem: &str, name: &str) -> Case {
         let (logps, ref_logps) = (filled(device, rows, 1.0)?, filled(device, rows, 1.0)?);
         let (sequence_rows, coefficients) = (device.upload(&forest.sequence_rows)?, device.zeros(rows)?);
         let state = device.zeros(loss_batch::STATE)?;
-        let rows = Rows { logps: Some(logps), ref_logps: Some(ref_logps), ..Rows::default() };
+        let rows = RowInputs { logps: Some(logps), ref_logps: Some(ref_logps), ..RowInputs::default() };
         Ok(Box::new(move |device| {
             let step = Step::new(device, &loss, &state, std::slice::from_ref(&groups))?;
             step.sum(0, &rows, &sequence_rows)?;

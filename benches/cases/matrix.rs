@@ -7,7 +7,7 @@ use warpo::{
         attention::sm90::{Plan, Tile},
         attention::{self, Dims, Pass},
         gemm::{self, Gemm},
-        head::{self, Head, Rows, Scratch},
+        head::{self, HeadRows, HeadShape, Scratch},
     },
 };
 
@@ -148,15 +148,15 @@ pub fn attention_bwd_by<T: Float>(size: &Size, plan: Option<(Tile, usize)>) -> C
 /// Everything a pass of the head touches.
 struct HeadBuffers<T> {
     scratch: Scratch<T>,
-    rows: Rows,
+    rows: HeadRows,
     hidden_states: Buffer<T>,
     weight: Buffer<T>,
     logps: Buffer<f32>,
     lse: Buffer<f32>,
 }
 
-fn head(size: &Size) -> Head {
-    Head { vocab: size.vocab, hidden: size.hidden, chunk_rows: size.chunk_rows, softcap: None }
+fn head(size: &Size) -> HeadShape {
+    HeadShape { vocab: size.vocab, hidden: size.hidden, chunk_rows: size.chunk_rows, softcap: None }
 }
 
 fn head_shape(size: &Size) -> String {
@@ -172,7 +172,7 @@ fn head_buffers<T: Float>(device: &Device, size: &Size) -> Result<HeadBuffers<T>
         dx_rows: device.alloc(rows * head.hidden)?,
         logits,
     };
-    let rows_of = Rows {
+    let rows_of = HeadRows {
         source: device.upload(&forest.row_source)?,
         target: device.upload(&forest.row_target)?,
         token_row_offsets: device.upload(&forest.token_row_offsets)?,

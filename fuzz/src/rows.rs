@@ -10,7 +10,7 @@ use warpo::{
     config::{LongPrompt, LongResponse, LongText},
     data::{
         Dataset, Limits, OnError,
-        encode::{Encoder, Options},
+        encode::{EncodeOptions, Encoder},
         records::{Column, Columns},
         source,
         template::Templates,
@@ -92,17 +92,17 @@ impl Target for Rows {
     }
 
     fn new(folder: &Path) -> Self {
-        let encoder = |template: &str, options: Options| {
+        let encoder = |template: &str, options: EncodeOptions| {
             write(&folder.join("chat_template.jinja"), template);
             let templates = Templates::load(folder, None).expect("the template is Jinja");
             Encoder::new(small_tokenizer(folder), templates, options)
         };
-        let whole = || Options::new(Limits { prompt: 4096, response: 4096, tree: 8192 });
-        let cutting = Options {
+        let whole = || EncodeOptions::new(Limits { prompt: 4096, response: 4096, tree: 8192 });
+        let cutting = EncodeOptions {
             long_prompt: LongPrompt::KeepEnd,
             long_response: LongResponse::KeepStart,
             long_text: LongText::Split,
-            ..Options::new(Limits { prompt: 6, response: 3, tree: 64 })
+            ..EncodeOptions::new(Limits { prompt: 6, response: 3, tree: 64 })
         };
         Self {
             folder: folder.to_owned(),

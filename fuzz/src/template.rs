@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use warpo::data::{
     Dataset, Limits,
-    encode::{Encoded, Encoder, Options},
+    encode::{EncodeOptions, Encoded, Encoder},
     records::{Columns, Record},
     template::{Templates, Variables},
 };
@@ -106,7 +106,7 @@ impl Template {
 
     /// The borders of a conversation's turns and of a pair's responses under this template.
     fn encode(&self, templates: Templates, messages: &[Value], tools: &[Value]) {
-        let options = Options::new(Limits { prompt: 4096, response: 4096, tree: 8192 });
+        let options = EncodeOptions::new(Limits { prompt: 4096, response: 4096, tree: 8192 });
         let encoder = Encoder::new(small_tokenizer(&self.folder), Some(templates), options);
         let (last, first) = messages.split_last().expect("there are messages");
         let other = json!([{"role": "assistant", "content": "another answer"}]);

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::{
     config::{Config, Precision},
     device::Choice,
-    eval::score::{self, Options},
+    eval::score::{self, ScoreOptions},
 };
 
 #[derive(clap::Args)]
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     config.train.threads = args.threads;
     let config = config.with_overrides(&args.set)?;
     args.set.iter().try_for_each(|text| refuse_unused(text))?;
-    let options = Options { config, device: args.device, out: args.out.clone(), per_token: args.per_token };
+    let options = ScoreOptions { config, device: args.device, out: args.out.clone(), per_token: args.per_token };
     score::run(&options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use super::{Config, OptimName, Precision};
 use crate::{
     data::{
         Limits,
-        encode::{Encoder, Options},
+        encode::{EncodeOptions, Encoder},
         loader::StepSize,
         sets,
         template::Templates,
@@ -55,7 +55,7 @@ impl Config {
         };
         let (long_prompt, long_response, long_text) = (data.long_prompt, data.long_response, data.long_text);
         let templates = self.templates()?;
-        let options = Options { limits, long_prompt, long_response, long_text, template_kwargs, positions };
+        let options = EncodeOptions { limits, long_prompt, long_response, long_text, template_kwargs, positions };
         Ok(Encoder::new(Tokenizer::load(&model.path, vocab)?, templates, options))
     }
 
@@ -79,9 +79,9 @@ impl Config {
     ///
     /// # Errors
     /// The section cannot be written as TOML.
-    pub fn sets(&self) -> Result<sets::Options<'_>> {
+    pub fn sets(&self) -> Result<sets::SetOptions<'_>> {
         let data = &self.data;
-        Ok(sets::Options {
+        Ok(sets::SetOptions {
             train: &data.train,
             eval: data.eval.as_ref(),
             columns: &data.columns,

@@ -25,7 +25,7 @@ fn refusal(text: &str, overrides: &[&str]) -> String {
 #[test]
 fn defaults_and_file_values() {
     let config = load(&format!("{SMALL}\n[optim]\nlr = 1\nschedule = \"cosine\"\n"), &[]).unwrap();
-    assert_eq!(config.optim, Optim { lr: 1.0, schedule: Schedule::Cosine, ..Optim::default() });
+    assert_eq!(config.optim, OptimSection { lr: 1.0, schedule: Schedule::Cosine, ..OptimSection::default() });
     assert_eq!(config.loss.0[0]["beta"].as_float(), Some(0.1), "defaults are written out: {:?}", config.loss);
     assert_eq!(config.loss.read().unwrap().names(), "dpo");
     assert_eq!(config.train.precision, Precision::Bf16);
@@ -136,17 +136,17 @@ fn data_files_that_make_no_sense() {
 #[test]
 fn steps_in_pairs_or_in_packs() {
     let batch = |overrides: &[&str]| load(SMALL, overrides).unwrap().batch;
-    assert_eq!(batch(&[]), Batch { pairs: Some(16), packs: None, tokens: 4096 });
+    assert_eq!(batch(&[]), BatchSection { pairs: Some(16), packs: None, tokens: 4096 });
     let packs = batch(&["batch.packs=3"]);
-    assert_eq!(packs, Batch { pairs: None, packs: Some(3), tokens: 4096 });
+    assert_eq!(packs, BatchSection { pairs: None, packs: Some(3), tokens: 4096 });
     let resolved = load(SMALL, &["batch.packs=3"]).unwrap().to_toml().unwrap();
     assert_eq!(load(&resolved, &[]).unwrap().batch, packs);
 }
 
 #[test]
 fn warmup_in_steps_or_as_a_share() {
-    assert_eq!(Optim { warmup_ratio: 0.1, ..Optim::default() }.warmup(101), 11);
-    assert_eq!(Optim { warmup_steps: 5, ..Optim::default() }.warmup(101), 5);
+    assert_eq!(OptimSection { warmup_ratio: 0.1, ..OptimSection::default() }.warmup(101), 11);
+    assert_eq!(OptimSection { warmup_steps: 5, ..OptimSection::default() }.warmup(101), 5);
 }
 
 #[test]

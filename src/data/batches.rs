@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     Dataset,
-    loader::{Loader, Plan, StepSize},
+    loader::{EpochPlan, Loader, StepSize},
     pack::{self, Packs},
     trees::Trees,
 };
@@ -56,7 +56,7 @@ pub fn build(trees: &Trees, rows: &[u32]) -> Result<MicroBatch> {
 pub fn loader(data: &Dataset, seed: u64, size: StepSize, budget: usize) -> Result<Loader> {
     pack::check(&data.trees, budget)?;
     let lengths = data.trees.tokens().clone();
-    Loader::new(Plan { seed, lengths, weights: data.weights.clone(), size, budget })
+    Loader::new(EpochPlan { seed, lengths, weights: data.weights.clone(), size, budget })
 }
 
 /// Tokens and rows of the largest micro-batch of at most `budget` tokens there can be: never more tokens than an epoch has,

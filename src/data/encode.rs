@@ -37,7 +37,7 @@ use crate::{
 
 /// What the configuration says about encoding.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct EncodeOptions {
     /// Longest parts of a row.
     pub limits: Limits,
     /// What is done with a longer prompt.
@@ -52,7 +52,7 @@ pub struct Options {
     pub positions: usize,
 }
 
-impl Options {
+impl EncodeOptions {
     /// Limits alone: what is too long is an error.
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Options {
 pub struct Encoder {
     tokenizer: Tokenizer,
     templates: Option<Templates>,
-    options: Options,
+    options: EncodeOptions,
 }
 
 /// What became of a record.
@@ -115,7 +115,7 @@ struct Sketch {
 
 impl Encoder {
     /// An encoder of these parts.
-    pub fn new(tokenizer: Tokenizer, templates: Option<Templates>, options: Options) -> Self {
+    pub fn new(tokenizer: Tokenizer, templates: Option<Templates>, options: EncodeOptions) -> Self {
         Self { tokenizer, templates, options }
     }
 
@@ -247,7 +247,7 @@ impl Encoder {
     }
 
     fn tree(&self, at: &str, record: &Record, sketch: Sketch) -> Result<Encoded> {
-        let Options { limits, long_prompt, long_response, .. } = &self.options;
+        let EncodeOptions { limits, long_prompt, long_response, .. } = &self.options;
         let (root_end, mut ends) = sketch.borders();
         if let (0, Some(_)) = (root_end, &sketch.prompt) {
             let prompt = record.prompt.as_ref().map(|text| if let Text::Plain(text) = text { text } else { "" });

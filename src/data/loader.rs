@@ -37,7 +37,7 @@ pub enum StepSize {
 
 /// What a loader goes over.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct EpochPlan {
     /// Of the shuffles.
     pub seed: u64,
     /// Tokens of each row's tree.
@@ -55,7 +55,7 @@ pub struct Plan {
 /// no step spans two epochs.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    plan: Plan,
+    plan: EpochPlan,
     position: Position,
     /// The epoch that was planned last, and its number.
     planned: (u64, Arc<Epoch>),
@@ -82,8 +82,8 @@ impl Loader {
     ///
     /// # Errors
     /// No row, a step of nothing, a row longer than the budget, or a weight that is none.
-    pub fn new(plan: Plan) -> Result<Self> {
-        let Plan { lengths, weights, budget, .. } = &plan;
+    pub fn new(plan: EpochPlan) -> Result<Self> {
+        let EpochPlan { lengths, weights, budget, .. } = &plan;
         let (StepSize::Rows(size) | StepSize::Packs(size)) = plan.size;
         let rows = lengths.len();
         ensure!(rows > 0 && size > 0, "{rows} rows in steps of {size}");
@@ -191,7 +191,7 @@ impl Loader {
     }
 }
 
-impl Plan {
+impl EpochPlan {
     fn random(&self, purpose: Purpose, epoch: u64) -> Philox {
         Philox::new(self.seed, purpose, epoch as u32)
     }

@@ -239,7 +239,7 @@ impl Dataset {
 }
 
 /// The rows that are encoded together.
-fn next_block(rows: &mut source::Rows) -> Result<Vec<source::Row>> {
+fn next_block(rows: &mut source::RowReader) -> Result<Vec<source::Row>> {
     let (mut block, mut bytes) = (Vec::new(), 0);
     while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
         let Some(row) = rows.next().transpose()? else { break };

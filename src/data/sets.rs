@@ -21,7 +21,7 @@ use crate::{files::blob, forest::Tree};
 
 /// What is read, and how.
 #[derive(Clone, Debug)]
-pub struct Options<'a> {
+pub struct SetOptions<'a> {
     /// Files to learn from.
     pub train: &'a Files,
     /// Files that are held out.
@@ -43,7 +43,7 @@ pub struct Options<'a> {
 }
 
 /// Called with a file before it is encoded; what it gives hears how many rows are done.
-pub type Watch = fn(&Path) -> Box<dyn FnMut(usize)>;
+pub type Progress = fn(&Path) -> Box<dyn FnMut(usize)>;
 
 /// The tokenized data files of a run.
 pub struct Sets {
@@ -62,7 +62,7 @@ impl Sets {
     ///
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
-    pub fn read(encoder: Encoder, options: &Options, watch: Watch) -> Result<Self> {
+    pub fn read(encoder: Encoder, options: &SetOptions, watch: Progress) -> Result<Self> {
         blob::allow_many();
         let key = format!("{}\n{}", encoder.key().hex(), options.key);
         let open = |folder| TokenCache::new(folder, options.model, &key);
@@ -135,13 +135,13 @@ fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
 
 fn load_file(
     file: &Path,
-    options: &Options,
+    options: &SetOptions,
     encoder: &Encoder,
     cache: Option<&TokenCache>,
-    watch: Watch,
+    watch: Progress,
 ) -> Result<(Dataset, Origin)> {
     let started = Instant::now();
-    let Options { columns, on_error, max_row_bytes, .. } = options;
+    let SetOptions { columns, on_error, max_row_bytes, .. } = options;
     // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
     let opened = source::open(file, *max_row_bytes)?;
     let (kind, regular) = (opened.kind, opened.regular);

@@ -1,6 +1,6 @@
-//! Rows of a data file with their places: JSONL, a JSON array or Parquet, the first two also as gzip or zstd.
+//! RowReader of a data file with their places: JSONL, a JSON array or Parquet, the first two also as gzip or zstd.
 //!
-//! What a file is shows in its first bytes. Rows come one at a time, so a file need not fit in memory, and none is kept
+//! What a file is shows in its first bytes. RowReader come one at a time, so a file need not fit in memory, and none is kept
 //! beyond `data.max_row_bytes`. Knows nothing about what a row says.
 
 pub mod json;
@@ -83,7 +83,7 @@ fn weight(value: &Value) -> usize {
 }
 
 /// The rows of a file, in order.
-pub type Rows = Box<dyn Iterator<Item = Result<Row>>>;
+pub type RowReader = Box<dyn Iterator<Item = Result<Row>>>;
 
 /// A data file of a known kind, none of whose rows is read.
 pub struct Opened {
@@ -94,7 +94,7 @@ pub struct Opened {
     /// What it is read as, whatever its bytes: `lines`, `array` or `table`.
     pub kind: &'static str,
     /// Reading goes on no further than an error.
-    pub rows: Rows,
+    pub rows: RowReader,
 }
 
 /// Opens a data file of which no row may have more than `max_row_bytes`; one that does comes as [`Raw::Bad`].
@@ -116,7 +116,7 @@ pub fn open(path: &Path, max_row_bytes: usize) -> Result<Opened> {
     Ok(Opened { name, regular, kind, rows: Box::new(rows) })
 }
 
-fn open_any(path: &Path, max: usize) -> Result<(bool, &'static str, Rows)> {
+fn open_any(path: &Path, max: usize) -> Result<(bool, &'static str, RowReader)> {
     let unreadable = || format!("cannot be read: name an existing file: {KNOWN}");
     let meta = fs::metadata(path).with_context(unreadable)?;
     let kind = meta.file_type();
@@ -155,7 +155,7 @@ fn open_any(path: &Path, max: usize) -> Result<(bool, &'static str, Rows)> {
     rows.map(|(kind, rows)| (regular, kind, rows))
 }
 
-fn text_rows(mut text: Text, lines: bool) -> Result<(&'static str, Rows)> {
+fn text_rows(mut text: Text, lines: bool) -> Result<(&'static str, RowReader)> {
     if let Some(what) = no_text(&text.first()?) {
         bail!("{what}");
     }
@@ -239,7 +239,7 @@ pub fn expand(pattern: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// Always.
 #[cfg(not(feature = "parquet"))]
-fn open_table(_: &Path, _: usize) -> Result<Rows> {
+fn open_table(_: &Path, _: usize) -> Result<RowReader> {
     bail!(
         "is Parquet, and this program was built without the feature `parquet`: give JSONL, or build it with the feature"
     )

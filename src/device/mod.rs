@@ -16,7 +16,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 
 pub use buffer::{Buffer, DType, Element, Float};
 pub use cuda::CudaOptions;
-pub use host::{Fault, GemmBackend, HostOptions, Schedule};
+pub use host::{Fault, GemmBackend, HostOptions, ThreadOrder};
 pub(crate) use tables::Table;
 pub use tensor_map::{Swizzle, TensorMap, TensorShape};
 

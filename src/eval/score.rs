@@ -24,14 +24,14 @@ use crate::{
     report::terminal::{self, Terminal, say},
     roles::{
         RunPlan,
-        reference::{Pass, ValueFile},
+        reference::{ReferencePass, ValueFile},
     },
     units::duration,
 };
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ScoreOptions {
     /// `model.path`, `data.train`, `batch.tokens`, `train.precision`, `train.threads` and the options of `[data]` count.
     pub config: Config,
     pub device: Choice,
@@ -46,11 +46,11 @@ pub struct Options {
 ///
 /// # Errors
 /// The output exists, the model or the data cannot be read, a row is bad, or the run does not fit on the device.
-pub fn run(options: &Options) -> Result<(), Error> {
+pub fn run(options: &ScoreOptions) -> Result<(), Error> {
     Ok(score_rows(options)?)
 }
 
-fn score_rows(options: &Options) -> Result<()> {
+fn score_rows(options: &ScoreOptions) -> Result<()> {
     let config = &options.config;
     let output = Output::open(&options.out)?;
     let device = config.open_device(options.device, config.host())?;
@@ -75,7 +75,7 @@ fn score_rows(options: &Options) -> Result<()> {
 }
 
 fn score<T: Float>(
-    options: &Options,
+    options: &ScoreOptions,
     output: Output,
     sets: &Sets,
     shape: &ModelConfig,
@@ -88,7 +88,7 @@ fn score<T: Float>(
     model.load(&config.model.path)?;
     let sets = [trees, &Trees::default()];
     let file = ValueFile::nameless(sets)?;
-    let mut pass = Pass::new(&model, config.batch.tokens, config.cache.folder(), sets, &file)?;
+    let mut pass = ReferencePass::new(&model, config.batch.tokens, config.cache.folder(), sets, &file)?;
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
     say(&format!("scores: {}", pass.describe()?));
     let (started, missing) = (Instant::now(), pass.missing());

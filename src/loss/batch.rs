@@ -2,27 +2,27 @@
 //!
 //! To add one: a case in `kernels/loss_batch.cu`, a row in [`LOSSES`], and its vector.
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Part, Range, Shape, Special, beta};
+use super::definition::{Bounds, Definition, HeadPart, LossFamily, LossHead, Mean, Parameter, Shape, Special, beta};
 use crate::{data::reshape::Reshape, forest::Value, ops::loss_batch::function};
 
 const WEIGHTS: &[Parameter] = &[
     Parameter {
         name: "desirable_weight",
         default: 1.0,
-        range: Range::AtLeast(0.0),
+        range: Bounds::AtLeast(0.0),
         meaning: "weight of desirable rows",
     },
     Parameter {
         name: "undesirable_weight",
         default: 1.0,
-        range: Range::AtLeast(0.0),
+        range: Bounds::AtLeast(0.0),
         meaning: "weight of undesirable rows",
     },
 ];
 const SMOOTHING: Parameter = Parameter {
     name: "label_smoothing",
     default: 0.0,
-    range: Range::Below(0.0, 0.5),
+    range: Bounds::Below(0.0, 0.5),
     meaning: "share of labels taken to be wrong",
 };
 
@@ -30,7 +30,7 @@ const SMOOTHING: Parameter = Parameter {
 const STEP: Definition = Definition {
     name: "",
     aliases: &[],
-    family: Family::Batch,
+    family: LossFamily::Batch,
     formula: "",
     gradient: "",
     parameters: &[],
@@ -63,7 +63,7 @@ pub const LOSSES: &[Definition] = &[
         ],
         parts: |p| {
             let [d, u] = ["desirable_weight", "undesirable_weight"].map(|name| p.get(name));
-            vec![Part::new(Head::Batch { function: function::KTO }, &[p.get("beta"), d, u])]
+            vec![HeadPart::new(LossHead::Batch { function: function::KTO }, &[p.get("beta"), d, u])]
         },
         ..STEP
     },
@@ -78,7 +78,7 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "delta",
                     default: f64::NAN,
-                    range: Range::Any,
+                    range: Bounds::Any,
                     meaning: "reward that counts as neither good nor bad; if left out, the mean of all rewards seen so far",
                 },
             ],
@@ -95,7 +95,7 @@ pub const LOSSES: &[Definition] = &[
             let delta = p.get("delta");
             let running = f64::from(u8::from(delta.is_nan()));
             let parameters = [p.get("beta"), d, u, if delta.is_nan() { 0.0 } else { delta }, running];
-            vec![Part::new(Head::Batch { function: function::BCO_UNPAIRED }, &parameters)]
+            vec![HeadPart::new(LossHead::Batch { function: function::BCO_UNPAIRED }, &parameters)]
         },
         ..STEP
     },
@@ -129,11 +129,13 @@ pub const LOSSES: &[Definition] = &[
         values: &[Value::Group],
         source: "reconstructed: the offline analogue of MaxMin-RLHF, arXiv 2402.08925, which itself defines no pair loss",
         traps: &["only the worst group of a step learns; take steps large enough to hold all groups"],
-        parts: |p| vec![Part::new(Head::Batch { function: function::MAX_MIN }, &[p.get("beta")]).over(Mean::Own)],
+        parts: |p| {
+            vec![HeadPart::new(LossHead::Batch { function: function::MAX_MIN }, &[p.get("beta")]).over(Mean::Own)]
+        },
         ..STEP
     },
 ];
 
-fn aot(function: i32, beta: f64, smoothing: f64) -> Part {
-    Part::new(Head::Batch { function }, &[beta, 0.0, 0.0, 0.0, 0.0, smoothing])
+fn aot(function: i32, beta: f64, smoothing: f64) -> HeadPart {
+    HeadPart::new(LossHead::Batch { function }, &[beta, 0.0, 0.0, 0.0, 0.0, smoothing])
 }

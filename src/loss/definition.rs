@@ -15,7 +15,7 @@ pub struct Definition {
     /// Other names it goes by, TRL's among them.
     pub aliases: &'static [&'static str],
     /// Whose head computes it.
-    pub family: Family,
+    pub family: LossFamily,
     /// Value and slope in the notation of `docs/losses.md`.
     pub formula: &'static str,
     /// Its slopes, in words and signs.
@@ -37,12 +37,12 @@ pub struct Definition {
     /// What surprises people.
     pub traps: &'static [&'static str],
     /// The heads it is the sum of.
-    pub parts: fn(&Parameters) -> Vec<Part>,
+    pub parts: fn(&Parameters) -> Vec<HeadPart>,
 }
 
 /// What a head has to know: one kernel each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum LossFamily {
     Difference,
     PerTokenDifference,
     Separate,
@@ -54,7 +54,7 @@ pub enum Family {
     OnPolicy,
 }
 
-impl Family {
+impl LossFamily {
     /// Its number in the literature notes and what its members have in common.
     pub fn describe(self) -> &'static str {
         match self {
@@ -118,14 +118,14 @@ pub struct Parameter {
     /// Not a number: the parameter may be left out, and its meaning says what happens then.
     pub default: f64,
     /// Which values are taken.
-    pub range: Range,
+    pub range: Bounds,
     /// In a few words.
     pub meaning: &'static str,
 }
 
 /// What a parameter may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Range {
+pub enum Bounds {
     /// Above this.
     Above(f64),
     AtLeast(f64),
@@ -140,7 +140,7 @@ pub enum Range {
     OneOf(&'static [&'static str]),
 }
 
-impl Range {
+impl Bounds {
     fn accepts(self, value: f64) -> bool {
         value.is_finite()
             && match self {
@@ -154,7 +154,7 @@ impl Range {
     }
 }
 
-impl fmt::Display for Range {
+impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Above(low) => write!(f, "above {low}"),
@@ -172,17 +172,17 @@ impl Parameter {
     /// A value as the configuration writes it.
     pub fn show(&self, value: f64) -> String {
         match self.range {
-            Range::OneOf(words) => format!("{:?}", words[value as usize]),
+            Bounds::OneOf(words) => format!("{:?}", words[value as usize]),
             _ => value.to_string(),
         }
     }
 
     fn read(&self, value: &toml::Value) -> Result<f64> {
         let number = match (self.range, value) {
-            (Range::OneOf(words), toml::Value::String(word)) => {
+            (Bounds::OneOf(words), toml::Value::String(word)) => {
                 words.iter().position(|known| known == word).map(|place| place as f64)
             }
-            (Range::OneOf(_), _) => None,
+            (Bounds::OneOf(_), _) => None,
             (_, toml::Value::Float(number)) => Some(*number),
             (_, toml::Value::Integer(number)) => Some(*number as f64),
             _ => None,
@@ -208,14 +208,19 @@ impl Definition {
 
 /// The strength of the pull towards the reference.
 pub const fn beta(default: f64) -> Parameter {
-    Parameter { name: "beta", default, range: Range::Above(0.0), meaning: "strength of the pull towards the reference" }
+    Parameter {
+        name: "beta",
+        default,
+        range: Bounds::Above(0.0),
+        meaning: "strength of the pull towards the reference",
+    }
 }
 
 /// A likelihood term beside a preference.
 pub const SFT_WEIGHT: Parameter = Parameter {
     name: "sft_weight",
     default: 0.0,
-    range: Range::AtLeast(0.0),
+    range: Bounds::AtLeast(0.0),
     meaning: "weight of the chosen responses' mean negative log-likelihood per token of the step",
 };
 
@@ -276,9 +281,9 @@ impl Parameters {
 
 /// One head of a loss.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Part {
+pub struct HeadPart {
     /// Which head, and its function.
-    pub head: Head,
+    pub head: LossHead,
     /// Its weight in the loss.
     pub weight: f64,
     /// What its sum is divided by.
@@ -289,7 +294,7 @@ pub struct Part {
 
 /// Which kernel, which function of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
+pub enum LossHead {
     Difference { phi: i32, map: i32, flags: i32 },
     Separate { function: i32 },
     Likelihood { function: i32, place: i32 },
@@ -310,9 +315,9 @@ pub enum Mean {
     Own,
 }
 
-impl Part {
+impl HeadPart {
     /// A head averaged over groups, of weight 1.
-    pub fn new(head: Head, parameters: &[f64]) -> Self {
+    pub fn new(head: LossHead, parameters: &[f64]) -> Self {
         let mut all = [0.0; PARAMETERS];
         all[..parameters.len()].copy_from_slice(parameters);
         Self { head, weight: 1.0, mean: Mean::Groups, parameters: all }
@@ -331,7 +336,7 @@ impl Part {
     }
 
     fn flag(&self, wanted: i32) -> bool {
-        matches!(self.head, Head::Difference { flags, .. } if flags & wanted != 0)
+        matches!(self.head, LossHead::Difference { flags, .. } if flags & wanted != 0)
     }
 
     /// Whether it needs the reference's distribution of every row.

@@ -3,7 +3,10 @@
 //! To add a loss of one margin: a row in the table of `kernels/loss_difference.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
-    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, SFT_WEIGHT, Shape, Special, beta},
+    definition::{
+        Bounds, Definition, HeadPart, LossFamily, LossHead, Parameter, Parameters, SFT, SFT_WEIGHT, Shape, Special,
+        beta,
+    },
     likelihood::with_sft,
 };
 use crate::{
@@ -14,41 +17,41 @@ use crate::{
     },
 };
 
-pub(super) const fn smoothing(default: f64, range: Range) -> Parameter {
+pub(super) const fn smoothing(default: f64, range: Bounds) -> Parameter {
     Parameter { name: "label_smoothing", default, range, meaning: "share of labels taken to be wrong" }
 }
 
-pub(super) const HALF: Range = Range::Below(0.0, 0.5);
+pub(super) const HALF: Bounds = Bounds::Below(0.0, 0.5);
 
 /// What every loss of one margin over log-ratios takes: how they are measured, and a likelihood beside it.
 pub(super) const F1: &[Parameter] = &[
     Parameter {
         name: "f_divergence_type",
         default: 0.0,
-        range: Range::OneOf(&["reverse_kl", "js_divergence", "forward_kl", "alpha_divergence"]),
+        range: Bounds::OneOf(&["reverse_kl", "js_divergence", "forward_kl", "alpha_divergence"]),
         meaning: "divergence the log-ratios are measured by (f-DPO, arXiv 2309.16240)",
     },
     Parameter {
         name: "f_alpha_divergence_coef",
         default: 0.5,
-        range: Range::Inside(0.0, 1.0),
+        range: Bounds::Inside(0.0, 1.0),
         meaning: "alpha of alpha_divergence",
     },
     SFT_WEIGHT,
 ];
 
 /// `beta * (x_chosen - x_rejected)` over log-ratios, with [`F1`]'s options.
-pub(super) fn margin(phi: i32, p: &Parameters, own: [f64; 2]) -> Part {
+pub(super) fn margin(phi: i32, p: &Parameters, own: [f64; 2]) -> HeadPart {
     let mut part = plain(phi, 0, p.get_or_0("beta"), own);
-    if let Head::Difference { map, .. } = &mut part.head {
+    if let LossHead::Difference { map, .. } = &mut part.head {
         *map = p.get_or_0("f_divergence_type") as i32;
     }
     part.parameters[parameter::MAP_ALPHA as usize] = p.get_or_0("f_alpha_divergence_coef");
     part
 }
 
-pub(super) fn plain(phi: i32, flags: i32, beta: f64, own: [f64; 2]) -> Part {
-    let mut part = Part::new(Head::Difference { phi, map: map::IDENTITY, flags }, &[beta]);
+pub(super) fn plain(phi: i32, flags: i32, beta: f64, own: [f64; 2]) -> HeadPart {
+    let mut part = HeadPart::new(LossHead::Difference { phi, map: map::IDENTITY, flags }, &[beta]);
     (part.parameters[parameter::P0 as usize], part.parameters[parameter::P1 as usize]) = (own[0], own[1]);
     part
 }
@@ -57,7 +60,7 @@ pub(super) fn plain(phi: i32, flags: i32, beta: f64, own: [f64; 2]) -> Part {
 pub(super) const SUM: Definition = Definition {
     name: "",
     aliases: &[],
-    family: Family::Difference,
+    family: LossFamily::Difference,
     formula: "",
     gradient: "",
     parameters: &[&[beta(0.1)], F1],
@@ -72,7 +75,7 @@ pub(super) const SUM: Definition = Definition {
 };
 
 /// A loss of one margin per token.
-const PER_TOKEN_MEAN: Definition = Definition { family: Family::PerTokenDifference, ..SUM };
+const PER_TOKEN_MEAN: Definition = Definition { family: LossFamily::PerTokenDifference, ..SUM };
 
 /// One row a loss.
 pub const LOSSES: &[Definition] = &[
@@ -137,7 +140,7 @@ pub const LOSSES: &[Definition] = &[
         name: "exo_pair",
         formula: "q (log q - log(1-e)) + (1-q) (log(1-q) - log e), q = sig(u)",
         gradient: "q (1-q) (u - log((1-e)/e))",
-        parameters: &[&[beta(0.1), smoothing(1e-3, Range::Inside(0.0, 0.5))], F1],
+        parameters: &[&[beta(0.1), smoothing(1e-3, Bounds::Inside(0.0, 0.5))], F1],
         source: "EXO, arXiv 2402.00856",
         traps: &["the gradient vanishes on both sides: hopeless pairs are not learnt from"],
         parts: |p| with_sft(margin(phi::EXO, p, [p.get("label_smoothing"), 0.0]), p),
@@ -153,7 +156,7 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "discopop_tau",
                     default: 0.05,
-                    range: Range::Inside(0.0, 1.0),
+                    range: Bounds::Inside(0.0, 1.0),
                     meaning: "temperature of the mix of the two losses",
                 },
             ],
@@ -214,13 +217,13 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "alpha",
                     default: 0.1,
-                    range: Range::Below(0.0, 0.5),
+                    range: Bounds::Below(0.0, 0.5),
                     meaning: "smoothing of pairs the model is unsure of",
                 },
                 Parameter {
                     name: "gap",
                     default: 0.0,
-                    range: Range::Any,
+                    range: Bounds::Any,
                     meaning: "margin up to which a pair counts as unsure",
                 },
             ],
@@ -257,7 +260,7 @@ pub const LOSSES: &[Definition] = &[
         traps: &["the weights need the policy's whole distribution at each token, and so the f32 logits of a chunk"],
         parts: |p| {
             let mut part = margin(phi::SIGMOID, p, [0.0; 2]);
-            if let Head::Difference { flags, .. } = &mut part.head {
+            if let LossHead::Difference { flags, .. } = &mut part.head {
                 *flags |= POLICY_WEIGHTED;
             }
             with_sft(part, p)
@@ -351,7 +354,7 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "alpha",
                     default: 0.25,
-                    range: Range::Above(0.0),
+                    range: Bounds::Above(0.0),
                     meaning: "shape of the reward; towards 0 it is simpo",
                 },
                 smoothing(0.0, HALF),
@@ -366,7 +369,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "dove",
         special: Special::JointPrompts,
-        family: Family::Difference,
+        family: LossFamily::Difference,
         formula: "sp(-u), with a and r over prompt and response",
         gradient: "-sig(-u)",
         parameters: &[&[beta(0.1)], F1],
@@ -383,27 +386,27 @@ pub const LOSSES: &[Definition] = &[
 const TAU: Parameter = Parameter {
     name: "tau",
     default: 0.1,
-    range: Range::Above(0.0),
+    range: Bounds::Above(0.0),
     meaning: "strength of the pull towards the reference: the margin's target is 1/(2 tau)",
 };
 const GAMMA: Parameter =
-    Parameter { name: "simpo_gamma", default: 1.0, range: Range::AtLeast(0.0), meaning: "margin asked for" };
+    Parameter { name: "simpo_gamma", default: 1.0, range: Bounds::AtLeast(0.0), meaning: "margin asked for" };
 /// How far the reference is carried on.
 pub const ACCELERATION: Parameter = Parameter {
     name: "alpha",
     default: 0.3,
-    range: Range::AtLeast(0.0),
+    range: Bounds::AtLeast(0.0),
     meaning: "how far the last iteration's change is carried on; the paper's value is not known",
 };
 
-pub(super) fn smoothed(p: &Parameters, flags: i32) -> Part {
+pub(super) fn smoothed(p: &Parameters, flags: i32) -> HeadPart {
     let e = p.get("label_smoothing");
     plain(if e > 0.0 { phi::SMOOTHED } else { phi::SIGMOID }, flags, p.get("beta"), [e, 0.0])
 }
 
-fn simpo(p: &Parameters, shape: i32, alpha: f64) -> Vec<Part> {
+fn simpo(p: &Parameters, shape: i32, alpha: f64) -> Vec<HeadPart> {
     let mut part = smoothed(p, NO_REFERENCE | PER_TOKEN);
-    if let Head::Difference { map, .. } = &mut part.head {
+    if let LossHead::Difference { map, .. } = &mut part.head {
         *map = shape;
     }
     part.parameters[parameter::GAMMA as usize] = p.get("simpo_gamma");

@@ -1,35 +1,37 @@
 //! Losses of a sequence's own likelihood (F8), the terms of it beside a preference (F5), and the term on samples of the
 //! policy (F9).
 
-use super::definition::{Definition, Family, Head, Mean, Parameter, Parameters, Part, Range, Shape, Special, beta};
+use super::definition::{
+    Bounds, Definition, HeadPart, LossFamily, LossHead, Mean, Parameter, Parameters, Shape, Special, beta,
+};
 use crate::{data::reshape::Reshape, forest::Value, ops::loss_likelihood::function};
 
-fn term(function: i32, place: i32, parameters: &[f64]) -> Part {
-    Part::new(Head::Likelihood { function, place }, parameters)
+fn term(function: i32, place: i32, parameters: &[f64]) -> HeadPart {
+    HeadPart::new(LossHead::Likelihood { function, place }, parameters)
 }
 
 /// `-a` of the sequence at this place of its group.
-pub fn sum(place: i32) -> Part {
+pub fn sum(place: i32) -> HeadPart {
     term(function::SUM, place, &[])
 }
 
 /// `-a / n`.
-pub fn mean(place: i32) -> Part {
+pub fn mean(place: i32) -> HeadPart {
     term(function::MEAN, place, &[])
 }
 
 /// `-a / |second value|`.
-pub fn by_score(place: i32) -> Part {
+pub fn by_score(place: i32) -> HeadPart {
     term(function::BY_SCORE, place, &[])
 }
 
 /// `sp(-gamma a)`.
-pub fn log_sigmoid(place: i32, gamma: f64) -> Part {
+pub fn log_sigmoid(place: i32, gamma: f64) -> HeadPart {
     term(function::LOG_SIGMOID, place, &[gamma])
 }
 
 /// With the likelihood term that `sft_weight` asks for.
-pub fn with_sft(part: Part, p: &Parameters) -> Vec<Part> {
+pub fn with_sft(part: HeadPart, p: &Parameters) -> Vec<HeadPart> {
     let weight = p.get_or_0("sft_weight");
     let term = (weight > 0.0).then(|| sum(0).weighted(weight).over(Mean::Rows(0)));
     [Some(part), term].into_iter().flatten().collect()
@@ -39,7 +41,7 @@ pub fn with_sft(part: Part, p: &Parameters) -> Vec<Part> {
 const SINGLE: Definition = Definition {
     name: "",
     aliases: &[],
-    family: Family::Likelihood,
+    family: LossFamily::Likelihood,
     formula: "",
     gradient: "",
     parameters: &[],
@@ -80,8 +82,8 @@ pub const LOSSES: &[Definition] = &[
         formula: "-w a/n, w = min(exp(score/temperature), clip)",
         gradient: "-w/n",
         parameters: &[&[
-            Parameter { name: "temperature", default: 1.0, range: Range::Above(0.0), meaning: "of the scores" },
-            Parameter { name: "clip", default: 20.0, range: Range::Above(0.0), meaning: "largest weight" },
+            Parameter { name: "temperature", default: 1.0, range: Bounds::Above(0.0), meaning: "of the scores" },
+            Parameter { name: "clip", default: 20.0, range: Bounds::Above(0.0), meaning: "largest weight" },
         ]],
         values: &[Value::Score],
         source: "Reward-weighted regression as in the code of arXiv 2404.14367, whose clip is off by default",
@@ -96,7 +98,7 @@ pub const LOSSES: &[Definition] = &[
         parameters: &[&[Parameter {
             name: "alpha",
             default: 0.5,
-            range: Range::AtLeast(0.0),
+            range: Bounds::AtLeast(0.0),
             meaning: "weight of the rejected side",
         }]],
         shape: Shape::Pair,
@@ -134,7 +136,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "apo_zero_unpaired",
-        family: Family::Separate,
+        family: LossFamily::Separate,
         formula: "1 - sig(beta rho) if desirable, else sig(beta rho)",
         gradient: "-beta sig'(beta rho); +beta sig'(beta rho)",
         parameters: &[&[beta(0.1)]],
@@ -148,13 +150,13 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "hypo",
         aliases: &["hypo_online_kl"],
-        family: Family::OnPolicy,
+        family: LossFamily::OnPolicy,
         formula: "lambda sg(rho) a",
         gradient: "lambda rho",
         parameters: &[&[Parameter {
             name: "lambda",
             default: 0.05,
-            range: Range::AtLeast(0.0),
+            range: Bounds::AtLeast(0.0),
             meaning: "weight of the divergence from the reference",
         }]],
         reference: true,

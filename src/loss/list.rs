@@ -2,13 +2,13 @@
 //!
 //! To add one: a row in the table of `kernels/loss_list.cu`, a row in [`LOSSES`], and its vector.
 
-use super::definition::{Definition, Family, Head, Parameter, Part, Range, Shape, Special, beta};
+use super::definition::{Bounds, Definition, HeadPart, LossFamily, LossHead, Parameter, Shape, Special, beta};
 use crate::{forest::Value, ops::loss_list::function};
 
 const TEMPERATURE: Parameter = Parameter {
     name: "temperature",
     default: 1.0,
-    range: Range::Above(0.0),
+    range: Bounds::Above(0.0),
     meaning: "of the scores: labels are softmax(scores / temperature)",
 };
 
@@ -16,7 +16,7 @@ const TEMPERATURE: Parameter = Parameter {
 const LIST: Definition = Definition {
     name: "",
     aliases: &[],
-    family: Family::List,
+    family: LossFamily::List,
     formula: "",
     gradient: "",
     parameters: &[&[beta(0.1), TEMPERATURE]],
@@ -47,7 +47,7 @@ pub const LOSSES: &[Definition] = &[
             "responses of equal score do not meet; the adaptive step weights of the paper are not applied",
             "Triple Preference Optimization (arXiv 2405.16681) is another TPO",
         ],
-        parts: |p| vec![Part::new(Head::List { function: function::TPO }, &[p.get("beta")])],
+        parts: |p| vec![HeadPart::new(LossHead::List { function: function::TPO }, &[p.get("beta")])],
         ..LIST
     },
     Definition {
@@ -57,7 +57,9 @@ pub const LOSSES: &[Definition] = &[
         gradient: "softmax(s)_i - y_i, by s_i",
         source: "Noise contrastive alignment, arXiv 2402.05369, reward_trainer.py",
         traps: &[HARD],
-        parts: |p| vec![Part::new(Head::List { function: function::INFO_NCA }, &[p.get("beta"), p.get("temperature")])],
+        parts: |p| {
+            vec![HeadPart::new(LossHead::List { function: function::INFO_NCA }, &[p.get("beta"), p.get("temperature")])]
+        },
         ..LIST
     },
     Definition {
@@ -67,7 +69,9 @@ pub const LOSSES: &[Definition] = &[
         gradient: "sig(s_i)/K - y_i sig(-s_i), by s_i",
         source: "Noise contrastive alignment, arXiv 2402.05369, reward_trainer.py",
         traps: &[HARD],
-        parts: |p| vec![Part::new(Head::List { function: function::NCA }, &[p.get("beta"), p.get("temperature")])],
+        parts: |p| {
+            vec![HeadPart::new(LossHead::List { function: function::NCA }, &[p.get("beta"), p.get("temperature")])]
+        },
         ..LIST
     },
     Definition {
@@ -77,12 +81,14 @@ pub const LOSSES: &[Definition] = &[
         gradient: "q_i (log q_i - log y_i - L), by s_i",
         source: "EXO, arXiv 2402.00856, its reward mode",
         traps: &["needs scores: a label that is impossible has no logarithm"],
-        parts: |p| vec![Part::new(Head::List { function: function::EXO }, &[p.get("beta"), p.get("temperature")])],
+        parts: |p| {
+            vec![HeadPart::new(LossHead::List { function: function::EXO }, &[p.get("beta"), p.get("temperature")])]
+        },
         ..LIST
     },
 ];
 
 /// Whether hard labels will not do.
-pub fn needs_scores(head: Head) -> bool {
-    matches!(head, Head::List { function } if function == function::EXO)
+pub fn needs_scores(head: LossHead) -> bool {
+    matches!(head, LossHead::List { function } if function == function::EXO)
 }

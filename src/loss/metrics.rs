@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Shape};
+use super::{Groups, Loss, LossHead, Shape};
 use crate::{
     device::Readback,
     ops::{
@@ -129,7 +129,7 @@ impl Measured<'_> {
             let sum: f64 = losses.iter().sum();
             total += self.groups.scale(part.weight, part.mean) * sum;
             let name = match part.head {
-                Head::Likelihood { .. } if self.loss.terms()[*term].definition.shape == Shape::Pair => {
+                LossHead::Likelihood { .. } if self.loss.terms()[*term].definition.shape == Shape::Pair => {
                     "nll_loss".to_owned()
                 }
                 _ => format!("{}_loss", self.loss.terms()[*term].definition.name),
@@ -241,7 +241,7 @@ impl Measured<'_> {
             sums.add("rewards/margins", chosen - rejected);
         }
         for (_, part) in self.loss.parts() {
-            if let Head::Batch { function } = part.head {
+            if let LossHead::Batch { function } = part.head {
                 let name = if function == loss_batch::function::KTO { "kl" } else { "delta" };
                 sums.add(name, self.state[2]);
             }

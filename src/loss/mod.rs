@@ -28,7 +28,7 @@ use crate::{
         loss_rows::{SLOPES, SUMS},
     },
 };
-pub use definition::{Definition, Family, Head, Mean, Parameters, Part, Shape, Special};
+pub use definition::{Definition, HeadPart, LossFamily, LossHead, Mean, Parameters, Shape, Special};
 pub use groups::Groups;
 pub use metrics::{Measured, MetricSums, Reading};
 pub use step::{Outputs, Step};
@@ -84,7 +84,7 @@ impl Term {
         }
     }
 
-    fn parts(&self) -> Vec<Part> {
+    fn parts(&self) -> Vec<HeadPart> {
         let mut parts = (self.definition.parts)(&self.parameters);
         parts.iter_mut().for_each(|part| part.weight *= self.weight);
         parts
@@ -166,7 +166,7 @@ impl Loss {
     }
 
     /// The heads, and the term each belongs to.
-    pub fn parts(&self) -> Vec<(usize, Part)> {
+    pub fn parts(&self) -> Vec<(usize, HeadPart)> {
         let parts = |(i, term): (usize, &Term)| term.parts().into_iter().map(move |part| (i, part));
         self.terms.iter().enumerate().flat_map(parts).collect()
     }
@@ -193,7 +193,7 @@ impl Loss {
 
     /// Whether a part sees the whole step at once.
     pub fn couples_the_step(&self) -> bool {
-        self.parts().iter().any(|(_, part)| matches!(part.head, Head::Batch { .. }))
+        self.parts().iter().any(|(_, part)| matches!(part.head, LossHead::Batch { .. }))
     }
 
     /// Whether log-ratios to the starting weights enter.
@@ -247,12 +247,17 @@ impl Loss {
     /// Whether it has a slope where the policy is the reference: a term on the policy's samples has none there.
     pub fn moves_at_the_reference(&self) -> bool {
         let still = |function| function == loss_likelihood::function::ONLINE;
-        !self.parts().iter().all(|(_, part)| matches!(part.head, Head::Likelihood { function, .. } if still(function)))
+        !self
+            .parts()
+            .iter()
+            .all(|(_, part)| matches!(part.head, LossHead::Likelihood { function, .. } if still(function)))
     }
 
     fn needs_complements(&self) -> bool {
         let function = loss_likelihood::function::UNLIKELIHOOD;
-        self.parts().iter().any(|(_, part)| matches!(part.head, Head::Likelihood { function: f, .. } if f == function))
+        self.parts()
+            .iter()
+            .any(|(_, part)| matches!(part.head, LossHead::Likelihood { function: f, .. } if f == function))
     }
 
     fn needs_rationale(&self) -> bool {
@@ -324,7 +329,7 @@ impl Loss {
             }
             for (parameter, (name, value)) in term.definition.all_parameters().zip(term.parameters.iter()) {
                 let shown = match parameter.range {
-                    definition::Range::OneOf(words) => words[value as usize].into(),
+                    definition::Bounds::OneOf(words) => words[value as usize].into(),
                     _ => value.into(),
                 };
                 if !value.is_nan() {

@@ -3,20 +3,22 @@
 //! To add one: a row in the table of `kernels/loss_separate.cu`, a row in [`LOSSES`], and its vector.
 
 use super::{
-    definition::{Definition, Family, Head, Parameter, Parameters, Part, Range, SFT, Shape, Special, beta},
+    definition::{
+        Bounds, Definition, HeadPart, LossFamily, LossHead, Parameter, Parameters, SFT, Shape, Special, beta,
+    },
     likelihood::with_sft,
 };
 use crate::{forest::Value, ops::loss_separate::function};
 
-fn parts(function: i32, p: &Parameters) -> Vec<Part> {
-    with_sft(Part::new(Head::Separate { function }, &[p.get("beta"), p.get_or_0("delta")]), p)
+fn parts(function: i32, p: &Parameters) -> Vec<HeadPart> {
+    with_sft(HeadPart::new(LossHead::Separate { function }, &[p.get("beta"), p.get_or_0("delta")]), p)
 }
 
 /// A loss of both log-ratios; the rest of the row says what differs.
 const PAIR: Definition = Definition {
     name: "",
     aliases: &[],
-    family: Family::Separate,
+    family: LossFamily::Separate,
     formula: "",
     gradient: "",
     parameters: &[&[beta(0.001)], SFT],
@@ -95,7 +97,7 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "delta",
                     default: 0.0,
-                    range: Range::Any,
+                    range: Bounds::Any,
                     meaning: "reward that counts as neither good nor bad",
                 },
             ],

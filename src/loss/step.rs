@@ -4,14 +4,14 @@ use std::{cell::Cell, ops::Range};
 
 use anyhow::Result;
 
-use super::{Groups, Head, Loss, Measured, Reading, metrics::log_ratio};
+use super::{Groups, Loss, LossHead, Measured, Reading, metrics::log_ratio};
 use crate::{
     device::{Buffer, Device},
     ops::{
         loss_batch,
         loss_difference::{self, parameter},
         loss_likelihood, loss_list,
-        loss_rows::{self, PARAMETERS, Rows, SLOPES, SUMS, SequenceSlots},
+        loss_rows::{self, PARAMETERS, RowInputs, SLOPES, SUMS, SequenceSlots},
         loss_separate,
     },
 };
@@ -22,7 +22,7 @@ pub struct Step<'a> {
     loss: &'a Loss,
     device: &'a Device,
     host: Groups,
-    groups: loss_rows::Groups,
+    groups: loss_rows::GroupTables,
     parts: Vec<Prepared>,
     micro: Vec<Micro>,
     /// See [`loss_batch::STATE`].
@@ -32,8 +32,8 @@ pub struct Step<'a> {
 }
 
 struct Prepared {
-    head: Head,
-    part: loss_rows::Part,
+    head: LossHead,
+    part: loss_rows::HeadTerm,
     /// (groups)
     losses: Buffer<f64>,
 }
@@ -79,7 +79,7 @@ impl<'a> Step<'a> {
             groups,
         });
         let micro = micro.collect();
-        let groups = loss_rows::Groups {
+        let groups = loss_rows::GroupTables {
             sums: device.zeros(host.rows.len() * SUMS)?,
             slopes: device.zeros(host.slots.len() * SLOPES)?,
             slot_sequence: device.upload(&narrow(&host.slots))?,
@@ -94,7 +94,7 @@ impl<'a> Step<'a> {
     ///
     /// # Errors
     /// A buffer does not have its shape, or a launch fails.
-    pub fn sum(&self, micro: usize, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+    pub fn sum(&self, micro: usize, rows: &RowInputs, sequence_rows: &Buffer<i32>) -> Result<()> {
         let Range { start, end } = self.micro[micro].sequences;
         let sums = self.groups.sums.slice(start * SUMS..end * SUMS);
         self.referenced.set(rows.ref_logps.is_some());
@@ -108,14 +108,16 @@ impl<'a> Step<'a> {
     pub fn run(&self, micro: Option<usize>) -> Result<()> {
         let range = micro.map_or(0..self.host.len(), |micro| self.micro[micro].groups.clone());
         for Prepared { head, part, losses } in &self.parts {
-            let part = loss_rows::Part { groups: range.clone(), ..part.clone() };
+            let part = loss_rows::HeadTerm { groups: range.clone(), ..part.clone() };
             let (device, groups) = (self.device, &self.groups);
             match *head {
-                Head::Difference { map, flags, .. } => loss_difference::run(device, losses, groups, &part, map, flags)?,
-                Head::Separate { .. } => loss_separate::run(device, losses, groups, &part)?,
-                Head::Likelihood { place, .. } => loss_likelihood::run(device, losses, groups, &part, place)?,
-                Head::List { .. } => loss_list::run(device, losses, groups, &part)?,
-                Head::Batch { .. } => {
+                LossHead::Difference { map, flags, .. } => {
+                    loss_difference::run(device, losses, groups, &part, map, flags)?
+                }
+                LossHead::Separate { .. } => loss_separate::run(device, losses, groups, &part)?,
+                LossHead::Likelihood { place, .. } => loss_likelihood::run(device, losses, groups, &part, place)?,
+                LossHead::List { .. } => loss_list::run(device, losses, groups, &part)?,
+                LossHead::Batch { .. } => {
                     let sorted = device.alloc(2 * range.len())?;
                     loss_batch::run(device, losses, self.state, &sorted, groups, &part)?;
                 }
@@ -128,7 +130,7 @@ impl<'a> Step<'a> {
     ///
     /// # Errors
     /// A buffer does not have its shape, or a launch fails.
-    pub fn spread(&self, micro: usize, outputs: Outputs, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+    pub fn spread(&self, micro: usize, outputs: Outputs, rows: &RowInputs, sequence_rows: &Buffer<i32>) -> Result<()> {
         loss_rows::spread(
             self.device,
             outputs.coefficients,
@@ -148,7 +150,7 @@ impl<'a> Step<'a> {
         &self,
         micro: usize,
         outputs: [&Buffer<f32>; 2],
-        rows: &Rows,
+        rows: &RowInputs,
         sequence_rows: &Buffer<i32>,
     ) -> Result<()> {
         let parts = self.loss.parts();
@@ -195,9 +197,9 @@ impl<'a> Step<'a> {
         self.read()?.wait(loss)
     }
 
-    fn weighted(&self, micro: usize, rows: &Rows) -> Rows {
+    fn weighted(&self, micro: usize, rows: &RowInputs) -> RowInputs {
         let weights = rows.weights.clone().or_else(|| self.micro[micro].weights.clone());
-        Rows { weights, complements: self.loss.needs_complements(), ..rows.clone() }
+        RowInputs { weights, complements: self.loss.needs_complements(), ..rows.clone() }
     }
 }
 
@@ -217,17 +219,17 @@ fn prepare(device: &Device, loss: &Loss, groups: &Groups) -> Result<Vec<Prepared
     let parts = loss.parts();
     let numbers: Vec<f64> = parts.iter().flat_map(|(_, part)| part.parameters).collect();
     let numbers = device.upload(&numbers)?;
-    let prepared = |(i, (_, part)): (usize, &(usize, super::Part))| {
+    let prepared = |(i, (_, part)): (usize, &(usize, super::HeadPart))| {
         let function = match part.head {
-            Head::Difference { phi, .. } => phi,
-            Head::Separate { function }
-            | Head::Likelihood { function, .. }
-            | Head::List { function }
-            | Head::Batch { function } => function,
+            LossHead::Difference { phi, .. } => phi,
+            LossHead::Separate { function }
+            | LossHead::Likelihood { function, .. }
+            | LossHead::List { function }
+            | LossHead::Batch { function } => function,
         };
         let parameters = numbers.slice(i * PARAMETERS..(i + 1) * PARAMETERS);
         let scale = groups.scale(part.weight, part.mean);
-        let part_of_all = loss_rows::Part { function, parameters, scale, groups: 0..groups.len() };
+        let part_of_all = loss_rows::HeadTerm { function, parameters, scale, groups: 0..groups.len() };
         Ok(Prepared { head: part.head, part: part_of_all, losses: device.zeros(groups.len())? })
     };
     parts.iter().enumerate().map(prepared).collect()

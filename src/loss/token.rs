@@ -1,7 +1,7 @@
 //! Losses with token weights or token divergences (F7): a margin's head over weighted rows, with divergences added.
 
 use super::{
-    definition::{Definition, Family, Parameter, Parameters, Part, Range, SFT, Special, beta},
+    definition::{Bounds, Definition, HeadPart, LossFamily, Parameter, Parameters, SFT, Special, beta},
     difference::{F1, SUM, margin, plain},
     likelihood::with_sft,
 };
@@ -17,7 +17,7 @@ use crate::{
 pub const LOSSES: &[Definition] = &[
     Definition {
         name: "tdpo1",
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "sp(-u), u = beta (S_w - S_l), S = rho + sum_t KL(q_t || p_t)",
         gradient: "-sig(-u); dz_t = c (onehot - q_t)",
         parameters: &[&[beta(0.1)], SFT],
@@ -28,7 +28,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "tdpo2",
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "sp(-u), u = beta [rho_w - rho_l - alpha (KL_l - sg(KL_w))]",
         gradient: "-sig(-u); the divergence of the chosen side is a constant",
         parameters: &[
@@ -37,7 +37,7 @@ pub const LOSSES: &[Definition] = &[
                 Parameter {
                     name: "alpha",
                     default: 0.5,
-                    range: Range::AtLeast(0.0),
+                    range: Bounds::AtLeast(0.0),
                     meaning: "weight of the divergences",
                 },
             ],
@@ -52,7 +52,7 @@ pub const LOSSES: &[Definition] = &[
         name: "mapo",
         special: Special::Masks(MaskKind::Activations),
         aliases: &["sparsepo_common_or_mapo"],
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "sp(-u) + l1_reward sum mu + l1_divergence sum md, S = sum_t mu_t (lp_t - lq_t) + md_t KL_t, mu = md from the reference's activations",
         gradient: "-sig(-u); dz_t = c [mu_t (onehot - p_t) + md_t (p_t - q_t)]",
         parameters: &[&[beta(0.8)], L1, SFT],
@@ -68,7 +68,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "sparse_po",
         special: Special::Masks(MaskKind::Common),
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "mapo's, with mu = md learned",
         gradient: "mapo's; dmu_t = c (lp_t - lq_t + KL_t) + l1_reward + l1_divergence",
         parameters: &[&[beta(0.8)], L1, SFT],
@@ -81,7 +81,7 @@ pub const LOSSES: &[Definition] = &[
         name: "sparse_po_independent",
         special: Special::Masks(MaskKind::Independent),
         aliases: &["sparsepo_independent"],
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "mapo's, with mu and md learned apart",
         gradient: "mapo's; dmu_t = c (lp_t - lq_t) + l1_reward, dmd_t = c KL_t + l1_divergence",
         parameters: &[&[beta(0.8)], L1, SFT],
@@ -93,7 +93,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "ld_dpo",
         special: Special::TailWeight,
-        family: Family::Token,
+        family: LossFamily::Token,
         formula: "sp(-u), rho = sum_t w_t (lp_t - lq_t), w_t = 1 up to min(n_w, n_l), alpha after",
         gradient: "-sig(-u); g_t = c w_t",
         parameters: &[&[beta(0.1), LD_ALPHA], F1],
@@ -113,13 +113,13 @@ const L1: &[Parameter] = &[
     Parameter {
         name: "l1_reward",
         default: 0.0,
-        range: Range::AtLeast(0.0),
+        range: Bounds::AtLeast(0.0),
         meaning: "penalty on the log-ratios' mask",
     },
     Parameter {
         name: "l1_divergence",
         default: 0.0,
-        range: Range::AtLeast(0.0),
+        range: Bounds::AtLeast(0.0),
         meaning: "penalty on the divergences' mask",
     },
 ];
@@ -128,19 +128,19 @@ const L1: &[Parameter] = &[
 pub const LD_ALPHA: Parameter = Parameter {
     name: "ld_alpha",
     default: 0.5,
-    range: Range::Within(0.0, 1.0),
+    range: Bounds::Within(0.0, 1.0),
     meaning: "weight of the tokens beyond the shorter response's length",
 };
 
 /// Masked log-ratios and masked divergences.
-fn masked(p: &Parameters) -> Part {
+fn masked(p: &Parameters) -> HeadPart {
     let mut part = divergence(p, 0, 1.0);
     part.parameters[parameter::WEIGHT_PENALTY as usize] = p.get("l1_reward");
     part.parameters[parameter::DIVERGENCE_WEIGHT_PENALTY as usize] = p.get("l1_divergence");
     part
 }
 
-fn divergence(p: &Parameters, flags: i32, factor: f64) -> Part {
+fn divergence(p: &Parameters, flags: i32, factor: f64) -> HeadPart {
     let mut part = plain(phi::SIGMOID, WITH_DIVERGENCE | flags, p.get("beta"), [0.0; 2]);
     part.parameters[parameter::DIVERGENCE_FACTOR as usize] = factor;
     part

@@ -1,7 +1,7 @@
 //! A preference and a likelihood (F5): a margin's head and a likelihood's, added up.
 
 use super::{
-    definition::{Definition, Family, Head, Mean, Parameter, Part, Range, beta},
+    definition::{Bounds, Definition, HeadPart, LossFamily, LossHead, Mean, Parameter, beta},
     difference::{HALF, SUM, plain, smoothed, smoothing},
     likelihood,
 };
@@ -18,7 +18,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "rpo",
         aliases: &["rpo_cumulative"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "sp(-u) - eta beta a_w",
         gradient: "dpo's; c_w also has -eta beta",
         parameters: &[&[
@@ -26,7 +26,7 @@ pub const LOSSES: &[Definition] = &[
             Parameter {
                 name: "eta",
                 default: 0.005,
-                range: Range::AtLeast(0.0),
+                range: Bounds::AtLeast(0.0),
                 meaning: "weight of the likelihood, before it is multiplied by beta",
             },
         ]],
@@ -42,7 +42,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "dpo_nll",
         aliases: &["dpo_plus_nll_seqmean", "iterative_rpo"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "sp(-u) - lambda a_w/n_w",
         gradient: "dpo's; c_w also has -lambda/n_w",
         parameters: &[&[beta(0.1), LAMBDA_1]],
@@ -53,7 +53,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "upo_nll",
         aliases: &["upo_nll_sign_fixed"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "p sp(-u) + (1-p) sp(u) - lambda a_w/|R_w|",
         gradient: "sig(u) - p; c_w also has -lambda/|R_w|",
         parameters: &[&[beta(0.1), LAMBDA_1]],
@@ -68,7 +68,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "cpo",
         aliases: &["cpo_batch_token_nll"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "(1-e) sp(-u) + e sp(u) - alpha (sum a_w)/(sum n_w), u = beta (a_w - a_l)",
         gradient: "dpo's; c_w also has -alpha/(sum n_w)",
         parameters: &[&[
@@ -76,7 +76,7 @@ pub const LOSSES: &[Definition] = &[
             Parameter {
                 name: "cpo_alpha",
                 default: 1.0,
-                range: Range::AtLeast(0.0),
+                range: Bounds::AtLeast(0.0),
                 meaning: "weight of the chosen responses' mean negative log-likelihood per token of the step",
             },
             smoothing(0.0, HALF),
@@ -92,17 +92,22 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "slic_hf",
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "max(0, delta - a_w + a_l) - lambda a_w",
         gradient: "-1/+1 where the hinge is open; c_w also has -lambda",
         parameters: &[&[
             Parameter {
                 name: "delta",
                 default: 1.0,
-                range: Range::Above(0.0),
+                range: Bounds::Above(0.0),
                 meaning: "margin from which on the hinge is closed",
             },
-            Parameter { name: "lambda", default: 0.1, range: Range::AtLeast(0.0), meaning: "weight of the likelihood" },
+            Parameter {
+                name: "lambda",
+                default: 0.1,
+                range: Bounds::AtLeast(0.0),
+                meaning: "weight of the likelihood",
+            },
         ]],
         reference: false,
         source: "SLiC-HF, arXiv 2305.10425, as in HALOs",
@@ -114,7 +119,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "orpo",
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "-X + lambda sp(-o), X = a_w/n_w, Y = a_l/n_l, o = (X - Y) - (log(1-e^X) - log(1-e^Y))",
         gradient: "c_w = [-1 + lambda sig(-o)/expm1(X)]/n_w, c_l = -lambda sig(-o)/expm1(Y)/n_l",
         parameters: &[&[ODDS]],
@@ -130,7 +135,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "rationale_dpo",
         aliases: &["rationale_dpo_paper"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "sp(-u) - gamma a_r",
         gradient: "dpo's; c_r = -gamma",
         parameters: &[&[beta(0.1), RATIONALE]],
@@ -141,7 +146,7 @@ pub const LOSSES: &[Definition] = &[
     },
     Definition {
         name: "rationale_dpo_repo",
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "sp(-u) + sp(-gamma a_r)",
         gradient: "dpo's; c_r = -gamma sig(-gamma a_r)",
         parameters: &[&[beta(0.1), RATIONALE]],
@@ -157,7 +162,7 @@ pub const LOSSES: &[Definition] = &[
     Definition {
         name: "rationale_orpo",
         aliases: &["rationale_orpo_repo"],
-        family: Family::WithLikelihood,
+        family: LossFamily::WithLikelihood,
         formula: "orpo - gamma a_r/n_r",
         gradient: "orpo's; c_r = -gamma/n_r",
         parameters: &[&[ODDS, Parameter { default: 1.0, ..RATIONALE }]],
@@ -173,16 +178,16 @@ pub const LOSSES: &[Definition] = &[
 ];
 
 const LAMBDA_1: Parameter =
-    Parameter { name: "lambda", default: 1.0, range: Range::AtLeast(0.0), meaning: "weight of the likelihood" };
+    Parameter { name: "lambda", default: 1.0, range: Bounds::AtLeast(0.0), meaning: "weight of the likelihood" };
 const ODDS: Parameter =
-    Parameter { name: "lambda", default: 0.1, range: Range::AtLeast(0.0), meaning: "weight of the odds ratio" };
+    Parameter { name: "lambda", default: 0.1, range: Bounds::AtLeast(0.0), meaning: "weight of the odds ratio" };
 const RATIONALE: Parameter =
-    Parameter { name: "gamma", default: 0.001, range: Range::AtLeast(0.0), meaning: "weight of the rationale" };
+    Parameter { name: "gamma", default: 0.001, range: Bounds::AtLeast(0.0), meaning: "weight of the rationale" };
 
 /// The odds ratio of mean log-probabilities.
-fn odds() -> Part {
-    let head = Head::Difference { phi: phi::SIGMOID, map: map::LOG_ODDS, flags: NO_REFERENCE | PER_TOKEN };
-    let mut part = Part::new(head, &[]);
+fn odds() -> HeadPart {
+    let head = LossHead::Difference { phi: phi::SIGMOID, map: map::LOG_ODDS, flags: NO_REFERENCE | PER_TOKEN };
+    let mut part = HeadPart::new(head, &[]);
     part.parameters[parameter::BETA as usize] = 1.0;
     part
 }

@@ -89,7 +89,7 @@ impl<T: Float> Model<T> {
             &self.head_source(&own_inputs, &own),
             &reference.head_source(&other_inputs, &other),
             kept,
-            &distributions::Slopes { logps, divergences: slopes },
+            &distributions::RowSlopes { logps, divergences: slopes },
             &batch.head_rows(),
             false,
         )

@@ -54,8 +54,8 @@ pub struct Batch {
 
 impl Batch {
     /// The tables the head reads.
-    pub(super) fn head_rows(&self) -> head::Rows {
-        head::Rows {
+    pub(super) fn head_rows(&self) -> head::HeadRows {
+        head::HeadRows {
             source: self.row_source.clone(),
             target: self.row_target.clone(),
             token_row_offsets: self.token_row_offsets.clone(),

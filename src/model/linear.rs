@@ -13,7 +13,7 @@ use crate::{
     device::{Buffer, Device, Float},
     ops::{
         bias,
-        gemm::{self, Extras, Gemm},
+        gemm::{self, Epilogue, Gemm},
         rope::{self, Heads, Rotary},
         swiglu,
     },
@@ -54,7 +54,7 @@ impl Linear {
         x: &Buffer<T>,
     ) -> Result<()> {
         let bias = self.bias_of(params);
-        let extras = Extras { bias: bias.as_ref(), addend: stream };
+        let extras = Epilogue { bias: bias.as_ref(), addend: stream };
         let product = Gemm::nt(x.len() / self.columns, self.rows, self.columns);
         gemm::run_adding(params.device(), &product, y, x, &params.weight(&self.weight), &extras)
     }

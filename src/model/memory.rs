@@ -16,7 +16,7 @@ use crate::{
     forest::TILE_TOKENS,
     ops::{
         bias,
-        head::{self, Head},
+        head::{self, HeadShape},
         layernorm, rmsnorm,
     },
 };
@@ -378,7 +378,7 @@ impl Places {
     }
 }
 
-fn head(config: &ModelConfig, capacity: Capacity) -> Head {
+fn head(config: &ModelConfig, capacity: Capacity) -> HeadShape {
     let chunk_rows = capacity.head_chunk_rows;
-    Head { vocab: config.vocab, hidden: config.hidden, chunk_rows, softcap: config.final_softcap }
+    HeadShape { vocab: config.vocab, hidden: config.hidden, chunk_rows, softcap: config.final_softcap }
 }

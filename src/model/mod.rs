@@ -200,9 +200,14 @@ impl<T: Float> Model<T> {
         attention::Dims { tokens, heads, kv_heads, head_dim, window, softcap }
     }
 
-    fn head(&self) -> head::Head {
+    fn head(&self) -> head::HeadShape {
         let ModelConfig { vocab, hidden, .. } = self.config;
-        head::Head { vocab, hidden, chunk_rows: self.plan.capacity.head_chunk_rows, softcap: self.config.final_softcap }
+        head::HeadShape {
+            vocab,
+            hidden,
+            chunk_rows: self.plan.capacity.head_chunk_rows,
+            softcap: self.config.final_softcap,
+        }
     }
 
     fn head_scratch(&self, rows: usize) -> head::Scratch<T> {

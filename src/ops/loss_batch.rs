@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     expect_len,
-    loss_rows::{Groups, Part},
+    loss_rows::{GroupTables, HeadTerm},
 };
 use crate::device::{Buffer, Device, Launch, kernels::loss_batch as kernel};
 
@@ -17,8 +17,8 @@ pub const STATE: usize = 3;
 
 /// Writes `losses`, adds to the slopes and moves `state` on by one step. The part's groups are all of the step.
 ///
-/// Shapes: `losses` (groups); `state` ([`STATE`]); `sorted` (2, groups), scratch; the rest as in [`Groups`] and
-/// [`Part`].
+/// Shapes: `losses` (groups); `state` ([`STATE`]); `sorted` (2, groups), scratch; the rest as in [`GroupTables`] and
+/// [`HeadTerm`].
 ///
 /// # Errors
 /// A buffer does not have its shape, the part leaves groups out, or the launch fails.
@@ -27,8 +27,8 @@ pub fn run(
     losses: &Buffer<f64>,
     state: &Buffer<f64>,
     sorted: &Buffer<f64>,
-    groups: &Groups,
-    part: &Part,
+    groups: &GroupTables,
+    part: &HeadTerm,
 ) -> Result<()> {
     groups.check(losses, part)?;
     let count = part.groups.len();
@@ -39,7 +39,7 @@ pub fn run(
         return Ok(());
     }
     let least = if part.function == function::BCO_UNPAIRED { 1 } else { 2 };
-    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let GroupTables { sums, slopes, slot_sequence, group_slots, values } = groups;
     // SAFETY: all lengths were checked above; a host device checks the tables.
     let work = || unsafe {
         kernel::LossBatch {

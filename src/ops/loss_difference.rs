@@ -2,20 +2,27 @@
 
 use anyhow::Result;
 
-use super::loss_rows::{Groups, HEAD_THREADS, Part};
+use super::loss_rows::{GroupTables, HEAD_THREADS, HeadTerm};
 use crate::device::{Buffer, Device, kernels::loss_difference as kernel};
 
 pub use kernel::{flag, map, parameter, phi};
 
 /// Writes `losses` of the part's groups and adds to their slopes. `map` and `flags` say how the margin is made.
 ///
-/// Shapes: `losses` (groups of the step); the rest as in [`Groups`] and [`Part`].
+/// Shapes: `losses` (groups of the step); the rest as in [`GroupTables`] and [`HeadTerm`].
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn run(device: &Device, losses: &Buffer<f64>, groups: &Groups, part: &Part, map: i32, flags: i32) -> Result<()> {
+pub fn run(
+    device: &Device,
+    losses: &Buffer<f64>,
+    groups: &GroupTables,
+    part: &HeadTerm,
+    map: i32,
+    flags: i32,
+) -> Result<()> {
     let Some(launch) = groups.launch(losses, part, HEAD_THREADS)? else { return Ok(()) };
-    let Groups { sums, slopes, slot_sequence, group_slots, values } = groups;
+    let GroupTables { sums, slopes, slot_sequence, group_slots, values } = groups;
     let (first, count) = (part.groups.start as i32, part.groups.len() as i32);
     // SAFETY: all lengths were checked above; a host device checks the tables.
     let work = || unsafe {

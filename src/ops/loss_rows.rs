@@ -24,7 +24,7 @@ const WARPS_PER_CTA: usize = HEAD_THREADS / 32;
 
 /// The groups of a step and their slots, on the device: a slot is one sequence's place in a group.
 #[derive(Clone)]
-pub struct Groups {
+pub struct GroupTables {
     /// (sequences, [`SUMS`])
     pub sums: Buffer<f64>,
     /// (slots, [`SLOPES`]) heads add to it.
@@ -39,7 +39,7 @@ pub struct Groups {
 
 /// What one head does: which function, with which numbers, on which groups.
 #[derive(Clone)]
-pub struct Part {
+pub struct HeadTerm {
     /// Of the head's table.
     pub function: i32,
     /// ([`PARAMETERS`])
@@ -50,10 +50,15 @@ pub struct Part {
     pub groups: Range<usize>,
 }
 
-impl Groups {
+impl GroupTables {
     /// The launch of a head with so many groups a CTA, `None` if there is nothing to do. Checks lengths as
     /// [`check`](Self::check) does.
-    pub(super) fn launch(&self, losses: &Buffer<f64>, part: &Part, groups_per_cta: usize) -> Result<Option<Launch>> {
+    pub(super) fn launch(
+        &self,
+        losses: &Buffer<f64>,
+        part: &HeadTerm,
+        groups_per_cta: usize,
+    ) -> Result<Option<Launch>> {
         self.check(losses, part)?;
         let ctas = part.groups.len().div_ceil(groups_per_cta);
         Ok((ctas > 0).then(|| Launch::linear(ctas, HEAD_THREADS)))
@@ -64,7 +69,7 @@ impl Groups {
     pub(super) fn launching(
         &self,
         device: &Device,
-        part: &Part,
+        part: &HeadTerm,
         sizes: [usize; 2],
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
@@ -75,7 +80,7 @@ impl Groups {
     }
 
     /// Checks the lengths of what a head is handed; `losses` has one element a group of the step.
-    pub(super) fn check(&self, losses: &Buffer<f64>, part: &Part) -> Result<()> {
+    pub(super) fn check(&self, losses: &Buffer<f64>, part: &HeadTerm) -> Result<()> {
         let (slots, groups) = (self.slot_sequence.len(), self.group_slots.len().saturating_sub(1));
         expect_len("loss slopes", &self.slopes, &[slots, SLOPES])?;
         expect_len("loss values", &self.values, &[slots, VALUES])?;
@@ -89,7 +94,7 @@ impl Groups {
 
 /// What the rows of a micro-batch have, each (rows). What is absent is not read.
 #[derive(Clone, Default)]
-pub struct Rows {
+pub struct RowInputs {
     /// The policy's log-probabilities.
     pub logps: Option<Buffer<f32>>,
     /// The reference's log-probabilities.
@@ -106,7 +111,7 @@ pub struct Rows {
     pub complements: bool,
 }
 
-impl Rows {
+impl RowInputs {
     fn inputs(&self) -> i32 {
         let given = |buffer: &Option<Buffer<f32>>, bit| if buffer.is_some() { bit } else { 0 };
         given(&self.ref_logps, input::REFERENCE)
@@ -140,7 +145,7 @@ fn launch(sequences: usize) -> Launch {
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &Rows, sequence_rows: &Buffer<i32>) -> Result<()> {
+pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &RowInputs, sequence_rows: &Buffer<i32>) -> Result<()> {
     let sequences = sequence_rows.len().saturating_sub(1);
     expect_len("loss sums", sums, &[sequences, SUMS])?;
     if sequences == 0 {
@@ -183,7 +188,7 @@ pub fn by_weights(
     device: &Device,
     by_weights: [&Buffer<f32>; 2],
     slopes: &Buffer<f64>,
-    rows: &Rows,
+    rows: &RowInputs,
     sequence_rows: &Buffer<i32>,
     of: &SequenceSlots,
     penalties: [f64; 2],
@@ -254,7 +259,7 @@ pub fn spread(
     coefficients: &Buffer<f32>,
     divergence_coefficients: Option<&Buffer<f32>>,
     slopes: &Buffer<f64>,
-    rows: &Rows,
+    rows: &RowInputs,
     sequence_rows: &Buffer<i32>,
     of: &SequenceSlots,
 ) -> Result<()> {

@@ -6,7 +6,7 @@ use half::bf16;
 use super::{
     chunk_launch, expect_len,
     gemm::{
-        self, Extras, Gemm,
+        self, Epilogue, Gemm,
         sm90::{self, Plan, Tile},
     },
 };
@@ -83,7 +83,7 @@ pub fn project<T: Float>(
             project_planned(device, &plan, &qkv, &x, &w, bias.as_ref(), position, rotary, heads, [tokens, hidden])
         }
         _ => {
-            gemm::run_adding(device, &gemm, qkv, x, w, &Extras { bias, addend: None })?;
+            gemm::run_adding(device, &gemm, qkv, x, w, &Epilogue { bias, addend: None })?;
             apply(device, qkv, position, rotary, false, heads)
         }
     }

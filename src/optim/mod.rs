@@ -77,9 +77,9 @@ pub struct Update {
 }
 
 /// An update on its way.
-pub struct Queued(Readback<f32>);
+pub struct QueuedUpdate(Readback<f32>);
 
-impl Queued {
+impl QueuedUpdate {
     /// Waits for it.
     ///
     /// # Errors
@@ -150,8 +150,8 @@ impl<T: Float> Optimizer<T> {
     ///
     /// # Errors
     /// A launch fails.
-    pub fn queue(&self, learning_rate: f64) -> Result<Queued> {
-        Ok(Queued(self.params.device().read(self.launch(learning_rate)?)?))
+    pub fn queue(&self, learning_rate: f64) -> Result<QueuedUpdate> {
+        Ok(QueuedUpdate(self.params.device().read(self.launch(learning_rate)?)?))
     }
 
     /// As [`queue`](Self::queue), where nobody asks what the update did.

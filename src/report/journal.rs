@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     lines,
-    metrics::{Metrics, Record},
+    metrics::{Metrics, MetricsRecord},
     terminal::Terminal,
 };
 use crate::loss::MetricSums;
@@ -92,7 +92,7 @@ impl Journal {
         self.metrics.sync()
     }
 
-    fn write(&mut self, record: &Record) -> Result<()> {
+    fn write(&mut self, record: &MetricsRecord) -> Result<()> {
         if self.metrics.write(record)? {
             self.terminal.say("disk full: the records of metrics.jsonl wait in memory");
         }
@@ -101,8 +101,8 @@ impl Journal {
 }
 
 impl StepReport<'_> {
-    fn record(&self) -> Record {
-        let mut record = Record::new();
+    fn record(&self) -> MetricsRecord {
+        let mut record = MetricsRecord::new();
         record.insert("step".into(), self.step.into());
         record.insert("epoch".into(), self.epoch.into());
         for (name, value) in self.metrics.iter() {

@@ -1,11 +1,11 @@
 //! The held-out file's line in `metrics.jsonl` and on the terminal: names as in training, with `eval_` before them.
 
-use super::metrics::Record;
+use super::metrics::MetricsRecord;
 use crate::loss::MetricSums;
 
 /// The line of `metrics.jsonl`.
-pub fn record(step: u64, epoch: f64, metrics: &MetricSums) -> Record {
-    let mut record = Record::new();
+pub fn record(step: u64, epoch: f64, metrics: &MetricSums) -> MetricsRecord {
+    let mut record = MetricsRecord::new();
     record.insert("step".into(), step.into());
     record.insert("epoch".into(), epoch.into());
     for (name, value) in metrics.iter() {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::files::{self, disk};
 
 /// One line of `metrics.jsonl`, in the order the values are written.
-pub type Record = Map<String, Value>;
+pub type MetricsRecord = Map<String, Value>;
 
 /// Bytes of records that may wait for room: those of some 100,000 steps.
 const WAITING: usize = 64 << 20;
@@ -61,7 +61,7 @@ impl Metrics {
     ///
     /// # Errors
     /// The file cannot be written for another reason, or too much is waiting.
-    pub fn write(&mut self, record: &Record) -> Result<bool> {
+    pub fn write(&mut self, record: &MetricsRecord) -> Result<bool> {
         let is_first = self.waiting.is_empty();
         serde_json::to_writer(&mut self.waiting, record)?;
         self.waiting.push(b'\n');
@@ -100,7 +100,7 @@ impl Metrics {
 fn keep_until(bytes: &[u8], step: u64) -> Vec<u8> {
     let mut kept = Vec::new();
     for line in bytes.split_inclusive(|&b| b == b'\n') {
-        let record: Option<Record> = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok()).flatten();
+        let record: Option<MetricsRecord> = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok()).flatten();
         let at = record.and_then(|r| r.get("step").and_then(Value::as_u64));
         if at.is_none_or(|at| at > step) {
             break;
@@ -113,6 +113,6 @@ fn keep_until(bytes: &[u8], step: u64) -> Vec<u8> {
 /// The step of the last record, if that is one of held-out rows.
 fn evaluated(bytes: &[u8]) -> Option<u64> {
     let last = bytes.strip_suffix(b"\n")?.rsplit(|&b| b == b'\n').next()?;
-    let record: Record = serde_json::from_slice(last).ok()?;
+    let record: MetricsRecord = serde_json::from_slice(last).ok()?;
     record.keys().any(|name| name.starts_with("eval_")).then(|| record.get("step").and_then(Value::as_u64))?
 }

@@ -9,7 +9,7 @@ use crate::{
     files::safetensors::{self, Dtype, Reader, Spec},
     loss::{Loss, Step},
     model::{AnyBuffer, Batch, Masked, Model, ModelConfig, TokenMasks},
-    ops::loss_rows::Rows,
+    ops::loss_rows::RowInputs,
     optim::{Optimizer, Settings},
 };
 
@@ -52,7 +52,7 @@ impl TrainedMasks {
         &self,
         (step, micro): (&Step, usize),
         masked: &Masked,
-        rows: &Rows,
+        rows: &RowInputs,
         reference: &Model<T>,
         batch: &Batch,
     ) -> Result<()> {

@@ -150,7 +150,7 @@ impl Course {
 }
 
 /// What is watched over from a run's first step to its last.
-pub struct Watch {
+pub struct CourseWatch {
     row: Tree,
     /// What the row was given before the first step, where this process saw that.
     start: Option<Probe>,
@@ -161,7 +161,7 @@ pub struct Watch {
     eval_loss: Option<f64>,
 }
 
-impl Watch {
+impl CourseWatch {
     /// Nothing was seen yet; `row` is what the model will be asked about.
     pub fn new(row: Tree) -> Self {
         Self { row, start: None, losses: None, grad_norms: None, eval_loss: None }

@@ -17,7 +17,7 @@ use crate::{
     device::Float,
     model::Model,
     report::terminal::{Terminal, say},
-    roles::reference::{self, Pass, RowValues, ValueFile},
+    roles::reference::{self, ReferencePass, RowValues, ValueFile},
     stop::Stop,
     units::duration,
 };
@@ -108,7 +108,7 @@ impl<T: Float> References<'_, T> {
     fn pass(&self, name: &str, file: &ValueFile) -> Result<Option<Key>> {
         let config = &self.options.config;
         let started = Instant::now();
-        let mut pass = Pass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets(), file)?;
+        let mut pass = ReferencePass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets(), file)?;
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
         say(&format!("{name}: {}", pass.describe()?));
         let missing = pass.missing();

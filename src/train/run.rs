@@ -10,10 +10,10 @@ use anyhow::Result;
 use super::{
     Outcome,
     checkpoint::State,
-    health::Watch,
+    health::CourseWatch,
     patience::Patience,
     session::{Session, Supplies},
-    step::{Done, Queued},
+    step::{Done, QueuedStep},
 };
 use crate::{
     config::Config,
@@ -31,8 +31,8 @@ use crate::{
 const METRICS: &str = "metrics.jsonl";
 
 /// A step that was launched, and where the run stands after it.
-struct Launched {
-    queued: Queued,
+struct UnreadStep {
+    queued: QueuedStep,
     lr: f64,
     data: Position,
     epoch: f64,
@@ -47,10 +47,10 @@ pub struct Run<'a, T> {
     pub(super) stop: &'a Stop,
     pub(super) journal: Journal,
     rate: LearningRate,
-    pub(super) watch: Watch,
+    pub(super) watch: CourseWatch,
     /// Steps launched, of which the last may be unread.
     launched: u64,
-    unread: Option<Launched>,
+    unread: Option<UnreadStep>,
     /// When the last checkpoint was saved, or the first step began.
     saved: Instant,
     pub(super) patience: Patience,
@@ -70,7 +70,7 @@ impl<'a, T: Float> Run<'a, T> {
             launched: state.step,
             unread: None,
             journal: Journal::new(metrics, terminal),
-            watch: Watch::new(supplies.first_row.clone()),
+            watch: CourseWatch::new(supplies.first_row.clone()),
             saved: Instant::now(),
             patience: Patience::default(),
             session,
@@ -149,7 +149,7 @@ impl<'a, T: Float> Run<'a, T> {
         let trainer = &self.session.trainer;
         let device = trainer.device().clone();
         let start = match &self.unread {
-            Some(Launched { time: [_, end], .. }) => end.clone(),
+            Some(UnreadStep { time: [_, end], .. }) => end.clone(),
             None => Arc::new(device.record()?),
         };
         let feed = &mut self.supplies.feed;
@@ -160,13 +160,15 @@ impl<'a, T: Float> Run<'a, T> {
         let time = [start, Arc::new(device.record()?)];
         self.read()?;
         self.launched += 1;
-        self.unread = Some(Launched { queued, lr, data, epoch, time });
+        self.unread = Some(UnreadStep { queued, lr, data, epoch, time });
         Ok(())
     }
 
     /// Waits for the step that was not read yet, if there is one, and writes what it says.
     fn read(&mut self) -> Result<()> {
-        let Some(Launched { queued, lr, data, epoch, time: [start, end] }) = self.unread.take() else { return Ok(()) };
+        let Some(UnreadStep { queued, lr, data, epoch, time: [start, end] }) = self.unread.take() else {
+            return Ok(());
+        };
         let trainer = &self.session.trainer;
         let done = trainer.finish(queued)?;
         let seconds = trainer.device().elapsed_ms(&start, &end)? / 1e3;

@@ -30,14 +30,14 @@ const FREE: [&str; 14] = [
 const PLACE: &str = "-";
 
 /// Dotted keys and values as TOML.
-pub type Settings = BTreeMap<String, String>;
+pub type BoundSettings = BTreeMap<String, String>;
 
 /// Every setting that alters the run.
 ///
 /// # Errors
 /// The configuration cannot be written as TOML.
-pub fn binding(config: &Config) -> Result<Settings> {
-    let mut found = Settings::new();
+pub fn binding(config: &Config) -> Result<BoundSettings> {
+    let mut found = BoundSettings::new();
     let table = config.to_toml()?.parse::<toml::Table>()?;
     flatten("", &table, &mut found);
     found.retain(|key, _| !FREE.contains(&key.as_str()));
@@ -94,7 +94,7 @@ pub fn check_saved(before: &str, config: &Config, folder: &Path) -> Result<()> {
     compare(&binding(&read(&table.to_string())?)?, config, folder)
 }
 
-fn compare(before: &Settings, config: &Config, folder: &Path) -> Result<()> {
+fn compare(before: &BoundSettings, config: &Config, folder: &Path) -> Result<()> {
     let now = binding(config)?;
     let shown = |value: Option<&String>| value.cloned().unwrap_or_else(|| "unset".into());
     for key in before.keys().chain(now.keys()) {
@@ -131,7 +131,7 @@ fn weights(table: &toml::Table) -> Option<String> {
     Some(weights?.join(", "))
 }
 
-fn flatten(prefix: &str, table: &toml::Table, found: &mut Settings) {
+fn flatten(prefix: &str, table: &toml::Table, found: &mut BoundSettings) {
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => flatten(&format!("{prefix}{key}."), inner, found),

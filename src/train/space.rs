@@ -136,7 +136,7 @@ mod tests {
         for (steps, save_every, save_minutes, keep_checkpoints, there, want) in cases {
             let writes = Writes { plan: &plan, reference_rows: 0, steps };
             let mut config = Config::default();
-            config.train = crate::config::Train { save_every, save_minutes, keep_checkpoints, ..config.train };
+            config.train = crate::config::TrainSection { save_every, save_minutes, keep_checkpoints, ..config.train };
             assert_eq!(
                 writes.checkpoints(there, &config),
                 want,

@@ -11,7 +11,7 @@ use crate::{
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
     model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops},
-    ops::{head::distributions::Divergence, loss_batch, loss_rows::Rows},
+    ops::{head::distributions::Divergence, loss_batch, loss_rows::RowInputs},
     optim::{self, Update},
     roles::{Policy, Reference, Roles},
 };
@@ -37,23 +37,23 @@ pub struct StepOptions {
 }
 
 /// A micro-batch on the device.
-struct Loaded {
+struct LoadedPack {
     batch: Batch,
     ref_logps: Option<Buffer<f32>>,
 }
 
 /// What a micro-batch's forward pass leaves for its backward pass.
 struct Forwarded {
-    rows: Rows,
+    rows: RowInputs,
     /// Both models' normalisers, where the reference ran beside the policy.
     divergence: Option<Divergence>,
     masked: Option<Masked>,
 }
 
 /// A step that was launched.
-pub struct Queued {
+pub struct QueuedStep {
     reading: Reading,
-    update: optim::Queued,
+    update: optim::QueuedUpdate,
     /// Of each micro-batch, where the loss has masks.
     masks: Vec<[Readback<f32>; 2]>,
     tokens: usize,
@@ -110,7 +110,7 @@ impl<T: Float> Trainer<T> {
     ///
     /// # Errors
     /// A launch fails, or a check of the first step does not hold.
-    pub fn queue(&self, work: &Work, lr: f64, first: bool) -> Result<Queued> {
+    pub fn queue(&self, work: &Work, lr: f64, first: bool) -> Result<QueuedStep> {
         let (device, Policy { model, optimizer, masks }) = (self.device(), &self.roles.policy);
         let forests = work.forests()?;
         let groups = work.packs.iter().map(|pack| self.loss.groups(&work.trees[pack.clone()]));
@@ -131,7 +131,7 @@ impl<T: Float> Trainer<T> {
         masks.iter().try_for_each(|masks| masks.update(lr))?;
         let update = optimizer.queue(lr)?;
         let tokens = forests.iter().map(Forest::len).sum();
-        Ok(Queued { reading, update, masks: made, tokens, flops: self.flops(&forests, seen), notes })
+        Ok(QueuedStep { reading, update, masks: made, tokens, flops: self.flops(&forests, seen), notes })
     }
 
     /// Where a loss couples micro-batches, runs all of them forward and the loss's heads over the whole step. True if it did.
@@ -147,7 +147,7 @@ impl<T: Float> Trainer<T> {
     }
 
     /// Forward and backward pass of a micro-batch; the heads of its loss in between, unless they have `seen` the whole step.
-    fn pass(&self, step: &Step, micro: usize, loaded: &Loaded, seen: bool) -> Result<Forwarded> {
+    fn pass(&self, step: &Step, micro: usize, loaded: &LoadedPack, seen: bool) -> Result<Forwarded> {
         let device = self.device();
         let coupled = self.loss.couples_the_step();
         let coefficients = device.alloc(loaded.batch.rows)?;
@@ -175,8 +175,8 @@ impl<T: Float> Trainer<T> {
     ///
     /// # Errors
     /// A launch failed.
-    pub fn finish(&self, queued: Queued) -> Result<Done> {
-        let Queued { reading, update, masks, tokens, flops, notes } = queued;
+    pub fn finish(&self, queued: QueuedStep) -> Result<Done> {
+        let QueuedStep { reading, update, masks, tokens, flops, notes } = queued;
         let measured = reading.wait(&self.loss)?;
         let mut metrics = measured.metrics();
         sparsity(masks, &mut metrics)?;
@@ -206,7 +206,7 @@ impl<T: Float> Trainer<T> {
                 // The policy is the reference, whose values are there.
                 Some(values) => {
                     let logps = device.upload(&values)?;
-                    let rows = Rows { ref_logps: Some(logps.clone()), logps: Some(logps), ..Rows::default() };
+                    let rows = RowInputs { ref_logps: Some(logps.clone()), logps: Some(logps), ..RowInputs::default() };
                     step.sum(pack, &rows, &self.model().upload(&forest)?.sequence_rows)?;
                 }
                 None => drop(self.forward(&step, pack, &self.load(&forest, &work, 0)?)?),
@@ -217,20 +217,20 @@ impl<T: Float> Trainer<T> {
     }
 
     /// Copies to the device what the passes of a pack of `work` read.
-    fn load(&self, forest: &Forest, work: &Work, pack: usize) -> Result<Loaded> {
+    fn load(&self, forest: &Forest, work: &Work, pack: usize) -> Result<LoadedPack> {
         let values = match self.roles.reference {
             Reference::Values => work.reference_of(&work.packs[pack]),
             Reference::None | Reference::Beside(_) => None,
         };
         let ref_logps = values.map(|values| self.device().upload(&values)).transpose()?;
-        Ok(Loaded { batch: self.model().upload(forest)?, ref_logps })
+        Ok(LoadedPack { batch: self.model().upload(forest)?, ref_logps })
     }
 
     /// Log-probabilities of a micro-batch's rows, and their sums in the step.
-    fn forward(&self, step: &Step, micro: usize, Loaded { batch, ref_logps }: &Loaded) -> Result<Forwarded> {
+    fn forward(&self, step: &Step, micro: usize, LoadedPack { batch, ref_logps }: &LoadedPack) -> Result<Forwarded> {
         let model = self.model();
         model.forward(batch)?;
-        let mut rows = Rows::default();
+        let mut rows = RowInputs::default();
         let (mut divergence, mut masked) = (None, None);
         if let Some(beside) = self.roles.reference.beside() {
             match &self.roles.policy.masks {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use warpo::data::batches::{build, plan_all};
-use warpo::data::loader::{Loader, Plan, StepSize};
+use warpo::data::loader::{EpochPlan, Loader, StepSize};
 use warpo::data::pack::{Packs, plan};
 use warpo::data::trees::Trees;
 use warpo::forest::{Forest, Segment, TILE_TOKENS, Tree};
@@ -185,7 +185,7 @@ fn whole_files_and_full_packs_are_filled_to_95_percent() {
         // An epoch as a run takes it, steps counted in packs.
         let size = StepSize::Packs(4);
         let mut loader =
-            Loader::new(Plan { seed, lengths: lengths.into(), weights: vec![], size, budget: BUDGET }).unwrap();
+            Loader::new(EpochPlan { seed, lengths: lengths.into(), weights: vec![], size, budget: BUDGET }).unwrap();
         let mut taken = 0;
         while loader.position().epoch == 0 {
             taken += loader.next_step().len();

@@ -10,7 +10,7 @@ use warpo::config::Config;
 use warpo::data::tokenize::Tokenizer;
 use warpo::data::{
     Dataset, Limits, OnError,
-    encode::{Encoder, Options},
+    encode::{EncodeOptions, Encoder},
     records::{self, Body, Columns, Text},
 };
 
@@ -81,7 +81,7 @@ fn every_row_fits_the_configuration() {
         response: config.data.max_response_tokens,
         tree: config.batch.tokens,
     };
-    let encoder = Encoder::new(tokenizer(), None, Options::new(limits));
+    let encoder = Encoder::new(tokenizer(), None, EncodeOptions::new(limits));
     let load = |file: &Path| Dataset::load(file, &Columns::new(), &encoder, OnError::Stop).unwrap();
     let (train, eval) = (load(&config.data.train.0[0].path), load(&config.data.eval.unwrap().0[0].path));
     assert_eq!((train.trees.len(), eval.trees.len()), (895, 105));

@@ -7,7 +7,7 @@ use serde_json::json;
 use warpo::data::records::{Body, Column, Columns, Node, Record, Text, lines, parse};
 use warpo::data::{
     Dataset, Limits, OnError,
-    encode::{Encoder, Options},
+    encode::{EncodeOptions, Encoder},
 };
 
 use super::quickstart;
@@ -296,7 +296,7 @@ fn a_file_of_two_forms_names_a_row_of_each() {
         json!({"prompt": "Is it?", "completion": " Yes", "label": true}),
     ];
     fs::write(&file, rows.map(|row| row.to_string()).join("\n")).unwrap();
-    let encoder = Encoder::new(quickstart::tokenizer(), None, Options::new(LIMITS));
+    let encoder = Encoder::new(quickstart::tokenizer(), None, EncodeOptions::new(LIMITS));
     let why = Dataset::load(&file, &Columns::new(), &encoder, OnError::Stop).unwrap_err().to_string();
     let want = format!(
         "{0}:1 is one of preference pairs, {0}:2 one of completions with a label: give rows of one form",
@@ -320,7 +320,7 @@ fn skip_counts_and_lists_stop_names_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.jsonl");
     fs::write(&file, FILE).unwrap();
-    let encoder = |limits| Encoder::new(quickstart::tokenizer(), None, Options::new(limits));
+    let encoder = |limits| Encoder::new(quickstart::tokenizer(), None, EncodeOptions::new(limits));
     let short = |text: &str| text[text.find("rows.jsonl").expect("the file is named")..].to_owned();
 
     let data = Dataset::load(&file, &Columns::new(), &encoder(LIMITS), OnError::Skip).unwrap();

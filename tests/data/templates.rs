@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use warpo::data::{
     Limits,
-    encode::{Encoded, Encoder, Options},
+    encode::{EncodeOptions, Encoded, Encoder},
     records::{Body, Extras, Node, Record, Text},
     template::{Templates, Variables},
     tokenize::Tokenizer,
@@ -23,13 +23,13 @@ fn folder(style: &str) -> PathBuf {
     crate::support::root().join("tests/fixtures/templates").join(style)
 }
 
-fn encoder(style: &str, change: impl FnOnce(&mut Options)) -> Encoder {
+fn encoder(style: &str, change: impl FnOnce(&mut EncodeOptions)) -> Encoder {
     mixed_encoder(style, style, change)
 }
 
 /// The template of one model with the tokenizer of another.
-fn mixed_encoder(template: &str, tokenizer: &str, change: impl FnOnce(&mut Options)) -> Encoder {
-    let mut options = Options::new(LIMITS);
+fn mixed_encoder(template: &str, tokenizer: &str, change: impl FnOnce(&mut EncodeOptions)) -> Encoder {
+    let mut options = EncodeOptions::new(LIMITS);
     change(&mut options);
     let templates = Templates::load(&folder(template), None).unwrap();
     Encoder::new(Tokenizer::load(&folder(tokenizer), 400).unwrap(), templates, options)
@@ -173,7 +173,7 @@ fn truncation_cuts_what_the_policy_says_and_empties_no_response() {
     let limits = Limits { prompt: 4, response: 3, tree: 100 };
     let cut = |long_prompt, long_response| {
         let encoder = encoder("mistral", |options| {
-            *options = Options { limits, long_prompt, long_response, ..options.clone() };
+            *options = EncodeOptions { limits, long_prompt, long_response, ..options.clone() };
         });
         encoder.encode("row", &long)
     };
@@ -211,7 +211,7 @@ fn a_prompt_that_is_no_prefix_moves_the_border_and_loses_no_answer() {
         }
         fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
         let templates = Templates::load(folder.path(), None).unwrap();
-        Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, Options::new(LIMITS))
+        Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, EncodeOptions::new(LIMITS))
     };
     let row = pair(chat(&[("user", "Is it?")]), chat(&[("assistant", "Yes")]), chat(&[("assistant", "No")]));
     let turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}";
@@ -285,7 +285,7 @@ fn steps_share_their_path_and_leaves_end() {
 #[test]
 fn what_a_conversation_lacks_is_named() {
     let row = pair(chat(&[("user", "a")]), chat(&[("assistant", "b")]), chat(&[("assistant", "c")]));
-    let bare = Encoder::new(Tokenizer::load(&folder("mistral"), 400).unwrap(), None, Options::new(LIMITS));
+    let bare = Encoder::new(Tokenizer::load(&folder("mistral"), 400).unwrap(), None, EncodeOptions::new(LIMITS));
     let mistral = encoder("mistral", |_| {});
     let system =
         pair(chat(&[("system", "s"), ("user", "a")]), chat(&[("assistant", "b")]), chat(&[("assistant", "c")]));

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use warpo::config::{LongPrompt, LongResponse, LongText};
 use warpo::data::{
     Limits,
-    encode::{Encoded, Encoder, Options},
+    encode::{EncodeOptions, Encoded, Encoder},
     records::{Body, Extras, Record, Text},
     tokenize::Tokenizer,
 };
@@ -74,7 +74,8 @@ impl EncodePair for Tokenizer {
             extras: Extras::default(),
             notes: Vec::new(),
         };
-        let Encoded::Tree { tree, .. } = Encoder::new(self, None, Options::new(LIMITS)).encode("row", &record)? else {
+        let Encoded::Tree { tree, .. } = Encoder::new(self, None, EncodeOptions::new(LIMITS)).encode("row", &record)?
+        else {
             panic!("nothing is dropped");
         };
         let tokens = |i: usize| tree.segments[i].tokens.clone();
@@ -287,8 +288,8 @@ fn long_texts_have_the_ids_of_the_whole() {
 fn a_row_that_cannot_fit_is_refused_or_dropped_before_it_is_tokenised() {
     let folder = crate::support::root().join("examples/quickstart-model");
     let long = "word ".repeat(80_000);
-    let encode = |change: &dyn Fn(&mut Options), prompt: &str, chosen: &str| {
-        let mut options = Options::new(LIMITS);
+    let encode = |change: &dyn Fn(&mut EncodeOptions), prompt: &str, chosen: &str| {
+        let mut options = EncodeOptions::new(LIMITS);
         change(&mut options);
         let encoder = Encoder::new(Tokenizer::load(&folder, 1 << 20).unwrap(), None, options);
         let line = json!({"prompt": prompt, "chosen": chosen, "rejected": " no"}).to_string();
@@ -299,7 +300,7 @@ fn a_row_that_cannot_fit_is_refused_or_dropped_before_it_is_tokenised() {
     {
         let why = format!("{:#}", encode(&|_| {}, prompt, chosen).unwrap_err());
         assert!(why.starts_with(part) && why.contains("at least") && why.contains(key), "{why}");
-        let drop = |options: &mut Options| {
+        let drop = |options: &mut EncodeOptions| {
             (options.long_prompt, options.long_response) = (LongPrompt::Drop, LongResponse::Drop);
         };
         let Encoded::Dropped(dropped) = encode(&drop, prompt, chosen).unwrap() else { panic!() };
@@ -311,7 +312,7 @@ fn a_row_that_cannot_fit_is_refused_or_dropped_before_it_is_tokenised() {
 #[test]
 fn documents_are_cut_into_blocks_that_lose_no_token() {
     let line = |text: &str| warpo::data::records::parse(json!({"text": text}).to_string().as_bytes()).unwrap();
-    let mut options = Options::new(Limits { prompt: 100, response: 7, tree: 300 });
+    let mut options = EncodeOptions::new(Limits { prompt: 100, response: 7, tree: 300 });
     options.long_text = LongText::Split;
     for (bos, limits) in [(false, LIMITS), (true, LIMITS), (true, Limits { tree: 5, ..LIMITS })] {
         options.limits = Limits { response: 7, ..limits };

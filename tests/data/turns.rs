@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use warpo::data::{
     Limits,
-    encode::{Encoded, Encoder, Options},
+    encode::{EncodeOptions, Encoded, Encoder},
     notes::Note,
     records::{Columns, Record},
     template::Templates,
@@ -49,7 +49,7 @@ fn encoder(template: &str) -> Encoder {
     }
     fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
     let templates = Templates::load(folder.path(), None).unwrap();
-    Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, Options::new(LIMITS))
+    Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, EncodeOptions::new(LIMITS))
 }
 
 fn read(row: Value) -> Record {
@@ -135,7 +135,7 @@ fn turns_that_a_template_rewrites_are_found_with_any_eos() {
         let config = json!({"eos_token": eos, "chat_template": HISTORY});
         fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         let templates = Templates::load(folder.path(), None).unwrap();
-        let encoder = Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, Options::new(LIMITS));
+        let encoder = Encoder::new(Tokenizer::load(folder.path(), 400).unwrap(), templates, EncodeOptions::new(LIMITS));
         let mut talk = talk();
         talk[2]["content"] = "<think>\nwhy\n</think>\n\nfirst word".into();
         let (whole, notes) = tree(&encoder, json!({"messages": talk}));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use half::bf16;
 use warpo::{
     device::{
-        DType, Device, HostOptions, Launch, Schedule,
+        DType, Device, HostOptions, Launch, ThreadOrder,
         host::{BankConflicts, Completion},
     },
     forest::{Forest, Tree},
@@ -16,7 +16,7 @@ use super::kernels::banks as kernel;
 use crate::model::{pair, random_params, tiny_json};
 
 fn counting(hopper: bool) -> Device {
-    let strict = HostOptions::strict(Schedule::InOrder, Completion::Early);
+    let strict = HostOptions::strict(ThreadOrder::InOrder, Completion::Early);
     Device::host(HostOptions { banks: true, hopper, ..strict }).unwrap()
 }
 

@@ -1,13 +1,13 @@
 //! What strict mode knows of buffers: freed ones, copies between them, fills, shared memory's end.
 
 use anyhow::Result;
-use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
+use warpo::device::{Buffer, Device, HostOptions, Launch, ThreadOrder, host::Completion};
 
 use super::kernels::memory as kernel;
 use crate::support::fast_device;
 
 fn strict() -> Device {
-    Device::host(HostOptions::strict(Schedule::InOrder, Completion::Early)).unwrap()
+    Device::host(HostOptions::strict(ThreadOrder::InOrder, Completion::Early)).unwrap()
 }
 
 fn read(device: &Device, x: &Buffer<f32>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Every check of strict mode: a kernel that breaks one rule is reported, its twin without the mistake passes.
 
 use anyhow::Result;
-use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
+use warpo::device::{Buffer, Device, HostOptions, Launch, ThreadOrder, host::Completion};
 
 use super::kernels::{copies, meetings, memory, races, units_mistakes_sm90 as units};
 use crate::support::{fast_device, strict_devices};
@@ -54,7 +54,7 @@ fn run(device: &Device, launcher: Launcher, setup: &Setup, broken: bool) -> Resu
 }
 
 fn check(setup: &Setup, cases: &[Case]) {
-    let in_order = || Device::host(HostOptions::strict(Schedule::InOrder, Completion::Late)).unwrap();
+    let in_order = || Device::host(HostOptions::strict(ThreadOrder::InOrder, Completion::Late)).unwrap();
     for Case { name, launcher, says } in cases {
         let Err(report) = run(&in_order(), *launcher, setup, true) else {
             panic!("{name}: the mistake was not reported");

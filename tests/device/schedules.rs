@@ -2,28 +2,28 @@
 
 use std::collections::HashSet;
 
-use warpo::device::{Buffer, Device, HostOptions, Launch, Schedule, host::Completion};
+use warpo::device::{Buffer, Device, HostOptions, Launch, ThreadOrder, host::Completion};
 
 use super::kernels::semantics as kernel;
 
-const SCHEDULES: [Schedule; 5] =
-    [Schedule::InOrder, Schedule::Reversed, Schedule::Eager, Schedule::Random(1), Schedule::Random(2)];
+const SCHEDULES: [ThreadOrder; 5] =
+    [ThreadOrder::InOrder, ThreadOrder::Reversed, ThreadOrder::Eager, ThreadOrder::Random(1), ThreadOrder::Random(2)];
 
-fn order(schedule: Schedule, len: usize, launch: impl FnOnce(&Device, &Buffer<i32>, &Buffer<i32>)) -> Vec<i32> {
+fn order(schedule: ThreadOrder, len: usize, launch: impl FnOnce(&Device, &Buffer<i32>, &Buffer<i32>)) -> Vec<i32> {
     let device = Device::host(HostOptions::strict(schedule, Completion::Early)).unwrap();
     let (order, count) = (device.alloc::<i32>(len).unwrap(), device.zeros::<i32>(1).unwrap());
     launch(&device, &order, &count);
     device.download(&order).unwrap()
 }
 
-fn threads(schedule: Schedule) -> Vec<i32> {
+fn threads(schedule: ThreadOrder) -> Vec<i32> {
     order(schedule, 3 * 96, |device, order, count| {
         // SAFETY: every thread writes three numbers.
         unsafe { kernel::order_of_threads(device, Launch::linear(1, 96), kernel::OrderOf { order, count }).unwrap() };
     })
 }
 
-fn blocks(schedule: Schedule) -> Vec<i32> {
+fn blocks(schedule: ThreadOrder) -> Vec<i32> {
     order(schedule, 24, |device, order, count| {
         let launch = Launch { grid: [6, 4, 1], ..Launch::linear(1, 1) };
         // SAFETY: every block writes one number.

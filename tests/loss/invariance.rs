@@ -2,7 +2,7 @@
 
 use warpo::{
     device::{Device, HostOptions},
-    loss::{Head, Loss, Shape, all},
+    loss::{Loss, LossHead, Shape, all},
 };
 
 use super::{Case, Got, run_step, split};
@@ -116,7 +116,7 @@ fn a_list_of_two_is_a_pair() {
     let device = fast_device(1);
     for (list, pair) in [("infonca", "dpo"), ("nca", "nca_pair")] {
         let (list, pair) = (Loss::with(list, &[("beta", 0.1)]).unwrap(), Loss::with(pair, &[("beta", 0.1)]).unwrap());
-        assert!(matches!(list.parts()[0].1.head, Head::List { .. }));
+        assert!(matches!(list.parts()[0].1.head, LossHead::List { .. }));
         let mut pairs = Case::default();
         // From equal over usual margins to saturated ones, the chosen one behind and in front.
         for (i, margin) in [0.0, 0.3, -2.0, 45.5, -45.5, 600.0, -600.0, 1e-3, 8000.0].into_iter().enumerate() {

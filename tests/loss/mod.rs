@@ -19,10 +19,10 @@ use warpo::{
     device::{Buffer, Device},
     forest::Forest,
     loss::{Groups, Loss, MetricSums, Outputs, Step},
-    ops::{loss_batch, loss_rows::Rows},
+    ops::{loss_batch, loss_rows::RowInputs},
 };
 
-/// Rows of every sequence, back to back, and how sequences stand together.
+/// RowInputs of every sequence, back to back, and how sequences stand together.
 #[derive(Clone, Default)]
 pub struct Case {
     pub groups: Groups,
@@ -65,13 +65,13 @@ impl Case {
         ends
     }
 
-    fn rows(&self, device: &Device) -> (Rows, Buffer<i32>) {
+    fn rows(&self, device: &Device) -> (RowInputs, Buffer<i32>) {
         let upload = |values: &[f32]| (!values.is_empty()).then(|| device.upload(values).unwrap());
-        let rows = Rows {
+        let rows = RowInputs {
             logps: upload(&self.logps),
             ref_logps: upload(&self.ref_logps),
             collisions: upload(&self.collisions),
-            ..Rows::default()
+            ..RowInputs::default()
         };
         (rows, device.upload(&self.sequence_rows()).unwrap())
     }
@@ -146,7 +146,7 @@ pub fn on_rows(
 ) -> (Buffer<f32>, MetricSums) {
     let state = device.zeros(loss_batch::STATE).unwrap();
     let step = Step::new(device, loss, &state, std::slice::from_ref(groups)).unwrap();
-    let rows = Rows { logps: Some(logps.clone()), ref_logps: Some(ref_logps.clone()), ..Rows::default() };
+    let rows = RowInputs { logps: Some(logps.clone()), ref_logps: Some(ref_logps.clone()), ..RowInputs::default() };
     step.sum(0, &rows, sequence_rows).unwrap();
     step.run(None).unwrap();
     let coefficients = device.alloc(logps.len()).unwrap();

@@ -6,10 +6,10 @@ use warpo::{
     device::Device,
     loss::{Loss, Mean, Outputs, Step, Term},
     ops::{
-        head::Head,
-        head::distributions::{self, Divergence, Slopes},
+        head::HeadShape,
+        head::distributions::{self, Divergence, RowSlopes},
         loss_batch,
-        loss_rows::Rows,
+        loss_rows::RowInputs,
     },
 };
 
@@ -296,8 +296,8 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     let want = vector.loss();
     let tokens = vector.need("yw").len() / want.len();
     let vocab = vector.need("zw").len() / vector.need("yw").len();
-    let head = Head { vocab, hidden: 8, chunk_rows: 64, softcap: None };
-    // Rows: pair by pair, the chosen side first.
+    let head = HeadShape { vocab, hidden: 8, chunk_rows: 64, softcap: None };
+    // RowInputs: pair by pair, the chosen side first.
     let sides = |name: &str, width: usize| -> Vec<f32> {
         let [w, l] = ["w", "l"].map(|side| vector.need(&format!("{name}{side}")));
         let (w, l) = (w.chunks(tokens * width), l.chunks(tokens * width));
@@ -324,13 +324,13 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     let loss = loss_of(vector, want.len());
     let state = device.zeros(loss_batch::STATE).unwrap();
     let step = Step::new(device, &loss, &state, std::slice::from_ref(&case.groups)).unwrap();
-    let rows_in = Rows {
+    let rows_in = RowInputs {
         logps: Some(kept.logps.clone()),
         ref_logps: Some(kept.ref_logps.clone()),
         weights: Some(device.upload(&sides("mu", 1)).unwrap()),
         divergences: Some(kept.divergences.clone()),
         divergence_weights: Some(device.upload(&sides("md", 1)).unwrap()),
-        ..Rows::default()
+        ..RowInputs::default()
     };
     let ends = device.upload(&case.sequence_rows()).unwrap();
     step.sum(0, &rows_in, &ends).unwrap();
@@ -339,7 +339,7 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     let outputs = Outputs { coefficients: &c, divergence_coefficients: Some(&k) };
     step.spread(0, outputs, &rows_in, &ends).unwrap();
     let dz = device.alloc::<f32>(z.len()).unwrap();
-    let slopes = Slopes { logps: &c, divergences: &k };
+    let slopes = RowSlopes { logps: &c, divergences: &k };
     distributions::dlogits(device, &dz, [&z, &q], [&kept.lse, &kept.ref_lse], &slopes, &targets, &head).unwrap();
 
     let what = format!("{} on {on}", vector.key);

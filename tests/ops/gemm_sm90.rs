@@ -5,7 +5,7 @@ use warpo::{
     device::{Device, Fault, Float},
     ops::{
         gemm::sm90::{Plan, Tile},
-        gemm::{self, Extras, Gemm},
+        gemm::{self, Epilogue, Gemm},
     },
 };
 
@@ -23,7 +23,7 @@ fn padded<O: Float>(gemm: Gemm) -> Gemm {
 
 fn check<O: Float>(device: &Device, on: &str, gemm: Gemm, plan: &Plan) {
     let case = Case::<bf16, O>::new(padded::<O>(gemm));
-    let d = case.by(device, |d, a, b| gemm::run_planned(device, plan, &case.gemm, d, a, b, &Extras::NONE));
+    let d = case.by(device, |d, a, b| gemm::run_planned(device, plan, &case.gemm, d, a, b, &Epilogue::NONE));
     let d = d.unwrap_or_else(|why| panic!("{:?} {plan:?} on {on}: {why:#}", case.gemm));
     case.compare(&widen(&d), &format!("{on} {plan:?}"));
 }
@@ -151,7 +151,7 @@ fn splits_that_cannot_be_made_are_refused() {
     assert!(refused(plan(2, 1)).ends_with("4 pairs of tiles and no split"));
     assert!(refused(plan(1, 3)).ends_with("a workspace of 294912 elements, found 262144"));
     let narrow = Case::<bf16, bf16>::new(gemm);
-    let why = narrow.by(&device, |d, a, b| gemm::run_planned(&device, &plan(2, 2), &gemm, d, a, b, &Extras::NONE));
+    let why = narrow.by(&device, |d, a, b| gemm::run_planned(&device, &plan(2, 2), &gemm, d, a, b, &Epilogue::NONE));
     assert!(why.unwrap_err().to_string().ends_with("only f32 gradients of weights are split"));
 }
 
@@ -180,7 +180,8 @@ fn a_bias_and_an_addend_are_rounded_once() {
         let [a, b, bias_buffer, addend_buffer] = [&a, &b, &bias, &addend].map(|x| device.upload(x).unwrap());
         let d = device.upload(&vec![bf16::from_f32(7.0); m * pitch]).unwrap();
         for (bias_on, addend_on) in [(true, false), (false, true), (true, true)] {
-            let extras = Extras { bias: bias_on.then_some(&bias_buffer), addend: addend_on.then_some(&addend_buffer) };
+            let extras =
+                Epilogue { bias: bias_on.then_some(&bias_buffer), addend: addend_on.then_some(&addend_buffer) };
             gemm::run_adding(device, &gemm, &d, &a, &b, &extras).unwrap_or_else(|why| panic!("on {on}: {why:#}"));
             for (at, &got) in widen(&device.download(&d).unwrap()).iter().enumerate() {
                 let (row, column) = (at / pitch, at % pitch);
@@ -208,7 +209,7 @@ fn every_fault_is_caught() {
     let case = Case::<bf16, bf16>::new(gemm);
     let plan = Plan { stages: 2, ..Plan::with_tile(&gemm, Tile::M128N128, 4) };
     let run =
-        |device: &Device| case.by(device, |d, a, b| gemm::run_planned(device, &plan, &gemm, d, a, b, &Extras::NONE));
+        |device: &Device| case.by(device, |d, a, b| gemm::run_planned(device, &plan, &gemm, d, a, b, &Epilogue::NONE));
     let want = run(&strict_hoppers()[0].0).unwrap();
     support::every_fault_is_caught(&Fault::ALL, |device| Ok(run(device)? == want));
 }
@@ -263,7 +264,7 @@ fn what_bulk_stores_cannot_write_goes_the_portable_way() {
         let d = case.by(&device, |d, a, b| gemm::run(&device, &gemm, d, a, b)).unwrap();
         case.compare(&widen(&d), "host");
         let plan = Plan::choose(&gemm, 4);
-        let why = case.by(&device, |d, a, b| gemm::run_planned(&device, &plan, &gemm, d, a, b, &Extras::NONE));
+        let why = case.by(&device, |d, a, b| gemm::run_planned(&device, &plan, &gemm, d, a, b, &Epilogue::NONE));
         assert!(why.unwrap_err().to_string().ends_with("D cannot be written in bulk"));
     }
 }
@@ -291,7 +292,7 @@ fn a_plan_that_does_not_fit_is_refused() {
     let case = Case::<bf16, f32>::new(gemm);
     for stages in [0, 5] {
         let plan = Plan { stages, ..Plan::with_tile(&gemm, Tile::M128N256, 4) };
-        let why = case.by(&device, |d, a, b| gemm::run_planned(&device, &plan, &gemm, d, a, b, &Extras::NONE));
+        let why = case.by(&device, |d, a, b| gemm::run_planned(&device, &plan, &gemm, d, a, b, &Epilogue::NONE));
         assert!(why.unwrap_err().to_string().ends_with("1 to 4 slots fit shared memory"));
     }
 }

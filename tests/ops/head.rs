@@ -2,7 +2,7 @@ use half::bf16;
 use warpo::{
     device::{Buffer, Device, Float, HostOptions},
     forest::{Forest, Segment, Tree},
-    ops::head::{self, Head, Rows, Scratch},
+    ops::head::{self, HeadRows, HeadShape, Scratch},
 };
 
 use crate::{
@@ -110,7 +110,7 @@ fn central_differences(softcap: Option<f32>) {
 
 #[test]
 fn flops_count_recomputed_chunks() {
-    let head = |chunk_rows| Head { vocab: 10, hidden: 4, chunk_rows, softcap: None };
+    let head = |chunk_rows| HeadShape { vocab: 10, hidden: 4, chunk_rows, softcap: None };
     let product = 2.0 * 10.0 * 4.0;
     assert_eq!(head(7).flops(7), 3.0 * 7.0 * product);
     // Chunks of 1, 3 and 3 rows, of which the last is kept.
@@ -122,7 +122,7 @@ fn native() -> Device {
     Device::host(HostOptions { threads: 2, ..HostOptions::default() }).unwrap()
 }
 
-/// Rows of logits `ld` apart; NaN in the padding must never be read.
+/// HeadRows of logits `ld` apart; NaN in the padding must never be read.
 fn padded(logits: &[f32], vocab: usize, ld: usize) -> Vec<f32> {
     let row = |z: &[f32]| z.iter().copied().chain(std::iter::repeat_n(f32::NAN, ld - vocab)).collect::<Vec<_>>();
     logits.chunks(vocab).flat_map(row).collect()
@@ -264,10 +264,10 @@ impl<T: Float> Case<T> {
 
     fn run(&self, device: &Device, chunk_rows: usize, kept: bool) -> Outcome {
         let Dims { vocab, hidden, softcap } = self.dims;
-        let head = Head { vocab, hidden, chunk_rows, softcap };
+        let head = HeadShape { vocab, hidden, chunk_rows, softcap };
         let (count, tokens) = (self.rows.len(), self.rows.forest.len());
         let up = |data: &[i32]| device.upload(data).unwrap();
-        let rows = Rows {
+        let rows = HeadRows {
             source: up(&self.rows.source),
             target: up(&self.rows.target),
             token_row_offsets: up(&self.rows.forest.token_row_offsets),

@@ -2,8 +2,8 @@ use half::bf16;
 use warpo::{
     device::{Device, Float},
     ops::{
-        head::Head,
-        head::distributions::{self, Divergence, Slopes},
+        head::HeadShape,
+        head::distributions::{self, Divergence, RowSlopes},
     },
 };
 
@@ -16,7 +16,7 @@ use crate::{
 const SHAPES: &[(usize, usize)] = &[(1, 8), (5, 13), (3, 40), (6, 701)];
 
 struct Case {
-    head: Head,
+    head: HeadShape,
     z: Vec<f32>,
     zq: Vec<f32>,
     targets: Vec<i32>,
@@ -30,7 +30,7 @@ fn log_softmax(z: &[f64]) -> Vec<f64> {
 
 impl Case {
     fn new(rows: usize, vocab: usize, scale: f32, softcap: Option<f32>) -> Self {
-        let head = Head { vocab, hidden: 8, chunk_rows: rows, softcap };
+        let head = HeadShape { vocab, hidden: 8, chunk_rows: rows, softcap };
         let logits = |seed: u64| -> Vec<f32> {
             // Columns beyond the vocabulary hold what must not be read.
             let row = |r: usize| {
@@ -106,7 +106,7 @@ fn dlogits<T: Float>(
     let (rows, ld) = (case.targets.len(), case.head.ld());
     let (c, k) = (normal(3, rows), normal(4, rows));
     let out = device.alloc::<T>(rows * ld).unwrap();
-    let slopes = Slopes { logps: &device.upload(&c).unwrap(), divergences: &device.upload(&k).unwrap() };
+    let slopes = RowSlopes { logps: &device.upload(&c).unwrap(), divergences: &device.upload(&k).unwrap() };
     let targets = device.upload(&case.targets).unwrap();
     distributions::dlogits(device, &out, logits, [&kept.lse, &kept.ref_lse], &slopes, &targets, &case.head).unwrap();
     let mut want = Vec::new();

@@ -7,7 +7,7 @@ use warpo::{
         gemm::Gemm,
         gemm::sm90::{Plan, Tile},
         head::sm90::{self, Logits},
-        head::{self, Head},
+        head::{self, HeadShape},
     },
 };
 
@@ -28,7 +28,7 @@ fn whole() {
     for_each_hopper(|device, on| {
         assert!(head::keeps_exponentials::<bf16>(
             device,
-            &Head { vocab: 37, hidden: 24, chunk_rows: 1, softcap: None }
+            &HeadShape { vocab: 37, hidden: 24, chunk_rows: 1, softcap: None }
         ));
         for &(vocab, hidden, softcap) in WHOLE {
             let case = Case::<bf16>::new(vocab, hidden, softcap);
@@ -41,7 +41,7 @@ fn whole() {
 
 /// One chunk of rows.
 struct Chunk {
-    head: Head,
+    head: HeadShape,
     rows: usize,
     x: Vec<bf16>,
     weight: Vec<bf16>,
@@ -62,7 +62,7 @@ impl Chunk {
     fn new(rows: usize, vocab: usize, hidden: usize, scale: f32, softcap: Option<f32>) -> Self {
         let factor = scale / (hidden as f32).sqrt();
         Self {
-            head: Head { vocab, hidden, chunk_rows: rows, softcap },
+            head: HeadShape { vocab, hidden, chunk_rows: rows, softcap },
             rows,
             x: cast(&normal(1, rows * hidden)),
             weight: cast(&normal(2, vocab * hidden).iter().map(|x| x * factor).collect::<Vec<_>>()),
@@ -99,7 +99,7 @@ impl Chunk {
     }
 
     fn check(&self, device: &Device, what: &str) {
-        let (Head { vocab, hidden, softcap, .. }, ld) = (self.head, self.head.ld());
+        let (HeadShape { vocab, hidden, softcap, .. }, ld) = (self.head, self.head.ld());
         let source: Vec<i32> = (0..self.rows as i32).collect();
         let dims = oracle::Dims { vocab, hidden, softcap };
         let z = oracle::logits(&widen(&self.x), &widen(&self.weight), &source, dims);

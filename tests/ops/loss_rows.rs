@@ -2,12 +2,12 @@
 
 use warpo::{
     device::Device,
-    ops::loss_rows::{self, Rows, SLOPES, SUMS, SequenceSlots},
+    ops::loss_rows::{self, RowInputs, SLOPES, SUMS, SequenceSlots},
 };
 
 use crate::support::{for_each_device, normal};
 
-/// Rows around a warp's lanes, a sequence without rows, more sequences than a CTA has warps.
+/// RowInputs around a warp's lanes, a sequence without rows, more sequences than a CTA has warps.
 const LENGTHS: [usize; 9] = [1, 31, 32, 33, 0, 100, 2, 64, 5];
 
 struct Case {
@@ -28,10 +28,10 @@ fn case() -> Case {
 }
 
 impl Case {
-    fn rows(&self, device: &Device) -> Rows {
+    fn rows(&self, device: &Device) -> RowInputs {
         let [logps, ref_logps, weights, divergences, divergence_weights, collisions] =
             self.columns.each_ref().map(|column| Some(device.upload(column).unwrap()));
-        Rows { logps, ref_logps, weights, divergences, divergence_weights, collisions, complements: true }
+        RowInputs { logps, ref_logps, weights, divergences, divergence_weights, collisions, complements: true }
     }
 
     fn at(&self, column: usize, row: usize) -> f64 {
@@ -68,7 +68,7 @@ fn sums() {
             }
         }
         // Without the rest there are log-probabilities alone: a log-ratio is one, and weights are 1.
-        let plain = Rows { logps: case.rows(device).logps, ..Rows::default() };
+        let plain = RowInputs { logps: case.rows(device).logps, ..RowInputs::default() };
         loss_rows::sum(device, &sums, &plain, &device.upload(&case.ends).unwrap()).unwrap();
         let logps = case.sums(|row| at(0, row));
         for (sequence, got) in device.download(&sums).unwrap().chunks(SUMS).enumerate() {

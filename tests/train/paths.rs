@@ -5,7 +5,7 @@ use serde_json::Value;
 use warpo::{
     data::{
         Dataset, Limits, OnError,
-        encode::{Encoder, Options},
+        encode::{EncodeOptions, Encoder},
         records::Columns,
         trees::Trees,
     },
@@ -41,8 +41,11 @@ fn shape() -> ModelConfig {
 }
 
 fn data() -> Dataset {
-    let encoder =
-        Encoder::new(quickstart::tokenizer(), None, Options::new(Limits { prompt: 128, response: 16, tree: 160 }));
+    let encoder = Encoder::new(
+        quickstart::tokenizer(),
+        None,
+        EncodeOptions::new(Limits { prompt: 128, response: 16, tree: 160 }),
+    );
     let path = root().join("examples/data/persona_agreeableness/train.jsonl");
     Dataset::load(&path, &Columns::new(), &encoder, OnError::Stop).unwrap()
 }

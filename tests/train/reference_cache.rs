@@ -9,7 +9,7 @@ use warpo::{
     forest::Tree,
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     roles::reference::{
-        Pass, ValueFile,
+        ReferencePass, ValueFile,
         cache::{ReferenceCache, row_key},
         compute, data_key,
     },
@@ -39,8 +39,8 @@ impl Setting {
         model
     }
 
-    fn pass<'a>(&self, model: &'a Model<f32>, rows: &'a Rows) -> Pass<'a, f32> {
-        Pass::new(model, BUDGET, Some(self.cache.path()), [&rows.train, &rows.eval], &rows.file).unwrap()
+    fn pass<'a>(&self, model: &'a Model<f32>, rows: &'a Rows) -> ReferencePass<'a, f32> {
+        ReferencePass::new(model, BUDGET, Some(self.cache.path()), [&rows.train, &rows.eval], &rows.file).unwrap()
     }
 
     /// Runs to the end; the values and how many rows had to be computed.

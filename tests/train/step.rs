@@ -7,7 +7,7 @@ use warpo::{
     config::Config,
     data::{
         Dataset, Limits,
-        encode::{Encoder, Options},
+        encode::{EncodeOptions, Encoder},
         records::Columns,
         tokenize::Tokenizer,
         trees::Trees,
@@ -37,7 +37,7 @@ fn one_step(config: &Config, budget: usize) -> (Vec<f64>, Vec<(String, f64)>, us
     let shape = ModelConfig::load(&config.model.path).unwrap();
     let tokenizer = Tokenizer::load(&config.model.path, shape.vocab).unwrap();
     let limits = Limits { prompt: 128, response: 16, tree: 160 };
-    let encoder = Encoder::new(tokenizer, None, Options::new(limits));
+    let encoder = Encoder::new(tokenizer, None, EncodeOptions::new(limits));
     let data = Dataset::load(&config.data.train.0[0].path, &Columns::new(), &encoder, config.data.on_error).unwrap();
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 7 };
     let plan = MemoryPlan::new(&shape, DType::F32, capacity).unwrap();

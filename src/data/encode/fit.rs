@@ -1,7 +1,7 @@
 //! Rows that are longer than the model reads: the policies for long prompts and responses, with the model's positions as
 //! a further limit.
 
-use super::{Limits, Options};
+use super::{EncodeOptions, Limits};
 use crate::data::long::{LongPrompt, LongResponse};
 
 /// What is to be done with a row.
@@ -16,7 +16,7 @@ pub(super) enum Fit {
     Refuse,
 }
 
-impl Options {
+impl EncodeOptions {
     /// What is to be done with a prompt and responses of so many tokens, the longest counted. What the limits cut anyway is
     /// cut first. Where both may be cut, the response is, as TRL's `max_length` cuts the end; but no prompt that fills the
     /// model by itself stays whole.
@@ -68,7 +68,7 @@ mod tests {
 
     fn fit(long_prompt: LongPrompt, long_response: LongResponse, prompt: usize, response: usize) -> Fit {
         let limits = Limits { prompt: 100, response: 100, tree: 1000 };
-        Options { long_prompt, long_response, positions: 128, ..Options::new(limits) }.fit(prompt, response)
+        EncodeOptions { long_prompt, long_response, positions: 128, ..EncodeOptions::new(limits) }.fit(prompt, response)
     }
 
     #[test]
@@ -98,7 +98,8 @@ mod tests {
     fn a_prompt_and_a_response_that_both_fill_the_model() {
         let limits = Limits { prompt: 500, response: 500, tree: 1000 };
         let cut = (LongPrompt::KeepEnd, LongResponse::KeepStart);
-        let options = Options { long_prompt: cut.0, long_response: cut.1, positions: 128, ..Options::new(limits) };
+        let options =
+            EncodeOptions { long_prompt: cut.0, long_response: cut.1, positions: 128, ..EncodeOptions::new(limits) };
         assert_eq!(options.fit(300, 300), Fit::Within { prompt: 64, response: 64 });
         assert_eq!(options.fit(300, 28), Fit::Within { prompt: 100, response: 500 });
     }

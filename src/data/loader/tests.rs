@@ -4,7 +4,7 @@ use super::*;
 
 fn loader(seed: u64, rows: usize, size: StepSize) -> Loader {
     let lengths: Vec<u32> = (0..rows as u32).map(|row| 1 + row % 5).collect();
-    Loader::new(Plan { seed, lengths: lengths.into(), weights: Vec::new(), size, budget: 9 }).unwrap()
+    Loader::new(EpochPlan { seed, lengths: lengths.into(), weights: Vec::new(), size, budget: 9 }).unwrap()
 }
 
 /// The steps of one epoch, from a loader at its start.
@@ -62,7 +62,8 @@ fn windows_lose_no_row_and_leave_one_pack_with_room() {
     let rows = 3 * LOOK_AHEAD + 5;
     let lengths: Vec<u32> = (0..rows as u32).map(|row| 20 + (row * 7919) % 83).collect();
     let tokens: u32 = lengths.iter().sum();
-    let plan = Plan { seed: 4, lengths: lengths.into(), weights: Vec::new(), size: StepSize::Packs(8), budget: 1000 };
+    let plan =
+        EpochPlan { seed: 4, lengths: lengths.into(), weights: Vec::new(), size: StepSize::Packs(8), budget: 1000 };
     let packs = epoch(&mut Loader::new(plan).unwrap()).concat();
     let mut seen = packs.concat();
     seen.sort_unstable();
@@ -74,7 +75,7 @@ fn windows_lose_no_row_and_leave_one_pack_with_room() {
 fn a_row_comes_as_often_as_it_weighs() {
     let weights = vec![0.0, 1.0, 2.0, 0.25, 1.75, 1.0];
     for size in [StepSize::Rows(4), StepSize::Packs(2)] {
-        let plan = Plan { seed: 5, lengths: vec![3; 6].into(), weights: weights.clone(), size, budget: 9 };
+        let plan = EpochPlan { seed: 5, lengths: vec![3; 6].into(), weights: weights.clone(), size, budget: 9 };
         let mut loader = Loader::new(plan).unwrap();
         let total = loader.steps_in(400).unwrap();
         let (mut times, mut steps) = (BTreeMap::new(), 0);
@@ -92,19 +93,20 @@ fn a_row_comes_as_often_as_it_weighs() {
 
 #[test]
 fn what_cannot_be_loaded_is_refused() {
-    let plan = || Plan { seed: 0, lengths: vec![3, 4].into(), weights: vec![], size: StepSize::Rows(1), budget: 4 };
+    let plan =
+        || EpochPlan { seed: 0, lengths: vec![3, 4].into(), weights: vec![], size: StepSize::Rows(1), budget: 4 };
     assert!(Loader::new(plan()).is_ok());
     for bad in [
-        Plan { lengths: vec![].into(), ..plan() },
-        Plan { size: StepSize::Packs(0), ..plan() },
-        Plan { budget: 3, ..plan() },
-        Plan { weights: vec![1.0], ..plan() },
-        Plan { weights: vec![1.0, f32::NAN], ..plan() },
-        Plan { weights: vec![1.0, -1.0], ..plan() },
+        EpochPlan { lengths: vec![].into(), ..plan() },
+        EpochPlan { size: StepSize::Packs(0), ..plan() },
+        EpochPlan { budget: 3, ..plan() },
+        EpochPlan { weights: vec![1.0], ..plan() },
+        EpochPlan { weights: vec![1.0, f32::NAN], ..plan() },
+        EpochPlan { weights: vec![1.0, -1.0], ..plan() },
     ] {
         assert!(Loader::new(bad).is_err());
     }
     // Weights so small that most epochs draw nothing.
-    let mut rare = Loader::new(Plan { weights: vec![1e-9; 2], ..plan() }).unwrap();
+    let mut rare = Loader::new(EpochPlan { weights: vec![1e-9; 2], ..plan() }).unwrap();
     assert_eq!(rare.next_step(), [[0]]);
 }

@@ -1,4 +1,4 @@
-//! Rows of a Parquet file: values of its columns put together as the row that was taken apart (Dremel's levels).
+//! RowReader of a Parquet file: values of its columns put together as the row that was taken apart (Dremel's levels).
 //!
 //! A null structure is null and no object of nulls. A field of a nested structure that is null is left out, as a JSON
 //! line leaves it out: a table gives every structure the fields of all. `content` stays, which a message may have as null.
@@ -21,7 +21,7 @@ use parquet::{
 };
 use serde_json::{Map, Value};
 
-use super::{Raw, Row, Rows};
+use super::{Raw, Row, RowReader};
 use columns::Column;
 
 const DAMAGED: &str =
@@ -66,7 +66,7 @@ struct Table {
     max: usize,
 }
 
-pub(super) fn open(path: &Path, max: usize) -> Result<Rows> {
+pub(super) fn open(path: &Path, max: usize) -> Result<RowReader> {
     let table = quietly(|| {
         let file = File::open(path)?;
         let reader = SerializedFileReader::new(file.try_clone()?)?;

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use super::{
-    Fault, Schedule,
+    Fault, ThreadOrder,
     place::Place,
     simt::{
         CURRENT, Operation, SimtThread, Worker,
@@ -85,7 +85,7 @@ extern "C" fn simt_elect(file: *const c_char, line: u32) -> u32 {
     // SAFETY: as in `step`.
     let (thread, schedule) = unsafe { ((*worker).running_thread(), (*worker).options().schedule) };
     // Which lane is unspecified.
-    let chosen = if schedule == Schedule::Reversed { 31 } else { 0 };
+    let chosen = if schedule == ThreadOrder::Reversed { 31 } else { 0 };
     u32::from(thread % 32 == chosen)
 }
 

@@ -35,7 +35,7 @@ pub type EntryPoint = unsafe extern "C" fn(*mut *mut c_void);
 
 /// In which order the threads of a CTA, and in strict mode the CTAs of a grid, get to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Schedule {
+pub enum ThreadOrder {
     /// By number.
     #[default]
     InOrder,
@@ -133,7 +133,7 @@ pub struct HostOptions {
     /// Runs the instrumented build and checks every access.
     pub strict: bool,
     /// Who runs first.
-    pub schedule: Schedule,
+    pub schedule: ThreadOrder,
     /// When asynchronous copies land.
     pub completion: Completion,
     /// Strict mode counts how lanes meet in banks of shared memory: see [`HostDevice::bank_conflicts`].
@@ -150,7 +150,7 @@ impl Default for HostOptions {
             hopper: false,
             ahead: false,
             strict: false,
-            schedule: Schedule::InOrder,
+            schedule: ThreadOrder::InOrder,
             completion: Completion::Early,
             banks: false,
             fault: None,
@@ -168,7 +168,7 @@ fn wide_vectors() -> bool {
 
 impl HostOptions {
     /// Emulated kernels under every check: what the kernel tests run.
-    pub fn strict(schedule: Schedule, completion: Completion) -> Self {
+    pub fn strict(schedule: ThreadOrder, completion: Completion) -> Self {
         Self { gemm: GemmBackend::Kernel, threads: 1, strict: true, schedule, completion, ..Self::default() }
     }
 }

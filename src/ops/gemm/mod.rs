@@ -101,14 +101,14 @@ impl Gemm {
 
 /// What is added to a result before it is rounded; of its type, not together with `accumulate`.
 #[derive(Clone, Copy)]
-pub struct Extras<'a, T> {
+pub struct Epilogue<'a, T> {
     /// (n), the same for every row.
     pub bias: Option<&'a Buffer<T>>,
     /// (m, n) in rows as far apart as D's; for D itself there is `accumulate`.
     pub addend: Option<&'a Buffer<T>>,
 }
 
-impl<T> Extras<'_, T> {
+impl<T> Epilogue<'_, T> {
     /// Nothing is added.
     pub const NONE: Self = Self { bias: None, addend: None };
 
@@ -131,7 +131,7 @@ pub fn run<T: Float, O: Float>(
     a: &Buffer<T>,
     b: &Buffer<T>,
 ) -> Result<()> {
-    if is_empty(gemm, d, a, b, &Extras::NONE)? {
+    if is_empty(gemm, d, a, b, &Epilogue::NONE)? {
         return Ok(());
     }
     if let Some(host) = device.as_host()
@@ -142,9 +142,9 @@ pub fn run<T: Float, O: Float>(
         return unsafe { host.multiply(&product(gemm, d, a, b)) };
     }
     match device.arch() {
-        Arch::Sm90 if sm90::takes(gemm, d, &Extras::<T>::NONE) => {
+        Arch::Sm90 if sm90::takes(gemm, d, &Epilogue::<T>::NONE) => {
             let plan = Plan::choose(gemm, device.sm_count());
-            sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Extras::NONE, None)
+            sm90::run(device, &plan, gemm, d, &a.cast(), &b.cast(), &Epilogue::NONE, None)
         }
         _ => portable::run(device, gemm, d, a, b),
     }
@@ -164,7 +164,7 @@ pub fn run_split<T: Float>(
     workspace: &Buffer<f32>,
 ) -> Result<()> {
     match arch(device) {
-        Arch::Sm90 if gemm.order == Order::Tn && sm90::takes(gemm, d, &Extras::<T>::NONE) => {
+        Arch::Sm90 if gemm.order == Order::Tn && sm90::takes(gemm, d, &Epilogue::<T>::NONE) => {
             let plan = Plan::choose_split(gemm, device.sm_count(), workspace.len());
             run_split_planned(device, &plan, gemm, d, a, b, workspace)
         }
@@ -193,7 +193,7 @@ pub fn run_split_planned<T: Float>(
     b: &Buffer<T>,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    planned(device, plan, gemm, d, a, b, &Extras::NONE, Some(workspace))
+    planned(device, plan, gemm, d, a, b, &Epilogue::NONE, Some(workspace))
 }
 
 /// The kernels that products of bf16 take, and what is worked up in one kernel with a product: the device's, but the portable
@@ -214,7 +214,7 @@ pub fn run_adding<T: Float>(
     d: &Buffer<T>,
     a: &Buffer<T>,
     b: &Buffer<T>,
-    extras: &Extras<T>,
+    extras: &Epilogue<T>,
 ) -> Result<()> {
     match arch(device) {
         Arch::Sm90 if sm90::takes(gemm, d, extras) => {
@@ -231,7 +231,7 @@ fn run_then_add<T: Float>(
     d: &Buffer<T>,
     a: &Buffer<T>,
     b: &Buffer<T>,
-    extras: &Extras<T>,
+    extras: &Epilogue<T>,
 ) -> Result<()> {
     is_empty(gemm, d, a, b, extras)?;
     ensure!(gemm.ldd == gemm.n || extras.is_none(), "{gemm:?}: what is added needs a packed D");
@@ -253,7 +253,7 @@ pub fn run_planned<T: Float, O: Float>(
     d: &Buffer<O>,
     a: &Buffer<T>,
     b: &Buffer<T>,
-    extras: &Extras<O>,
+    extras: &Epilogue<O>,
 ) -> Result<()> {
     planned(device, plan, gemm, d, a, b, extras, None)
 }
@@ -266,7 +266,7 @@ fn planned<T: Float, O: Float>(
     d: &Buffer<O>,
     a: &Buffer<T>,
     b: &Buffer<T>,
-    extras: &Extras<O>,
+    extras: &Epilogue<O>,
     workspace: Option<&Buffer<f32>>,
 ) -> Result<()> {
     ensure!(T::DTYPE == DType::Bf16, "{gemm:?}: {:?} operands on tensor cores", T::DTYPE);
@@ -275,7 +275,7 @@ fn planned<T: Float, O: Float>(
     }
     ensure!(O::DTYPE == DType::Bf16 || extras.is_none(), "{gemm:?}: f32 results take no bias or addend");
     let [bias, addend] = [extras.bias, extras.addend].map(|x| x.map(Buffer::cast::<bf16>));
-    let extras = Extras { bias: bias.as_ref(), addend: addend.as_ref() };
+    let extras = Epilogue { bias: bias.as_ref(), addend: addend.as_ref() };
     sm90::run(device, plan, gemm, d, &a.cast(), &b.cast(), &extras, workspace)
 }
 
@@ -285,7 +285,7 @@ fn is_empty<T: Float, O: Float>(
     d: &Buffer<O>,
     a: &Buffer<T>,
     b: &Buffer<T>,
-    extras: &Extras<O>,
+    extras: &Epilogue<O>,
 ) -> Result<bool> {
     let [a_shape, b_shape] = gemm.stored();
     check_operand("A", gemm, a, a_shape, gemm.lda)?;

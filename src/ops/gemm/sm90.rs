@@ -4,7 +4,7 @@
 use anyhow::{Result, bail, ensure};
 use half::bf16;
 
-use super::{Extras, Gemm, Order};
+use super::{Epilogue, Gemm, Order};
 use crate::{
     device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel},
     ops::{CHUNK, SharedMemory},
@@ -223,7 +223,7 @@ fn pairs(gemm: &Gemm, tile: Tile) -> usize {
 
 /// Whether these kernels can write such a D: it starts at a multiple of 16 bytes and so does every row, and it holds the whole
 /// 16 bytes with which bulk stores end the last one; what is added to bf16 results comes in pairs.
-pub fn takes<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, extras: &Extras<T>) -> bool {
+pub fn takes<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, extras: &Epilogue<T>) -> bool {
     let row_bytes = gemm.ldd * size_of::<O>();
     let aligned = row_bytes.is_multiple_of(16) && d.address().is_multiple_of(16);
     let written = gemm.n.next_multiple_of(16 / size_of::<O>());
@@ -246,7 +246,7 @@ pub(super) fn run<O: Float>(
     d: &Buffer<O>,
     a: &Buffer<bf16>,
     b: &Buffer<bf16>,
-    extras: &Extras<bf16>,
+    extras: &Epilogue<bf16>,
     workspace: Option<&Buffer<f32>>,
 ) -> Result<()> {
     let stages = plan.tile.max_stages();
@@ -269,7 +269,7 @@ pub(super) fn run<O: Float>(
         }
         DType::Bf16 => {
             let d = d.cast::<bf16>();
-            let extras = if gemm.accumulate { Extras { addend: Some(&d), ..*extras } } else { *extras };
+            let extras = if gemm.accumulate { Epilogue { addend: Some(&d), ..*extras } } else { *extras };
             // SAFETY: as above; `gemm::run` checked the extras too.
             unsafe { launch_bf16(device, at, plan.tile, gemm, [&d_map, &a_map, &b_map], &d, &extras, sizes) }
         }
@@ -407,7 +407,7 @@ unsafe fn launch_bf16(
     gemm: &Gemm,
     [d_map, a_map, b_map]: [&TensorMap; 3],
     unused: &Buffer<bf16>,
-    extras: &Extras<bf16>,
+    extras: &Epilogue<bf16>,
     Sizes { m, n, k, stages }: Sizes,
 ) -> Result<()> {
     use Order::{Nn, Nt, Tn};

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Head, Rows, Scratch};
+use super::{HeadRows, HeadShape, Scratch};
 use crate::{
     device::{Buffer, Device, Float, Launch, Table, kernels::head_distributions as kernel},
     ops::{
@@ -23,7 +23,7 @@ pub struct Source<'a, T> {
     /// Memory for a chunk of rows.
     pub scratch: &'a Scratch<T>,
     /// Its sizes.
-    pub head: Head,
+    pub head: HeadShape,
 }
 
 /// What [`fwd`] writes, each (rows).
@@ -50,7 +50,7 @@ pub fn fwd<T: Float>(
     out: &Divergence,
     policy: &Source<T>,
     reference: &Source<T>,
-    rows: &Rows,
+    rows: &HeadRows,
 ) -> Result<()> {
     for chunk in policy.head.chunks(rows.rows) {
         let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
@@ -68,13 +68,13 @@ pub fn fwd<T: Float>(
 }
 
 impl<T: Float> Source<'_, T> {
-    fn logits(&self, device: &Device, rows: &Rows, chunk: &std::ops::Range<usize>) -> Result<Buffer<f32>> {
+    fn logits(&self, device: &Device, rows: &HeadRows, chunk: &std::ops::Range<usize>) -> Result<Buffer<f32>> {
         super::chunk_logits(device, self.scratch, self.hidden_states, self.weight, rows, &self.head, chunk)
     }
 }
 
-/// Slopes of the loss by what [`fwd`] wrote, each (rows).
-pub struct Slopes<'a> {
+/// RowSlopes of the loss by what [`fwd`] wrote, each (rows).
+pub struct RowSlopes<'a> {
     /// By log-probabilities.
     pub logps: &'a Buffer<f32>,
     /// By divergences.
@@ -95,11 +95,11 @@ pub fn bwd<T: Float>(
     policy: &Source<T>,
     reference: &Source<T>,
     kept: &Divergence,
-    slopes: &Slopes,
-    rows: &Rows,
+    slopes: &RowSlopes,
+    rows: &HeadRows,
     accumulate: bool,
 ) -> Result<()> {
-    let Head { vocab, hidden, .. } = policy.head;
+    let HeadShape { vocab, hidden, .. } = policy.head;
     let (ld, scratch) = (policy.head.ld(), policy.scratch);
     for chunk in policy.head.chunks(rows.rows) {
         let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
@@ -107,7 +107,7 @@ pub fn bwd<T: Float>(
         let dz = scratch.dlogits.slice(0..count * ld);
         let part = |buffer: &Buffer<f32>| buffer.slice(chunk.clone());
         let normalisers = [&part(&kept.lse), &part(&kept.ref_lse)];
-        let slopes = Slopes { logps: &part(slopes.logps), divergences: &part(slopes.divergences) };
+        let slopes = RowSlopes { logps: &part(slopes.logps), divergences: &part(slopes.divergences) };
         dlogits(device, &dz, [&z, &zq], normalisers, &slopes, &rows.target.slice(chunk.clone()), &policy.head)?;
         let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
         gemm::run(device, &Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) }, &dx, &dz, policy.weight)?;
@@ -124,7 +124,7 @@ pub fn bwd<T: Float>(
 ///
 /// # Errors
 /// A buffer does not have its shape, or a launch fails.
-pub fn collisions<T: Float>(device: &Device, out: &Buffer<f32>, policy: &Source<T>, rows: &Rows) -> Result<()> {
+pub fn collisions<T: Float>(device: &Device, out: &Buffer<f32>, policy: &Source<T>, rows: &HeadRows) -> Result<()> {
     for chunk in policy.head.chunks(rows.rows) {
         let logits = policy.logits(device, rows, &chunk)?;
         collision_rows(device, &out.slice(chunk.clone()), &logits, &policy.head)?;
@@ -149,7 +149,7 @@ pub fn divergence_rows(
     logits: &Buffer<f32>,
     ref_logits: &Buffer<f32>,
     targets: &Buffer<i32>,
-    head: &Head,
+    head: &HeadShape,
 ) -> Result<()> {
     let (rows, ld) = (targets.len(), head.ld());
     for buffer in [&out.logps, &out.lse, &out.ref_logps, &out.ref_lse, &out.divergences] {
@@ -189,9 +189,9 @@ pub fn dlogits<T: Float>(
     dlogits: &Buffer<T>,
     [logits, ref_logits]: [&Buffer<f32>; 2],
     [lse, ref_lse]: [&Buffer<f32>; 2],
-    slopes: &Slopes,
+    slopes: &RowSlopes,
     targets: &Buffer<i32>,
-    head: &Head,
+    head: &HeadShape,
 ) -> Result<()> {
     let (rows, ld) = (targets.len(), head.ld());
     expect_len("head dlogits", dlogits, &[rows, ld])?;
@@ -227,7 +227,7 @@ pub fn dlogits<T: Float>(
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn collision_rows(device: &Device, out: &Buffer<f32>, logits: &Buffer<f32>, head: &Head) -> Result<()> {
+pub fn collision_rows(device: &Device, out: &Buffer<f32>, logits: &Buffer<f32>, head: &HeadShape) -> Result<()> {
     let (rows, ld) = (out.len(), head.ld());
     expect_len("head logits", logits, &[rows, ld])?;
     let softcap = ops::softcap("head", head.softcap)?;

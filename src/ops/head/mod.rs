@@ -1,7 +1,7 @@
 //! The language-model head over prediction rows: hidden states to log-probabilities, and back from one coefficient per
 //! row to the gradients of hidden states and weight.
 //!
-//! Rows are taken in chunks, so the logits of a whole batch never exist. With R rows, hidden size H and vocabulary V,
+//! HeadRows are taken in chunks, so the logits of a whole batch never exist. With R rows, hidden size H and vocabulary V,
 //! [`fwd`] takes 2RHV FLOPs and [`bwd`] 4RHV plus 2HV for every row whose logits are no longer in the scratch: 6RHV
 //! together for a single chunk, else 8RHV less 2HV times the rows of the last chunk.
 
@@ -26,18 +26,18 @@ const PITCH: usize = 8;
 
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Head {
+pub struct HeadShape {
     /// Words: rows of the weight.
     pub vocab: usize,
     /// Width of a hidden state.
     pub hidden: usize,
-    /// Rows whose logits exist at a time.
+    /// HeadRows whose logits exist at a time.
     pub chunk_rows: usize,
     /// Logits become `cap tanh(logit / cap)`.
     pub softcap: Option<f32>,
 }
 
-impl Head {
+impl HeadShape {
     /// Elements from one row of logits to the next.
     pub fn ld(&self) -> usize {
         self.vocab.next_multiple_of(PITCH)
@@ -72,7 +72,7 @@ pub struct Scratch<T> {
 }
 
 /// Which hidden state each row reads, what it predicts, and the way back: see [`crate::forest::Forest`].
-pub struct Rows {
+pub struct HeadRows {
     /// (rows)
     pub source: Buffer<i32>,
     /// (rows)
@@ -101,8 +101,8 @@ pub fn fwd<T: Float>(
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
     weight: &Buffer<T>,
-    rows: &Rows,
-    head: &Head,
+    rows: &HeadRows,
+    head: &HeadShape,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
     expect_len("head logps", logps, &[rows.rows])?;
@@ -155,8 +155,8 @@ pub fn bwd<T: Float>(
     weight: &Buffer<T>,
     lse: &Buffer<f32>,
     coefficients: &Buffer<f32>,
-    rows: &Rows,
-    head: &Head,
+    rows: &HeadRows,
+    head: &HeadShape,
     kept: bool,
     accumulate: bool,
 ) -> Result<()> {
@@ -164,7 +164,7 @@ pub fn bwd<T: Float>(
     expect_len("head lse", lse, &[rows.rows])?;
     expect_len("head coefficients", coefficients, &[rows.rows])?;
     expect_len("head dweight", dweight, &[head.vocab, head.hidden])?;
-    let Head { vocab, hidden, .. } = *head;
+    let HeadShape { vocab, hidden, .. } = *head;
     let ld = head.ld();
     for (i, chunk) in head.chunks(rows.rows).rev().enumerate() {
         let (count, kept) = (chunk.len(), kept && i == 0);
@@ -196,24 +196,24 @@ pub fn bwd<T: Float>(
 
 /// Of a chunk by default: more than 10,000 rows of 128,256 words.
 const EXPONENTIALS_BYTES: usize = 5 << 29;
-/// Rows of a chunk by default where logits are f32.
+/// HeadRows of a chunk by default where logits are f32.
 pub const F32_CHUNK_ROWS: usize = 1024;
 
 /// Whether the head keeps bf16 exponentials and statistics in place of f32 logits: bf16 on Hopper, whose product makes
 /// them on the way, if rows start on 16 bytes.
-pub fn keeps_exponentials<T: Float>(device: &Device, head: &Head) -> bool {
+pub fn keeps_exponentials<T: Float>(device: &Device, head: &HeadShape) -> bool {
     match gemm::arch(device) {
         Arch::Sm90 => T::DTYPE == DType::Bf16 && head.hidden.is_multiple_of(PITCH),
         Arch::Portable => false,
     }
 }
 
-/// Rows whose logits exist at a time, if nothing else is asked for. Every chunk reads and writes the f32 gradient of the
+/// HeadRows whose logits exist at a time, if nothing else is asked for. Every chunk reads and writes the f32 gradient of the
 /// weight once, and all but one are computed twice: 8192 of 10240 rows again were 4 % of the FLOPs of a 1B model's step.
 /// Where a logit takes two bytes instead of six, chunks are as large as [`EXPONENTIALS_BYTES`] allow, in whole tiles.
 pub fn default_chunk_rows(device: &Device, precision: DType, vocab: usize, hidden: usize) -> usize {
     const TILE_ROWS: usize = 256;
-    let head = Head { vocab, hidden, chunk_rows: 1, softcap: None };
+    let head = HeadShape { vocab, hidden, chunk_rows: 1, softcap: None };
     let exponentials = precision == DType::Bf16 && keeps_exponentials::<bf16>(device, &head);
     let most = EXPONENTIALS_BYTES / (size_of::<bf16>() * head.ld().max(1));
     if exponentials { (most / TILE_ROWS * TILE_ROWS).max(TILE_ROWS) } else { F32_CHUNK_ROWS }
@@ -224,8 +224,8 @@ fn chunk_rows<T: Float>(
     device: &Device,
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
-    rows: &Rows,
-    head: &Head,
+    rows: &HeadRows,
+    head: &HeadShape,
     chunk: &Range<usize>,
 ) -> Result<Buffer<T>> {
     let x_rows = scratch.x_rows.slice(0..chunk.len() * head.hidden);
@@ -241,8 +241,8 @@ fn chunk_exponentials<T: Float>(
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
     weight: &Buffer<T>,
-    rows: &Rows,
-    head: &Head,
+    rows: &HeadRows,
+    head: &HeadShape,
     chunk: &Range<usize>,
     stored: bool,
 ) -> Result<Logits> {
@@ -261,8 +261,8 @@ fn chunk_logits<T: Float>(
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
     weight: &Buffer<T>,
-    rows: &Rows,
-    head: &Head,
+    rows: &HeadRows,
+    head: &HeadShape,
     chunk: &Range<usize>,
 ) -> Result<Buffer<f32>> {
     let (count, ld) = (chunk.len(), head.ld());
@@ -375,11 +375,11 @@ pub fn scatter<T: Float>(
     device: &Device,
     dhidden: &Buffer<T>,
     dx_rows: &Buffer<T>,
-    rows: &Rows,
+    rows: &HeadRows,
     accumulate: bool,
     hidden: usize,
 ) -> Result<()> {
-    let Rows { token_row_offsets, token_rows, tokens, .. } = rows;
+    let HeadRows { token_row_offsets, token_rows, tokens, .. } = rows;
     expect_len("head dhidden", dhidden, &[*tokens, hidden])?;
     expect_len("head dx_rows", dx_rows, &[rows.rows, hidden])?;
     expect_len("head token_row_offsets", token_row_offsets, &[tokens + 1])?;

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::Head;
+use super::HeadShape;
 use crate::{
     device::{Buffer, Device, Launch, kernels::head as kernel, kernels::head_sm90 as fused},
     ops::{
@@ -48,7 +48,7 @@ impl Logits {
 }
 
 impl Logits {
-    fn check(&self, rows: usize, head: &Head) -> Result<usize> {
+    fn check(&self, rows: usize, head: &HeadShape) -> Result<usize> {
         let tiles = head.vocab.div_ceil(STATISTICS_COLUMNS);
         expect_len("head statistics", &self.statistics, &[tiles, rows, 2])?;
         expect_len("head target logits", &self.target_logits, &[rows])?;
@@ -60,7 +60,7 @@ impl Logits {
 }
 
 /// The plan of the product: its tile is given.
-pub fn plan(rows: usize, head: &Head, sm_count: usize) -> Plan {
+pub fn plan(rows: usize, head: &HeadShape, sm_count: usize) -> Plan {
     Plan::with_tile(&Gemm::nt(rows, head.vocab, head.hidden), Tile::M128N256, sm_count)
 }
 
@@ -77,7 +77,7 @@ pub fn project(
     x_rows: &Buffer<bf16>,
     weight: &Buffer<bf16>,
     targets: &Buffer<i32>,
-    head: &Head,
+    head: &HeadShape,
 ) -> Result<()> {
     let rows = logits.check(targets.len(), head)?;
     expect_len("head x_rows", x_rows, &[rows, head.hidden])?;
@@ -132,7 +132,13 @@ pub fn project(
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn finish(device: &Device, logps: &Buffer<f32>, lse: &Buffer<f32>, logits: &Logits, head: &Head) -> Result<()> {
+pub fn finish(
+    device: &Device,
+    logps: &Buffer<f32>,
+    lse: &Buffer<f32>,
+    logits: &Logits,
+    head: &HeadShape,
+) -> Result<()> {
     let rows = logits.check(logits.target_logits.len(), head)?;
     expect_len("head logps", logps, &[rows])?;
     expect_len("head lse", lse, &[rows])?;
@@ -158,7 +164,7 @@ pub fn dlogits(
     lse: &Buffer<f32>,
     coefficients: &Buffer<f32>,
     targets: &Buffer<i32>,
-    head: &Head,
+    head: &HeadShape,
 ) -> Result<()> {
     let (rows, softcap) = (logits.check(targets.len(), head)?, ops::softcap("head", head.softcap)?);
     expect_len("head exponentials", &logits.exponentials, &[rows, head.ld()])?;

@@ -6,5 +6,5 @@ pub mod pass;
 mod values;
 
 pub use keys::data_key;
-pub use pass::{Pass, compute};
-pub use values::{Loaded, RowValues, ValueFile, load};
+pub use pass::{ReferencePass, compute};
+pub use values::{LoadedValues, RowValues, ValueFile, load};

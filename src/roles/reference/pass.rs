@@ -37,7 +37,7 @@ const KEEP_BYTES: usize = 16 << 20;
 ///
 /// A row that stands in the files twice is computed once. The last bits of a row's values depend on its company in a
 /// pack; kept ones are used as they are, so a run is repeated to the bit as long as the cache holds what it held.
-pub struct Pass<'a, T> {
+pub struct ReferencePass<'a, T> {
     model: &'a Model<T>,
     sets: [&'a Trees; 2],
     keys: RowKeys,
@@ -60,19 +60,19 @@ pub struct Pass<'a, T> {
 pub fn compute<T: Float>(model: &Model<T>, trees: &Trees, budget: usize) -> Result<RowValues> {
     let sets = [trees, &Trees::default()];
     let file = ValueFile::nameless(sets)?;
-    let done = Pass::new(model, budget, None, sets, &file)?.run(|_| true)?;
+    let done = ReferencePass::new(model, budget, None, sets, &file)?.run(|_| true)?;
     done.context("nothing interrupts the pass")?;
     let [values, _] = file.values()?;
     Ok(values)
 }
 
 /// A pack whose values are on their way.
-struct Launched {
+struct UnreadPack {
     batch: MicroBatch,
     logps: Readback<f32>,
 }
 
-impl<'a, T: Float> Pass<'a, T> {
+impl<'a, T: Float> ReferencePass<'a, T> {
     /// Looks up the rows of both sets and plans packs of at most `budget` tokens for those that are missing. A cache that
     /// cannot be read costs a warning and never the run.
     ///
@@ -156,7 +156,7 @@ impl<'a, T: Float> Pass<'a, T> {
             let launched = pack.map(|(set, pack)| self.launch(set, pack)).transpose()?;
             // Where launches return at once, this pack is computed while the one before is read.
             let ready = if ahead { mem::replace(&mut unread, launched) } else { launched };
-            let Some(Launched { batch, logps }) = ready else { continue };
+            let Some(UnreadPack { batch, logps }) = ready else { continue };
             self.take(&batch, &logps.wait()?)?;
             if self.kept.elapsed() > KEEP_EVERY || self.fresh_bytes > KEEP_BYTES {
                 self.keep();
@@ -171,12 +171,12 @@ impl<'a, T: Float> Pass<'a, T> {
         Ok(Some(()))
     }
 
-    fn launch(&self, set: usize, pack: &[u32]) -> Result<Launched> {
+    fn launch(&self, set: usize, pack: &[u32]) -> Result<UnreadPack> {
         let batch = batches::build(self.sets[set], pack)?;
         let on_device = self.model.upload(&batch.forest)?;
         self.model.forward(&on_device)?;
         let logps = self.model.device().read(&self.model.logps(&on_device)?)?;
-        Ok(Launched { batch, logps })
+        Ok(UnreadPack { batch, logps })
     }
 
     fn take(&mut self, batch: &MicroBatch, logps: &[f32]) -> Result<()> {

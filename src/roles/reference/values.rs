@@ -258,14 +258,14 @@ fn hash(file: &File, start: u64, end: u64) -> io::Result<blake3::Hash> {
 }
 
 /// What a file holds: the values of both sets, and what they were made from as far as the file says.
-pub type Loaded = ([RowValues; 2], Hashes);
+pub type LoadedValues = ([RowValues; 2], Hashes);
 
 /// Opens what [`ValueFile::save`] wrote; `None` if there is no file. Of files that older programs wrote, whose `check` is the
 /// start of the data's key and a sum of another kind, the key is looked at; a checkpoint knows the hash of the whole file.
 ///
 /// # Errors
 /// The file is damaged or belongs to other data.
-pub fn load(path: &Path, sets: [&Trees; 2]) -> Result<Option<Loaded>> {
+pub fn load(path: &Path, sets: [&Trees; 2]) -> Result<Option<LoadedValues>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),

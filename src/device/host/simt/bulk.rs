@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Completion, Place, Schedule, Worker, cluster::split, strict::Knowledge};
+use super::{Completion, Place, ThreadOrder, Worker, cluster::split, strict::Knowledge};
 use crate::device::tensor_map::HostMap;
 
 /// What a copy moves.
@@ -201,8 +201,8 @@ impl Worker {
             return Ok(false);
         }
         let index = match self.grid().options.schedule {
-            Schedule::Random(_) => self.random.below(loads),
-            Schedule::Reversed => loads - 1,
+            ThreadOrder::Random(_) => self.random.below(loads),
+            ThreadOrder::Reversed => loads - 1,
             _ => 0,
         };
         self.land(index)?;

@@ -26,7 +26,7 @@ use meetings::{Barrier, WarpState};
 use stacks::Stacks;
 use wgmma::WarpGroup;
 
-use super::{Completion, EntryPoint, HostOptions, NAMED_BARRIERS, Schedule, place::Place, random::Random, strict};
+use super::{Completion, EntryPoint, HostOptions, NAMED_BARRIERS, ThreadOrder, place::Place, random::Random, strict};
 use crate::device::{Arch, Arg, Kernel, Launch};
 
 const WARP: usize = 32;
@@ -278,13 +278,13 @@ impl Worker {
         self.gone.resize(self.ctas, 0);
         self.done = 0;
         self.error = None;
-        if let Schedule::Random(seed) = grid.options.schedule {
+        if let ThreadOrder::Random(seed) = grid.options.schedule {
             self.random = Random(seed ^ (first as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         self.unstarted.clear();
         // Taken from the end.
         match grid.options.schedule {
-            Schedule::Reversed => self.unstarted.extend(0..count),
+            ThreadOrder::Reversed => self.unstarted.extend(0..count),
             _ => self.unstarted.extend((0..count).rev()),
         }
         self.barriers.resize_with(self.ctas * NAMED_BARRIERS, Barrier::default);
@@ -393,7 +393,7 @@ impl Worker {
         if !self.hopper {
             return self.pick();
         }
-        let random = matches!(self.grid().options.schedule, Schedule::Random(_));
+        let random = matches!(self.grid().options.schedule, ThreadOrder::Random(_));
         if random && !self.bulk.loads.is_empty() && self.random.below(8) == 0 {
             self.land_one()?;
         }
@@ -414,16 +414,16 @@ impl Worker {
         let start_new = !self.unstarted.is_empty()
             && match schedule {
                 _ if self.runnable.is_empty() => true,
-                Schedule::Random(_) => self.random.below(2) == 0,
-                Schedule::Eager => false,
-                Schedule::InOrder | Schedule::Reversed => true,
+                ThreadOrder::Random(_) => self.random.below(2) == 0,
+                ThreadOrder::Eager => false,
+                ThreadOrder::InOrder | ThreadOrder::Reversed => true,
             };
         if start_new {
             return self.idle.pop().map_or_else(|| self.add_fiber(), Ok).map(Some);
         }
         let at = match schedule {
             _ if self.runnable.is_empty() => return Ok(None),
-            Schedule::Random(_) => self.random.below(self.runnable.len()),
+            ThreadOrder::Random(_) => self.random.below(self.runnable.len()),
             _ => self.runnable.len() - 1,
         };
         let thread = self.runnable.swap_remove(at);
@@ -436,12 +436,12 @@ impl Worker {
     /// completed what they waited for, goes on at once.
     fn release(&mut self, threads: &mut Vec<usize>) -> bool {
         let schedule = self.grid().options.schedule;
-        let goes_on = !matches!(schedule, Schedule::Random(_)) || self.random.below(2) == 0;
+        let goes_on = !matches!(schedule, ThreadOrder::Random(_)) || self.random.below(2) == 0;
         if !goes_on {
             threads.push(self.running);
         }
         threads.sort_unstable();
-        if schedule != Schedule::Reversed {
+        if schedule != ThreadOrder::Reversed {
             threads.reverse();
         }
         for &thread in &*threads {
@@ -460,7 +460,7 @@ impl Worker {
     }
 
     fn enqueue(&mut self, threads: &mut Vec<usize>) {
-        if self.grid().options.schedule == Schedule::Eager {
+        if self.grid().options.schedule == ThreadOrder::Eager {
             self.runnable.append(threads);
         } else {
             // Behind everyone who is runnable already.
@@ -473,7 +473,7 @@ impl Worker {
         if self.error.is_some() {
             return false;
         }
-        let random = matches!(self.grid().options.schedule, Schedule::Random(_));
+        let random = matches!(self.grid().options.schedule, ThreadOrder::Random(_));
         let thread = match (self.unstarted.len(), random) {
             (0, _) => return false,
             (n, true) => {

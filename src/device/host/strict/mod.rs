@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) use banks::Book as BankBook;
 pub(super) use memory::{GUARD_BYTES, Memory, POISON, Registry};
 
-use super::{Completion, HostOptions, NAMED_BARRIERS, Schedule, place::Place, random::Random};
+use super::{Completion, HostOptions, NAMED_BARRIERS, ThreadOrder, place::Place, random::Random};
 use crate::device::{Arch, Arg, Kernel};
 use banks::Banks;
 use copies::Copies;
@@ -30,9 +30,9 @@ use units::Units;
 pub(super) fn cta_order(options: &HostOptions, ctas: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..ctas).collect();
     match options.schedule {
-        Schedule::InOrder | Schedule::Eager => {}
-        Schedule::Reversed => order.reverse(),
-        Schedule::Random(seed) => {
+        ThreadOrder::InOrder | ThreadOrder::Eager => {}
+        ThreadOrder::Reversed => order.reverse(),
+        ThreadOrder::Random(seed) => {
             let mut random = Random(seed);
             (1..ctas).rev().for_each(|i| order.swap(i, random.below(i + 1)));
         }
