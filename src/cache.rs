@@ -152,6 +152,7 @@ pub fn file_hash(path: &Path) -> Result<Key> {
 pub enum Found {
     /// A whole file, and how many bytes it has before its checksum.
     Whole(File, u64),
+    /// There is no such file.
     Absent,
     /// The file was there and its checksum did not hold; it was removed.
     Damaged(PathBuf),

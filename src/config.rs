@@ -248,7 +248,9 @@ pub struct TrainSection {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// 32 bits throughout.
     F32,
+    /// 16 bits, with an f32 master of the weights.
     #[default]
     Bf16,
 }
@@ -476,7 +478,7 @@ impl OptimSection {
             OptimName::AdamW => ("adamw", "rmsprop"),
             OptimName::RmsProp => ("rmsprop", "adamw"),
         };
-        for (key, value, _) in others.iter().filter(|(_, value, usual)| value != usual) {
+        if let Some((key, value, _)) = others.iter().find(|(_, value, usual)| value != usual) {
             let key = format!("optim.{key}");
             bail!(
                 "{}: `{key}` = {value}: `optim.name` is \"{own}\", which has none: remove it or set optim.name = \"{other}\"",

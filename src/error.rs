@@ -9,17 +9,45 @@ use std::{fmt, path::PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A setting: a key there is not, a value out of range, two that contradict each other.
-    Config { line: String },
+    Config {
+        /// What people read.
+        line: String,
+    },
     /// A row of a data file, by file and place in it, such as `:12`.
-    Row { file: String, place: String, line: String },
+    Row {
+        /// As the configuration names it.
+        file: String,
+        /// The place in it, such as `:12`.
+        place: String,
+        /// What people read.
+        line: String,
+    },
     /// A device: none where one was asked for, or one that refuses.
-    Device { line: String },
+    Device {
+        /// What people read.
+        line: String,
+    },
     /// Bytes of device memory that are wanted, and that are free.
-    OutOfMemory { wanted: usize, free: usize, line: String },
+    OutOfMemory {
+        /// Bytes.
+        wanted: usize,
+        /// Bytes.
+        free: usize,
+        /// What people read.
+        line: String,
+    },
     /// A run folder that the run cannot go on in.
-    Resume { folder: PathBuf, line: String },
+    Resume {
+        /// The run folder.
+        folder: PathBuf,
+        /// What people read.
+        line: String,
+    },
     /// Anything else.
-    Other { line: String },
+    Other {
+        /// What people read.
+        line: String,
+    },
 }
 
 impl Error {
@@ -37,7 +65,7 @@ impl Error {
 
     /// The same kind of error under another line.
     #[must_use]
-    fn saying(mut self, text: String) -> Self {
+    pub fn saying(mut self, text: String) -> Self {
         match &mut self {
             Self::Config { line }
             | Self::Row { line, .. }

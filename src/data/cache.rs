@@ -89,10 +89,13 @@ pub struct TokenCache {
 /// How the trees of a file were come by.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
+    /// Read from the cache.
     Cache,
     /// Encoded, and how long that took; `warning` says what was wrong with the cache, if something was.
     Encoded {
+        /// What encoding took.
         time: Duration,
+        /// What was wrong with the cache.
         warning: Option<String>,
     },
 }

@@ -76,7 +76,9 @@ pub struct Encoder {
 /// What became of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Encoded {
+    /// The row's tree.
     Tree {
+        /// Its tokens by segment.
         tree: Tree,
         /// The prompt was longer than allowed and cut.
         prompt_cut: bool,
@@ -87,6 +89,7 @@ pub enum Encoded {
     },
     /// A document that was cut into blocks, none of whose tokens is lost.
     Blocks {
+        /// One a block.
         trees: Vec<Tree>,
         /// As of a tree.
         notes: Vec<Note>,

@@ -22,10 +22,11 @@ pub mod trees;
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use encode::{Encoded, Encoder};
 use notes::Notes;
 use records::{Columns, Form, Record};
@@ -143,7 +144,12 @@ impl Dataset {
                 let at = format!("{name}{}", row.place);
                 let record = row.fields().and_then(|fields| Record::from_row(fields, columns));
                 let encoded = record.and_then(|record| Ok((record.form(), encoder.encode(&at, &record)?)));
-                encoded.map(|(form, tree)| (form, at.clone(), tree)).map_err(|error| anyhow!("{at}: {error:#}"))
+                let bad = |error| Error::Row {
+                    line: format!("{at}: {error:#}"),
+                    file: name.clone(),
+                    place: at[name.len()..].to_owned(),
+                };
+                encoded.map(|(form, tree)| (form, at.clone(), tree)).map_err(bad)
             };
             for row in block.into_par_iter().map(encode).collect::<Vec<_>>() {
                 match row {
@@ -168,7 +174,8 @@ impl Dataset {
             }
         }
         if let Some(error) = first {
-            bail!("{error} {}", how_to_skip(bad, count));
+            let remedy = format!("{error} {}", how_to_skip(bad, count));
+            return Err(error.saying(remedy).into());
         }
         data.trees = trees.finish()?;
         if let (true, Some(dropped)) = (data.trees.is_empty(), dropped) {

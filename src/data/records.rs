@@ -43,6 +43,7 @@ pub struct Record {
 /// Plain text, or messages for the model's chat template.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
+    /// As it stands.
     Plain(String),
     /// Objects with `role` and `content` at least, handed to the template as they are (`tool_calls`, ...).
     Chat(Vec<Value>),
@@ -51,27 +52,37 @@ pub enum Text {
 /// What the row asks for. All texts of a row are plain or all are messages.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
+    /// A better and a worse response.
     Pair {
+        /// The better one.
         chosen: Text,
+        /// The worse one.
         rejected: Text,
     },
     /// K responses to one prompt with one score (higher is better; ranks come as minus the rank) or one label each.
     List {
+        /// In the order of the row.
         responses: Vec<Text>,
+        /// A score each, or none.
         scores: Vec<f64>,
+        /// A label each, or none.
         labels: Vec<bool>,
     },
     /// One response that is desirable or not.
     Unpaired {
+        /// The response.
         completion: Text,
+        /// Whether it is desirable.
         label: bool,
     },
     /// Supervised training: the completion is learnt, the prompt is not. A plain document is a completion without prompt.
     Completion {
+        /// The response, or the whole document.
         completion: Text,
     },
     /// Steps that continue the prompt (`parent` `None`) or an earlier step. Parents come before their children.
     Tree {
+        /// Parents before children.
         nodes: Vec<Node>,
     },
 }
@@ -99,10 +110,15 @@ pub fn lines(bytes: &[u8]) -> Vec<(usize, &[u8])> {
 /// The forms a row can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// A chosen and a rejected response.
     Pair,
+    /// Several responses.
     List,
+    /// A response with a label.
     Unpaired,
+    /// A response alone.
     Completion,
+    /// Steps that branch.
     Tree,
 }
 

@@ -13,6 +13,7 @@ use crate::forest::{Role, Segment, Tree};
 /// How rows are changed before they are learnt from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reshape {
+    /// As they are.
     #[default]
     None,
     /// Each response of a prompt is also run behind another prompt: KTO.

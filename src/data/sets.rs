@@ -145,10 +145,7 @@ fn load_file(
     // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
     let opened = source::open(file, *max_row_bytes)?;
     let (kind, regular) = (opened.kind, opened.regular);
-    let encode = || {
-        let mut progress = watch(file);
-        Dataset::load_counting(opened, columns, encoder, *on_error, |rows| progress(rows))
-    };
+    let encode = || Dataset::load_counting(opened, columns, encoder, *on_error, watch(file));
     match cache {
         Some(cache) if regular => cache.load(file, kind, encode),
         Some(_) => {

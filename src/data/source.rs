@@ -34,7 +34,9 @@ pub const MAX_ROW_BYTES: usize = 16 << 20;
 /// A row that is not parsed, or has come as fields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Raw {
+    /// The text of a JSON object.
     Json(Vec<u8>),
+    /// Values by name.
     Fields(Map<String, Value>),
     /// It was not kept; the text says why.
     Bad(String),

@@ -34,6 +34,7 @@ use crate::{
 pub struct ScoreOptions {
     /// `model.path`, `data.train`, `batch.tokens`, `train.precision`, `train.threads` and the options of `[data]` count.
     pub config: Config,
+    /// Where it runs.
     pub device: Choice,
     /// JSON lines: a file, which must not exist; a device or a pipe; or `-` for standard output.
     pub out: PathBuf,

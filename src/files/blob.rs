@@ -29,11 +29,15 @@ pub const NAMELESS: &str = "a file without a name";
 /// Bytes that are read at any place.
 #[derive(Debug)]
 pub enum Blob {
+    /// All of it.
     Memory(Vec<u8>),
     /// The first `len` bytes of a file.
     File {
+        /// Open for reading.
         file: File,
+        /// Bytes.
         len: u64,
+        /// For messages.
         name: String,
     },
 }

@@ -43,14 +43,23 @@ pub struct Definition {
 /// What a head has to know: one kernel each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossFamily {
+    /// Of a pair's difference of log-ratios.
     Difference,
+    /// The same by means over tokens.
     PerTokenDifference,
+    /// Of each side of a pair by itself.
     Separate,
+    /// Of all rows of a step together.
     Batch,
+    /// A preference and a likelihood.
     WithLikelihood,
+    /// Of ranked or graded lists.
     List,
+    /// Of tokens' ratios and divergences.
     Token,
+    /// Of single responses.
     Likelihood,
+    /// Of the policy's own samples.
     OnPolicy,
 }
 
@@ -74,8 +83,11 @@ impl LossFamily {
 /// What a loss does to rows or asks of a run besides its heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
+    /// Nothing.
     None,
+    /// Rows of another form.
     Reshape(Reshape),
+    /// Weights of tokens.
     Masks(MaskKind),
     /// Tokens beyond the shorter response count `ld_alpha`.
     TailWeight,
@@ -128,6 +140,7 @@ pub struct Parameter {
 pub enum Bounds {
     /// Above this.
     Above(f64),
+    /// This or more.
     AtLeast(f64),
     /// From the first up to, but not including, the second.
     Below(f64, f64),
@@ -135,6 +148,7 @@ pub enum Bounds {
     Within(f64, f64),
     /// Above the first, up to, but not including, the second.
     Inside(f64, f64),
+    /// Any finite number.
     Any,
     /// One of these words; its value is the word's place.
     OneOf(&'static [&'static str]),
@@ -295,11 +309,37 @@ pub struct HeadPart {
 /// Which kernel, which function of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossHead {
-    Difference { phi: i32, map: i32, flags: i32 },
-    Separate { function: i32 },
-    Likelihood { function: i32, place: i32 },
-    List { function: i32 },
-    Batch { function: i32 },
+    /// Of differences of log-ratios.
+    Difference {
+        /// The function's number in the kernel.
+        phi: i32,
+        /// What is done to the difference before.
+        map: i32,
+        /// What it looks at beside.
+        flags: i32,
+    },
+    /// Of each side by itself.
+    Separate {
+        /// Its number in the kernel.
+        function: i32,
+    },
+    /// Of single responses.
+    Likelihood {
+        /// Its number in the kernel.
+        function: i32,
+        /// Which slot of a group is learnt.
+        place: i32,
+    },
+    /// Of lists.
+    List {
+        /// Its number in the kernel.
+        function: i32,
+    },
+    /// Of all rows of a step.
+    Batch {
+        /// Its number in the kernel.
+        function: i32,
+    },
 }
 
 /// What a part is averaged over.

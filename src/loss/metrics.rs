@@ -19,11 +19,15 @@ const DIVERGENCE: usize = 3;
 
 /// A step's sums, slopes and losses on their way from the device.
 pub struct Reading {
+    /// Whether there are reference values.
     pub referenced: bool,
     /// Of the step.
     pub groups: Groups,
+    /// (sequences, 8)
     pub sums: Readback<f64>,
+    /// (slots)
     pub slopes: Readback<f64>,
+    /// Of each part, by group.
     pub losses: Vec<Readback<f64>>,
     /// What the loss carries on.
     pub state: Readback<f64>,

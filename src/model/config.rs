@@ -104,6 +104,7 @@ pub enum NormKind {
 /// Whether queries and keys are normed before the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
+    /// Neither.
     None,
     /// Each head by itself; all heads share a weight.
     Head,

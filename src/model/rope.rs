@@ -14,25 +14,37 @@ pub struct Rope {
 /// How a model was stretched to longer texts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
+    /// Positions as they are.
     None,
     /// All positions divided by `factor`.
     Linear {
+        /// Positions are divided by it.
         factor: f64,
     },
     /// Llama 3.1: long waves divided by `factor`, short ones kept, a ramp between.
     Llama3 {
+        /// Low frequencies are divided by it.
         factor: f64,
+        /// Up to this many turns in the original positions a frequency is low.
         low_freq_factor: f64,
+        /// From this many on it is high.
         high_freq_factor: f64,
+        /// Longest path before scaling.
         original_positions: f64,
     },
     /// YaRN, Peng et al. 2023, arXiv 2309.00071. `attention_factor` multiplies sines and cosines.
     Yarn {
+        /// Low frequencies are divided by it.
         factor: f64,
+        /// Of cosines and sines.
         attention_factor: f64,
+        /// Turns from which a frequency stays.
         beta_fast: f64,
+        /// Turns up to which it is divided.
         beta_slow: f64,
+        /// Whether the borders between both are whole numbers.
         truncate: bool,
+        /// Longest path before scaling.
         original_positions: f64,
     },
 }

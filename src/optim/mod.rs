@@ -36,9 +36,21 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RuleKind {
     /// Decay is taken off the weights.
-    AdamW { beta1: f64, beta2: f64, eps: f64 },
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root of the second moment.
+        eps: f64,
+    },
     /// Decay is added to the gradients.
-    RmsProp { alpha: f64, eps: f64 },
+    RmsProp {
+        /// Decay of the mean of squares.
+        alpha: f64,
+        /// Added to its root.
+        eps: f64,
+    },
 }
 
 impl RuleKind {

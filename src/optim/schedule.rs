@@ -13,6 +13,7 @@ pub enum Schedule {
     Linear,
     /// Half a cosine down to 0 at the last step.
     Cosine,
+    /// The peak throughout.
     Constant,
 }
 

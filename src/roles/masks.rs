@@ -21,6 +21,7 @@ const UPDATES: &str = "optimizer.updates";
 
 /// The masks of a run, and what trains them if they learn.
 pub struct TrainedMasks {
+    /// Their weights and passes.
     pub masks: TokenMasks,
     optimizer: Option<Optimizer<f32>>,
 }

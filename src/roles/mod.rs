@@ -11,13 +11,17 @@ use crate::{model::Model, optim::Optimizer};
 
 /// All models of a run.
 pub struct Roles<T> {
+    /// What is trained.
     pub policy: Policy<T>,
+    /// What it is compared with.
     pub reference: Reference<T>,
 }
 
 /// The model that is trained, with all that is trained beside it.
 pub struct Policy<T> {
+    /// Weights and passes.
     pub model: Model<T>,
+    /// What moves the weights.
     pub optimizer: Optimizer<T>,
     /// Weights of tokens, where the loss has them.
     pub masks: Option<TrainedMasks>,
@@ -31,7 +35,7 @@ pub enum Reference<T> {
     Values,
     /// A model that runs over every micro-batch beside the policy: the starting weights, where the loss looks at their whole
     /// distributions.
-    Beside(Model<T>),
+    Beside(Box<Model<T>>),
 }
 
 impl<T> Reference<T> {

@@ -45,8 +45,8 @@ impl<T: Float> Run<'_, T> {
     /// Refuses weights that are of no use, and says what speaks against the others.
     pub(super) fn look_after(&self) -> Result<()> {
         match self.watch.end(self.session.trainer.model())? {
-            Verdict::Sound => Ok(()),
-            Verdict::Doubtful(warning) => Ok(self.journal.say(&warning)),
+            Verdict::Sound => {}
+            Verdict::Doubtful(warning) => self.journal.say(&warning),
             Verdict::Useless(why) => bail!(
                 "the run diverged: {why}: the model is not saved; lower `optim.lr` = {:?} or lengthen the warm-up; checkpoints \
                  in {} are kept",
@@ -54,6 +54,7 @@ impl<T: Float> Run<'_, T> {
                 self.session.options.out.display()
             ),
         }
+        Ok(())
     }
 
     /// A full disk is waited for; what is there stays.

@@ -1,6 +1,6 @@
 //! A training run from its configuration to its last checkpoint.
 //!
-//! [`begin`] finds out everything that can be wrong, [`session`] makes the models, [`run`] steps.
+//! `begin` finds out everything that can be wrong, `session` makes the models, `run` steps.
 
 mod begin;
 pub mod binding;
@@ -44,6 +44,7 @@ pub struct Options {
 /// How a run ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// Every step is done and the model is saved.
     Finished,
     /// Stopped on request, with everything saved that a resume needs.
     Interrupted,

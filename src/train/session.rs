@@ -154,7 +154,7 @@ fn reference<T: Float>(config: &Config, inputs: &Inputs, device: &Device, plan: 
         Init::Random => beside.randomize(config.train.seed)?,
         Init::Pretrained => beside.load(&config.model.path)?,
     }
-    Ok(Reference::Beside(beside))
+    Ok(Reference::Beside(Box::new(beside)))
 }
 
 fn check_steps(folder: &Path, saved: &State, total_steps: u64) -> Result<()> {

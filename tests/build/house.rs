@@ -149,7 +149,7 @@ fn wrong_arrows(house: &[File]) -> Vec<String> {
 }
 
 /// The module that a name is in: the longest that is a file.
-fn target<'a>(name: &[String], modules: &BTreeMap<&'a [String], usize>) -> Option<usize> {
+fn target(name: &[String], modules: &BTreeMap<&[String], usize>) -> Option<usize> {
     (1..=name.len()).rev().find_map(|length| modules.get(&name[..length]).copied())
 }
 

@@ -250,7 +250,7 @@ pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (T
         masks::scatter(device, &masks.masks.params().values());
     }
     let policy = Policy { model, optimizer, masks };
-    let reference = if loss.needs_divergence() { Reference::Beside(beside) } else { Reference::Values };
+    let reference = if loss.needs_divergence() { Reference::Beside(Box::new(beside)) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let longest = trees.iter().map(Tree::tokens).max().unwrap();
     let work = Work::of(&rows, &(0..trees.len() as u32).collect::<Vec<_>>(), longest, &values).unwrap();

@@ -136,7 +136,7 @@ fn rounding_of_large_logits_is_no_wrong_reference() {
         println!("logits times {scale}: rewards of {rewards:.2?} by rounding");
         // Far over what the limit without a look at the rows allows: 8 / 64 of the root of 100 rows.
         assert!(scale < 300.0 || rewards[0].max(rewards[1]) > 2.0, "{rewards:?} does not show anything");
-        let other = compute(&trainer.model(), &trees, 256).unwrap();
+        let other = compute(trainer.model(), &trees, 256).unwrap();
         assert_eq!(all(&other, 4), all(&reference, 4), "a first step with a rate of 0 changes nothing");
         trainer.model().randomize(5).unwrap();
         let head = trainer.model().params().weight(&trainer.model().layout().head);

@@ -8,35 +8,65 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Column {
+    /// `prompt`.
     Prompt,
+    /// `chosen`.
     Chosen,
+    /// `rejected`.
     Rejected,
+    /// `responses`.
     Responses,
+    /// `scores`.
     Scores,
+    /// `ranks`.
     Ranks,
+    /// `labels`.
     Labels,
+    /// `completion`.
     Completion,
+    /// `label`.
     Label,
+    /// `text`.
     Text,
+    /// `messages`.
     Messages,
+    /// `system`.
     System,
+    /// `nodes`.
     Nodes,
+    /// `tools`.
     Tools,
+    /// `chat_template_kwargs`.
     ChatTemplateKwargs,
+    /// `score`.
     Score,
+    /// `score_chosen`.
     ScoreChosen,
+    /// `score_rejected`.
     ScoreRejected,
+    /// `preference`.
     Preference,
+    /// `win_rate_chosen`.
     WinRateChosen,
+    /// `win_rate_rejected`.
     WinRateRejected,
+    /// `visits_chosen`.
     VisitsChosen,
+    /// `visits_rejected`.
     VisitsRejected,
+    /// `margin`.
     Margin,
+    /// `uncertainty`.
     Uncertainty,
+    /// `judge_logit`.
     JudgeLogit,
+    /// `group`.
     Group,
+    /// `rationale`.
     Rationale,
+    /// `rationale_prompt`.
     RationalePrompt,
+    /// `rejected_prompt`.
     RejectedPrompt,
 }
 

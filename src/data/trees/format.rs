@@ -10,8 +10,11 @@ use crate::forest::{Role, Segment, Tree, Value};
 /// What is known of a tree without reading it: tokens, prediction rows, and tokens if every sequence were run alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
+    /// Of all segments.
     pub tokens: usize,
+    /// Predicted tokens.
     pub rows: usize,
+    /// Tokens, if every sequence were run alone.
     pub unshared: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The host device: runs the same kernel sources as the GPU, on the CPU.
 //!
 //! Owns host memory, the worker threads that CTAs are spread over and the choice between the fast and the strict
-//! build of the kernels. The SIMT machine itself is [`simt`]; what strict mode checks is in [`strict`].
+//! build of the kernels. The SIMT machine itself is `simt`; what strict mode checks is in `strict`.
 
 mod abi;
 pub(crate) mod gemm;

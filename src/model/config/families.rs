@@ -13,15 +13,25 @@ use super::{
 /// Families by `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
+    /// `llama`.
     Llama,
+    /// `mistral`.
     Mistral,
+    /// `qwen2`.
     Qwen2,
+    /// `qwen3`.
     Qwen3,
+    /// `smollm3`.
     SmolLm3,
+    /// `phi3`.
     Phi3,
+    /// `gemma2`.
     Gemma2,
+    /// `gemma3_text`.
     Gemma3,
+    /// `olmo2`.
     Olmo2,
+    /// `gpt2`.
     Gpt2,
 }
 

@@ -210,7 +210,7 @@ pub fn keeps_exponentials<T: Float>(device: &Device, head: &HeadShape) -> bool {
 
 /// HeadRows whose logits exist at a time, if nothing else is asked for. Every chunk reads and writes the f32 gradient of the
 /// weight once, and all but one are computed twice: 8192 of 10240 rows again were 4 % of the FLOPs of a 1B model's step.
-/// Where a logit takes two bytes instead of six, chunks are as large as [`EXPONENTIALS_BYTES`] allow, in whole tiles.
+/// Where a logit takes two bytes instead of six, chunks are as large as `EXPONENTIALS_BYTES` allow, in whole tiles.
 pub fn default_chunk_rows(device: &Device, precision: DType, vocab: usize, hidden: usize) -> usize {
     const TILE_ROWS: usize = 256;
     let head = HeadShape { vocab, hidden, chunk_rows: 1, softcap: None };

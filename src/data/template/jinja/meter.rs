@@ -20,7 +20,9 @@ pub struct Budget {
 /// What one rendering has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
+    /// Of the interpreter.
     pub steps: usize,
+    /// Of texts and values that were made.
     pub bytes: usize,
 }
 
