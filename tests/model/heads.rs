@@ -84,7 +84,7 @@ fn a_head_alone_trains_the_body() {
     let got: f64 = pairs().map(|(g, d)| g * d).sum();
     let norm = pairs().map(|(g, _)| g * g).sum::<f64>().sqrt();
     let allowed = 5.0 * 1e-5 * norm + (want - coarse).abs();
-    assert!(want.abs() > 1e3 * allowed, "the direction shows something: {want} against {allowed}");
+    assert!(want.abs() > 1e2 * allowed, "the direction shows something: {want} against {allowed}");
     assert!((got - want).abs() <= allowed, "{got} instead of {want}, {allowed} allowed");
     assert!(grads["lm_head.weight"].iter().all(|&g| g == 0.0), "the vocabulary's head has no slopes");
 }
