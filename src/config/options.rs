@@ -1,7 +1,5 @@
 //! What each room takes of a configuration: the rooms below do not know it.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use serde_json::Value;
 
@@ -127,10 +125,5 @@ impl Config {
             warmup_steps: self.optim.warmup(total_steps),
             total_steps,
         }
-    }
-
-    /// The chat template that is saved with the model in place of its own, if there is one.
-    pub fn template(&self) -> Option<&Path> {
-        self.data.template.as_deref()
     }
 }

@@ -61,7 +61,7 @@ impl<'a, T: Float> Run<'a, T> {
     ///
     /// # Errors
     /// The records of the run folder cannot be read.
-    pub fn new(session: Session<'a, T>, supplies: Supplies<T>, stop: &'a Stop) -> Result<Self> {
+    pub fn new(session: Session<'a, T>, mut supplies: Supplies<T>, stop: &'a Stop) -> Result<Self> {
         let Session { options, state, resumed, .. } = &session;
         let metrics = Metrics::open(&options.out.join(METRICS), *resumed)?;
         let terminal = Terminal::new(state.step, state.total_steps, options.config.train.log_every);
@@ -70,7 +70,7 @@ impl<'a, T: Float> Run<'a, T> {
             launched: state.step,
             unread: None,
             journal: Journal::new(metrics, terminal),
-            watch: CourseWatch::new(supplies.first_row.clone()),
+            watch: CourseWatch::new(std::mem::take(&mut supplies.first_row)),
             saved: Instant::now(),
             patience: Patience::default(),
             session,

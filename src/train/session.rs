@@ -68,7 +68,7 @@ impl<'a, T: Float> Session<'a, T> {
         let graphed = config.train.cuda_graph;
         let trainer = Trainer::new(roles, inputs.loss.clone(), StepOptions { graphed })?;
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
-        let companions = Companions::new(&config.model.path, config.template())?;
+        let companions = Companions::new(&config.model.path, config.data.template.as_deref())?;
         let resumed = matches!(start, Start::From(..)).then_some(state.step);
         Ok(Self { options, inputs, trainer, companions, state, resumed })
     }

@@ -202,7 +202,7 @@ impl<T: Float> Trainer<T> {
             let work = rows.work(pack)?;
             let forest = Forest::pack(&work.trees)?;
             let at_hand = at_start && !self.loss.needs_distributions() && self.loss.acceleration().is_none();
-            match work.reference_of(&(0..work.trees.len())).filter(|_| at_hand) {
+            match at_hand.then(|| work.reference_of(&work.packs[0])).flatten() {
                 // The policy is the reference, whose values are there.
                 Some(values) => {
                     let logps = device.upload(&values)?;
