@@ -187,8 +187,6 @@ pub struct Forest {
     pub row_target: Vec<i32>,
     /// (sequences + 1) rows of sequence `s` are `sequence_rows[s]..sequence_rows[s + 1]`.
     pub sequence_rows: Vec<i32>,
-    /// (pairs, 2) chosen and rejected sequence.
-    pub pairs: Vec<i32>,
     /// (tokens + 1) and (rows): rows that read token `t`, as `token_rows[token_row_offsets[t]..][..]`.
     pub token_row_offsets: Vec<i32>,
     /// See [`token_row_offsets`](Self::token_row_offsets).
@@ -246,18 +244,12 @@ impl Forest {
         self.sequence_rows.len() - 1
     }
 
-    /// Preference pairs in the pack.
-    pub fn pair_count(&self) -> usize {
-        self.pairs.len() / 2
-    }
-
     /// Whether token `i` sees token `j`: the attention mask in one line.
     pub fn visible(&self, i: usize, j: usize) -> bool {
         j <= i && (i as i32) < self.subtree_end[j]
     }
 
     fn push(&mut self, tree: &Tree) {
-        let first_sequence = self.sequences();
         let count = tree.segments.len();
         let mut start = vec![0; count];
         let mut depth = vec![0; count];
@@ -283,8 +275,6 @@ impl Forest {
         for (i, segment) in tree.segments.iter().enumerate() {
             self.subtree_end.extend(segment.tokens.iter().map(|_| end[i] as i32));
         }
-        let global = |s: usize| (first_sequence + s) as i32;
-        self.pairs.extend(tree.pairs.iter().flatten().map(|&s| global(s)));
         self.tree_rows.push(self.rows());
     }
 

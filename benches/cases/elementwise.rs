@@ -269,16 +269,16 @@ fn loss(size: &Size, stem: &str, name: &str) -> Case {
     })
 }
 
-/// The pairs of a forest as groups of a loss; lists and unpaired losses take them as they are.
+/// The pairs that a forest is made of as groups of a loss; lists and unpaired losses take them as they are.
 fn groups(forest: &Forest, shape: Shape) -> Groups {
     let rows = |ends: &[i32]| (ends[1] - ends[0]) as usize;
     let value = |place: usize| if shape == Shape::List && place == 0 { 1.0 } else { 0.0 };
     let values = |place: usize| [value(place), f64::from(u8::from(shape == Shape::List))];
     Groups {
         rows: forest.sequence_rows.windows(2).map(rows).collect(),
-        slots: forest.pairs.iter().map(|&sequence| sequence as usize).collect(),
-        starts: (0..=forest.pair_count()).map(|pair| 2 * pair).collect(),
-        values: (0..forest.pairs.len()).flat_map(|slot| values(slot % 2)).collect(),
+        slots: (0..forest.sequences()).collect(),
+        starts: (0..=forest.sequences()).step_by(2).collect(),
+        values: (0..forest.sequences()).flat_map(|slot| values(slot % 2)).collect(),
         weights: Vec::new(),
     }
 }

@@ -244,14 +244,13 @@ impl MemoryPlan {
     }
 }
 
-/// Index tables of a forest: seven per token (two of them one longer), sequences and pairs at most one per token,
+/// Index tables of a forest: seven per token (two of them one longer), sequences at most one per token,
 /// three per row and two per tile, each table aligned; three more per token (one of them one longer) by position.
 fn table_bytes(capacity: Capacity, by_position: bool) -> usize {
     let Capacity { tokens, rows, .. } = capacity;
     let aligned = |len: usize| (len * 4).next_multiple_of(ALIGNMENT);
     5 * aligned(tokens)
         + 3 * aligned(tokens + 1)
-        + aligned(2 * tokens)
         + 3 * aligned(rows)
         + aligned(2 * tokens.div_ceil(TILE_TOKENS))
         + if by_position { 2 * aligned(tokens) + aligned(tokens + 1) } else { 0 }

@@ -17,7 +17,7 @@ use crate::{
 };
 use warpo::{
     device::{Buffer, Device},
-    forest::Forest,
+    forest::{Forest, Tree},
     loss::{Groups, Loss, MetricSums, Outputs, Step},
     ops::{loss_batch, loss_rows::RowInputs},
 };
@@ -123,14 +123,26 @@ pub fn split(x: f64) -> [f32; 2] {
     [x as f32, (x - f64::from(x as f32)) as f32]
 }
 
-/// The pairs of a forest, whatever else is in it.
-pub fn pairs_of(forest: &Forest) -> Groups {
+/// Sequences of a forest of these trees, two each pair: the chosen and the rejected one.
+pub fn pair_table(trees: &[Tree]) -> Vec<i32> {
+    let mut first = 0;
+    let mut table = Vec::new();
+    for tree in trees {
+        table.extend(tree.pairs.iter().flatten().map(|&sequence| (first + sequence) as i32));
+        first += tree.sequences().count();
+    }
+    table
+}
+
+/// The pairs of a forest of these trees, whatever else is in it.
+pub fn pairs_of(forest: &Forest, trees: &[Tree]) -> Groups {
     let rows = |ends: &[i32]| (ends[1] - ends[0]) as usize;
+    let pairs = pair_table(trees);
     Groups {
         rows: forest.sequence_rows.windows(2).map(rows).collect(),
-        slots: forest.pairs.iter().map(|&sequence| sequence as usize).collect(),
-        starts: (0..=forest.pair_count()).map(|pair| 2 * pair).collect(),
-        values: vec![0.0; 2 * forest.pairs.len()],
+        slots: pairs.iter().map(|&sequence| sequence as usize).collect(),
+        starts: (0..=pairs.len()).step_by(2).collect(),
+        values: vec![0.0; 2 * pairs.len()],
         weights: Vec::new(),
     }
 }

@@ -74,6 +74,13 @@ struct Golden {
     logps_after: Sides,
 }
 
+impl Golden {
+    fn trees(&self, name: &str) -> Vec<Tree> {
+        let tree = |pair: &Pair| Tree::pair(name, pair.prompt.clone(), pair.chosen.clone(), pair.rejected.clone());
+        self.pairs.iter().map(tree).collect()
+    }
+}
+
 #[derive(Deserialize)]
 struct Pair {
     prompt: Vec<u32>,
@@ -151,8 +158,7 @@ impl<T: Float> Loaded<T> {
     ) -> Self {
         let folder = fixtures().join(family);
         let config = ModelConfig::load(&folder).unwrap();
-        let tree = |p: &Pair| Tree::pair(family, p.prompt.clone(), p.chosen.clone(), p.rejected.clone());
-        let trees: Vec<Tree> = golden.pairs.iter().map(tree).collect();
+        let trees = golden.trees(family);
         let forest = Forest::pack(&trees).unwrap();
         let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 100 };
         let plan = plan(&config, T::DTYPE, capacity).unwrap();
@@ -331,7 +337,7 @@ fn mean_loss(
     reference: &Buffer<f32>,
 ) -> (f64, Buffer<f32>) {
     let loss = Loss::with("dpo", &[("beta", golden.beta)]).unwrap();
-    let groups = pairs_of(forest);
+    let groups = pairs_of(forest, &golden.trees(""));
     let (coefficients, metrics) = on_rows(device, &loss, &groups, logps, reference, &batch.sequence_rows);
     (metrics.get("loss").unwrap(), coefficients)
 }

@@ -7,7 +7,7 @@ use warpo::{
 
 use super::{document, fast_devices, list, model_for, named, pair, random_params, steps, tiny_config, tiny_json};
 use crate::{
-    loss::{on_rows, pairs_of},
+    loss::{on_rows, pair_table, pairs_of},
     oracles::{
         self,
         model::{Input, Params},
@@ -29,6 +29,7 @@ fn trees() -> Vec<Tree> {
 struct Case {
     config: ModelConfig,
     forest: Forest,
+    trees: Vec<Tree>,
     params: Params,
     ref_logps: Vec<f32>,
     loss: Loss,
@@ -43,22 +44,23 @@ impl Case {
         let logps = model.logps(&Input::forest(&forest));
         let ref_logps = logps.iter().zip(noise).map(|(&logp, noise)| logp as f32 + 0.3 * noise).collect();
         let length = |s: i32| forest.sequence_rows[s as usize + 1] - forest.sequence_rows[s as usize];
-        let chosen_tokens: i32 = forest.pairs.chunks(2).map(|pair| length(pair[0])).sum();
+        let pairs = pair_table(trees);
+        let chosen_tokens: i32 = pairs.chunks(2).map(|pair| length(pair[0])).sum();
         let loss = Loss {
             beta: BETA,
             label_smoothing: LABEL_SMOOTHING,
-            dpo_scale: 1.0 / forest.pair_count() as f64,
+            dpo_scale: 2.0 / pairs.len() as f64,
             sft_scale: SFT_WEIGHT / f64::from(chosen_tokens),
         };
-        Self { config, forest, params, ref_logps, loss }
+        Self { config, forest, trees: trees.to_vec(), params, ref_logps, loss }
     }
 
     /// Loss and its slope at each row, in f64.
     fn head(&self, logps: &[f64]) -> (f64, Vec<f64>) {
         let ref_logps: Vec<f64> = self.ref_logps.iter().map(|&x| f64::from(x)).collect();
-        let Forest { sequence_rows, pairs, .. } = &self.forest;
-        let (stats, loss) = oracles::preference_loss::pairs(logps, &ref_logps, sequence_rows, pairs, self.loss);
-        (loss, oracles::preference_loss::coefficients(&stats, sequence_rows, pairs))
+        let (rows, pairs) = (&self.forest.sequence_rows, pair_table(&self.trees));
+        let (stats, loss) = oracles::preference_loss::pairs(logps, &ref_logps, rows, &pairs, self.loss);
+        (loss, oracles::preference_loss::coefficients(&stats, rows, &pairs))
     }
 
     /// The oracle's log-probabilities and gradients of the loss, with every stored value rounded.
@@ -79,7 +81,7 @@ impl Case {
         let ref_logps = device.upload(&self.ref_logps).unwrap();
         let parameters = [("beta", BETA), ("label_smoothing", LABEL_SMOOTHING), ("sft_weight", SFT_WEIGHT)];
         let loss = warpo::loss::Loss::with("dpo", &parameters).unwrap();
-        let groups = pairs_of(&self.forest);
+        let groups = pairs_of(&self.forest, &self.trees);
         let (coefficients, _) = on_rows(device, &loss, &groups, &logps, &ref_logps, &batch.sequence_rows);
         model.backward(&batch, &Slopes::by_logps(&coefficients)).unwrap();
         let logps = device.download(&logps).unwrap().into_iter().map(f64::from).collect();

@@ -182,3 +182,7 @@ pub(super) fn not_empty(name: &str, text: &Text) -> Result<()> {
     }
     Ok(())
 }
+
+pub(super) fn is_assistant(message: &Value) -> bool {
+    role(message) == "assistant"
+}

@@ -43,8 +43,9 @@ impl Stacks {
                 self.block.insert(Arc::new(Block::map()?)).clone()
             }
         };
+        let limit = block.address.saturating_add(self.taken * stride());
         self.taken += 1;
-        Ok(Slice { place: self.taken - 1, block })
+        Ok(Slice { base: limit.saturating_add(stride()), limit, block })
     }
 
     /// Lets go of the block: stacks that were dropped are not handed out again, and their mapping goes with the last.
@@ -109,21 +110,26 @@ impl Drop for Block {
     }
 }
 
-/// One stack of a block.
+/// One stack of a block. Its ends are kept: they are asked for at every switch.
 pub struct Slice {
+    base: NonZeroUsize,
+    limit: NonZeroUsize,
+    /// Keeps the mapping, and is read by tests alone.
+    #[cfg_attr(not(test), expect(dead_code))]
     block: Arc<Block>,
-    place: usize,
 }
 
 // SAFETY: a stack of `STACK_BYTES` that only this value names, above a guard page where the system has such; elsewhere strict
 // mode holds the kernels to it, whose frames are a few KiB.
 unsafe impl Stack for Slice {
+    #[inline]
     fn base(&self) -> StackPointer {
-        self.block.address.saturating_add((self.place + 1) * stride())
+        self.base
     }
 
+    #[inline]
     fn limit(&self) -> StackPointer {
-        self.block.address.saturating_add(self.place * stride())
+        self.limit
     }
 }
 
@@ -154,7 +160,7 @@ mod tests {
         }
         let blocks: Vec<(usize, usize)> = all
             .iter()
-            .filter(|stack| stack.place == 0)
+            .filter(|stack| stack.limit == stack.block.address)
             .map(|stack| (stack.limit().get(), stack.limit().get() + BLOCK_STACKS * stride()))
             .collect();
         assert_eq!(blocks.len(), 256 * 256 / BLOCK_STACKS);
