@@ -34,7 +34,7 @@ fn main() -> Result<(), Error> {
 
     let [tokens, predictions] = batches::largest(&[rows], config.batch.tokens);
     let capacity = Capacity { tokens, rows: predictions, head_chunk_rows: 256 };
-    let plan = MemoryPlan::forward_only(&shape, config.train.precision.dtype(), capacity)?.on(&device, &shape);
+    let plan = MemoryPlan::forward_only(&shape, config.train.precision.on(&device), capacity)?.on(&device, &shape);
     let model = Model::<f32>::new(&device, &shape, plan)?;
     match folder {
         Some(folder) => model.load(&folder)?,

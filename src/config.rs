@@ -231,7 +231,8 @@ pub struct TrainSection {
     pub keep_checkpoints: usize,
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
     pub log_every: u64,
-    /// Arithmetic of weights, activations and their gradients.
+    /// Arithmetic of weights, activations and their gradients; "auto" is bf16 on a GPU and f32 on the host device. A run folder
+    /// has what was chosen.
     pub precision: Precision,
     /// Worker threads of the host device; 0 takes all cores. The results do not depend on it.
     pub threads: usize,
@@ -243,15 +244,17 @@ pub struct TrainSection {
     pub track_reference: bool,
 }
 
-/// Arithmetic of weights, activations and their gradients; sums are f32 in both.
+/// Arithmetic of weights, activations and their gradients; sums are f32 in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// bf16 on a GPU, f32 on the host device, which has no bf16 units and emulates them.
+    #[default]
+    Auto,
     /// 32 bits throughout.
     F32,
     /// 16 bits, with an f32 master of the weights.
-    #[default]
     Bf16,
 }
 
@@ -338,7 +341,7 @@ impl Default for TrainSection {
             save_minutes: 30.0,
             keep_checkpoints: 2,
             log_every: 10,
-            precision: Precision::Bf16,
+            precision: Precision::Auto,
             threads: 0,
             cuda_graph: false,
             track_reference: true,

@@ -24,8 +24,8 @@ pub struct Args {
     /// Adds the log-probability of every token
     #[arg(long)]
     per_token: bool,
-    /// Arithmetic of weights and activations; sums are f32 in both
-    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    /// Arithmetic of weights and activations; auto is bf16 on a GPU and f32 on the host device
+    #[arg(long, value_name = "auto|f32|bf16", default_value = "auto")]
     precision: Precision,
     /// Tokens of one micro-batch at most, shared prompts counted once
     #[arg(long, value_name = "N", default_value_t = 4096)]

@@ -19,11 +19,33 @@ use crate::{
 };
 
 impl Precision {
-    /// Element type of weights and activations.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
+    /// Element type of weights and activations on this device.
+    pub fn on(self, device: &Device) -> DType {
+        match self.settled(device) {
             Self::Bf16 => DType::Bf16,
+            Self::Auto | Self::F32 => DType::F32,
+        }
+    }
+
+    /// What `auto` stands for on this device.
+    pub fn settled(self, device: &Device) -> Self {
+        match self {
+            Self::Auto if device.is_cuda() => Self::Bf16,
+            Self::Auto => Self::F32,
+            chosen => chosen,
+        }
+    }
+
+    /// The line that says it before a run.
+    pub fn describe(self, device: &Device) -> String {
+        let name = |precision| if precision == Self::Bf16 { "bf16" } else { "f32" };
+        let settled = name(self.settled(device));
+        match self {
+            Self::Auto => format!("precision: {settled} (auto: bf16 on a GPU, f32 on the host device)"),
+            Self::Bf16 if !device.is_cuda() => {
+                format!("precision: {settled}, which the host device emulates: f32 or auto is many times as fast here")
+            }
+            _ => format!("precision: {settled}"),
         }
     }
 }

@@ -28,7 +28,7 @@ fn defaults_and_file_values() {
     assert_eq!(config.optim, OptimSection { lr: 1.0, schedule: Schedule::Cosine, ..OptimSection::default() });
     assert_eq!(config.loss.0[0]["beta"].as_float(), Some(0.1), "defaults are written out: {:?}", config.loss);
     assert_eq!(config.loss.read().unwrap().names(), "dpo");
-    assert_eq!(config.train.precision, Precision::Bf16);
+    assert_eq!(config.train.precision, Precision::Auto);
     assert!(config.model.path.is_absolute() && config.model.path.ends_with("model"));
 }
 

@@ -12,9 +12,9 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::{Config, Precision},
+    config::Config,
     data::{batches, sets::Sets, trees::Trees},
-    device::{Choice, Device, Float},
+    device::{Choice, DType, Device, Float},
     error::Error,
     escape::visible_json,
     files,
@@ -56,7 +56,7 @@ fn score_rows(options: &ScoreOptions) -> Result<()> {
     let output = Output::open(&options.out)?;
     let device = config.open_device(options.device, config.host())?;
     let shape = ModelConfig::load(&config.model.path)?;
-    let precision = config.train.precision.dtype();
+    let precision = config.train.precision.on(&device);
     check_kernels(&device, &shape, precision, false)?;
     let sets = Sets::read(config.encoder(shape.vocab, shape.positions)?, &config.sets()?, terminal::counting_rows)?;
     sets.check_lengths(shape.positions)?;
@@ -66,12 +66,13 @@ fn score_rows(options: &ScoreOptions) -> Result<()> {
     let plan = RunPlan::from(MemoryPlan::forward_only(&shape, precision, capacity)?.on(&device, &shape));
     plan.check(&device)?;
     say(&format!("device: {}", device.describe()));
+    say(&config.train.precision.describe(&device));
     plan.to_string().lines().for_each(say);
     sets.train.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
     sets.origins.iter().for_each(|origin| say(origin));
-    match config.train.precision {
-        Precision::F32 => score::<f32>(options, output, &sets, &shape, &device, plan),
-        Precision::Bf16 => score::<bf16>(options, output, &sets, &shape, &device, plan),
+    match precision {
+        DType::Bf16 => score::<bf16>(options, output, &sets, &shape, &device, plan),
+        _ => score::<f32>(options, output, &sets, &shape, &device, plan),
     }
 }
 

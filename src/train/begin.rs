@@ -14,8 +14,7 @@ use super::{
     start::{self, Start},
 };
 use crate::{
-    config::Precision,
-    device::{Device, Float, HostOptions},
+    device::{DType, Device, Float, HostOptions},
     error::Error,
     model::{self, ModelConfig},
     report::terminal::say,
@@ -49,26 +48,29 @@ fn begin(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
             options.out.display()
         ));
     }
-    let options = &start::dated(options)?;
-    let config = &options.config;
+    let mut options = start::settled(options)?;
     let refused = |why: anyhow::Error| Error::Resume { folder: options.out.clone(), line: format!("{why:#}") };
-    let start = start::start(options).map_err(refused)?;
-    let device = config.open_device(options.device, host)?;
+    let start = start::start(&options).map_err(refused)?;
+    let device = options.config.open_device(options.device, host)?;
+    let said = options.config.train.precision.describe(&device);
+    // From here on, and in the run folder, it is what it stands for.
+    options.config.train.precision = options.config.train.precision.settled(&device);
+    let (options, config) = (&options, &options.config);
     let shape = ModelConfig::load(&config.model.path)?;
-    let kernels = model::check_kernels(&device, &shape, config.train.precision.dtype(), true);
+    let kernels = model::check_kernels(&device, &shape, config.train.precision.on(&device), true);
     kernels.map_err(|why| Error::Device { line: format!("{why:#}") })?;
     let inputs = Inputs::read(config)?;
     let resumed = start::check_resumed(&start, &inputs, &options.out, config, &device).map_err(refused)?;
     let plan = plan::memory(&inputs, config, &device)?;
     let space = plan::check_disk(&inputs, options, &plan.policy, &start)?;
-    introduce(config, &inputs, &device, &plan)?;
+    introduce(config, &inputs, &device, &plan, &said)?;
     resumed.iter().chain(&space).for_each(|line| say(line));
     if options.resume && !matches!(start, Start::From(..)) {
         say(&format!("no checkpoint in {}: starting from the beginning", options.out.display()));
     }
-    match config.train.precision {
-        Precision::F32 => train::<f32>(options, inputs, &device, &plan, &start, stop),
-        Precision::Bf16 => train::<bf16>(options, inputs, &device, &plan, &start, stop),
+    match config.train.precision.on(&device) {
+        DType::Bf16 => train::<bf16>(options, inputs, &device, &plan, &start, stop),
+        _ => train::<f32>(options, inputs, &device, &plan, &start, stop),
     }
 }
 

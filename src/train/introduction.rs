@@ -18,8 +18,9 @@ use crate::{
 ///
 /// # Errors
 /// The configuration cannot be written as TOML.
-pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPlan) -> Result<()> {
+pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPlan, precision: &str) -> Result<()> {
     say(&format!("device: {}", device.describe()));
+    say(precision);
     plan.to_string().lines().for_each(say);
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
     say(&format!("loss: {}", inputs.loss.names()));

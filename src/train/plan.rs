@@ -20,7 +20,7 @@ pub const REFERENCE_MODEL: &str = "reference model";
 /// # Errors
 /// The run does not fit.
 pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPlan> {
-    let (capacity, precision) = (capacity(inputs, config, device), config.train.precision.dtype());
+    let (capacity, precision) = (capacity(inputs, config, device), config.train.precision.on(device));
     let state = config.optimizer().rule.bytes();
     let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
     if !inputs.loss.needs_distributions() {
@@ -38,7 +38,7 @@ pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPl
 fn capacity(inputs: &Inputs, config: &Config, device: &Device) -> Capacity {
     let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
     let [tokens, rows] = batches::largest(&files, config.batch.tokens);
-    let (precision, shape) = (config.train.precision.dtype(), &inputs.model);
+    let (precision, shape) = (config.train.precision.on(device), &inputs.model);
     let chunk = head::default_chunk_rows(device, precision, shape.vocab, shape.hidden);
     // Whole distributions are f32 logits, of both models.
     let head_chunk_rows = if inputs.loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk };

@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use serde::de::DeserializeOwned;
+
 use super::{
     Options,
     binding::{Machine, REFERENCE},
@@ -15,27 +17,35 @@ use super::{
     inputs::Inputs,
     settings,
 };
-use crate::{config::Config, data::template::Date, device::Device, files};
+use crate::{
+    config::{Config, Precision},
+    data::template::Date,
+    device::Device,
+    files,
+};
 
-/// The options with the day that the templates write, where they write one: the configuration's, that of the run that
-/// goes on, else today.
+/// The options with what the run that goes on chose for itself where the configuration leaves it open: its precision, and the
+/// day that the templates write, where they write one; without such a run today.
 ///
 /// # Errors
 /// A template cannot be read.
-pub fn dated(options: &Options) -> Result<Options> {
+pub fn settled(options: &Options) -> Result<Options> {
     let mut options = options.clone();
+    if options.config.train.precision == Precision::Auto {
+        options.config.train.precision = recorded(&options, "train", "precision").unwrap_or_default();
+    }
     let date = options.config.data.date;
     if date.is_none() && options.config.templates()?.is_some_and(|templates| templates.uses_date()) {
-        options.config.data.date = Some(recorded_date(&options).unwrap_or_else(Date::today));
+        options.config.data.date = Some(recorded(&options, "data", "date").unwrap_or_else(Date::today));
     }
     Ok(options)
 }
 
-/// The day in the run folder's configuration.
-fn recorded_date(options: &Options) -> Option<Date> {
+/// A key of the configuration in the folder of a run that is to go on.
+fn recorded<T: DeserializeOwned>(options: &Options, section: &str, key: &str) -> Option<T> {
     let text = fs::read_to_string(options.out.join(CONFIG)).ok().filter(|_| options.resume)?;
     let table: toml::Table = text.parse().ok()?;
-    table.get("data")?.get("date")?.clone().try_into().ok()
+    table.get(section)?.get(key)?.clone().try_into().ok()
 }
 
 /// Where a run begins.
@@ -122,7 +132,7 @@ mod tests {
         [false, true].map(|resume| {
             let out = folder.path().into();
             let options = Options { config: config.clone(), device: Choice::Host, out, resume };
-            dated(&options).unwrap().config.data.date.map(Date::text)
+            settled(&options).unwrap().config.data.date.map(Date::text)
         })
     }
 

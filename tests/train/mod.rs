@@ -10,6 +10,7 @@ mod losses;
 mod memory;
 mod older_run;
 mod paths;
+mod precision;
 mod recorded;
 mod reference_cache;
 mod refusals;

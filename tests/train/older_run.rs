@@ -35,7 +35,9 @@ fn a_run_of_format_3_goes_on_to_the_bits_of_one_that_was_never_stopped() {
     let old = root().join("tests/fixtures/run-format-3");
     copy(&old, &fixture.path("run"));
     let set = ["--set", "train.precision=bf16", "--set", "train.save_every=4"];
-    let resumed = fixture.execute("run", &[&set[..], &["--resume"]].concat());
+    // A program that knew no "auto": its run goes on in what its config.toml says.
+    let open = ["--set", "train.precision=auto"];
+    let resumed = fixture.execute("run", &[&set[..], &open, &["--resume"]].concat());
     assert!(resumed.status.success(), "{}", stderr(&resumed));
     let said = String::from_utf8(resumed.stdout).unwrap();
     assert!(said.contains("resumed after step 4 of 8"), "{said}");
