@@ -5,6 +5,7 @@ mod doctor;
 mod losses;
 mod score;
 mod signals;
+mod talk;
 mod train;
 
 use std::{

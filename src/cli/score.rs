@@ -8,6 +8,7 @@ use crate::{
     config::{Config, Precision},
     device::Choice,
     eval::score::{self, ScoreOptions},
+    report::terminal::{self, Talk},
 };
 
 #[derive(clap::Args)]
@@ -27,9 +28,9 @@ pub struct Args {
     /// Arithmetic of weights and activations; auto is bf16 on a GPU and f32 on the host device
     #[arg(long, value_name = "auto|f32|bf16", default_value = "auto")]
     precision: Precision,
-    /// Tokens of one micro-batch at most, shared prompts counted once
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    tokens: usize,
+    /// Tokens of one micro-batch at most, shared prompts counted once; 4096 if not given, or those of the longest row
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
     /// auto, cuda, cuda:N or host; auto takes the first GPU if there is one
     #[arg(long, default_value = "auto")]
     device: Choice,
@@ -39,18 +40,35 @@ pub struct Args {
     /// Sets a key that `warpo train` has in its TOML, such as `data.max_prompt_tokens=1024`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Says nothing but errors and the last line
+    #[arg(short, long)]
+    quiet: bool,
 }
+
+/// What no row is longer than: the model's positions are the limit.
+const NO_LIMIT: usize = 1 << 40;
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut config = Config::default();
     config.model.path.clone_from(&args.model);
     config.data.train = args.data.clone().into();
-    config.batch.tokens = args.tokens;
+    config.batch.tokens = args.tokens.unwrap_or(config.batch.tokens);
+    (config.data.max_prompt_tokens, config.data.max_response_tokens) = (NO_LIMIT, NO_LIMIT);
     config.train.precision = args.precision;
     config.train.threads = args.threads;
     let config = config.with_overrides(&args.set)?;
     args.set.iter().try_for_each(|text| refuse_unused(text))?;
-    let options = ScoreOptions { config, device: args.device, out: args.out.clone(), per_token: args.per_token };
+    if args.quiet {
+        terminal::talk(Talk::Quiet);
+    }
+    let named = args.set.iter().any(|text| text.trim_start().starts_with("batch.tokens"));
+    let options = ScoreOptions {
+        config,
+        grows: args.tokens.is_none() && !named,
+        device: args.device,
+        out: args.out.clone(),
+        per_token: args.per_token,
+    };
     score::run(&options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -70,7 +70,7 @@ pub fn listen(stop: &Stop) -> Result<()> {
 fn answer(stop: &Stop) {
     let phase = stop.phase();
     // A progress bar may stand on the line.
-    let clear = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+    let clear = if stderr().is_terminal() { "\r\x1b[K" } else { "" };
     let _ = writeln!(stderr(), "{clear}{}", phase.answer());
     if phase == Phase::Preparing {
         // Not `std::process::exit`: what runs at a usual exit may wait for a thread that is at work.

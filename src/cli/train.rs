@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use super::signals::{self, INTERRUPTED};
+use super::{
+    signals::{self, INTERRUPTED},
+    talk,
+};
 use crate::{
     config::Config,
     device::Choice,
@@ -29,9 +32,12 @@ pub struct Args {
     /// Goes on from the last complete checkpoint in the run folder
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    talk: talk::Args,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    talk::set(&args.talk);
     let config = Config::load(&args.config, &args.set)?;
     let out = args.out.clone().unwrap_or_else(|| {
         let stem = args.config.file_stem().unwrap_or_default();

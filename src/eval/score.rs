@@ -17,11 +17,12 @@ use crate::{
     device::{Choice, DType, Device, Float},
     error::Error,
     escape::visible_json,
+    eval::summary::Summary,
     files,
     forest::{Forest, Tree},
     model::{Capacity, MemoryPlan, Model, ModelConfig, check_kernels},
     ops::head,
-    report::terminal::{self, Terminal, say},
+    report::terminal::{self, Terminal, conclude, say},
     roles::{
         RunPlan,
         reference::{ReferencePass, ValueFile},
@@ -34,6 +35,8 @@ use crate::{
 pub struct ScoreOptions {
     /// `model.path`, `data.train`, `batch.tokens`, `train.precision`, `train.threads` and the options of `[data]` count.
     pub config: Config,
+    /// Whether micro-batches grow to the longest row where that has more than `batch.tokens`; else it is refused.
+    pub grows: bool,
     /// Where it runs.
     pub device: Choice,
     /// JSON lines: a file, which must not exist; a device or a pipe; or `-` for standard output.
@@ -52,14 +55,24 @@ pub fn run(options: &ScoreOptions) -> Result<(), Error> {
 }
 
 fn score_rows(options: &ScoreOptions) -> Result<()> {
-    let config = &options.config;
+    let mut options = options.clone();
     let output = Output::open(&options.out)?;
+    let least = options.config.batch.tokens;
+    if options.grows {
+        options.config.batch.tokens = usize::MAX;
+    }
+    let config = &options.config;
     let device = config.open_device(options.device, config.host())?;
     let shape = ModelConfig::load(&config.model.path)?;
     let precision = config.train.precision.on(&device);
     check_kernels(&device, &shape, precision, false)?;
     let sets = Sets::read(config.encoder(shape.vocab, shape.positions)?, &config.sets()?, terminal::counting_rows)?;
     sets.check_lengths(shape.positions)?;
+    if options.grows {
+        let longest = sets.train.trees.tokens().iter().max().map_or(0, |&longest| longest as usize);
+        options.config.batch.tokens = least.max(longest);
+    }
+    let (options, config) = (&options, &options.config);
     let [tokens, rows] = batches::largest(&[&sets.train], config.batch.tokens);
     let head_chunk_rows = head::default_chunk_rows(&device, precision, shape.vocab, shape.hidden);
     let capacity = Capacity { tokens, rows, head_chunk_rows };
@@ -94,28 +107,33 @@ fn score<T: Float>(
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
     say(&format!("scores: {}", pass.describe()?));
     let (started, missing) = (Instant::now(), pass.missing());
-    let bar = Terminal::new(0, missing as u64, u64::MAX);
+    let bar = Terminal::new(0, pass.missing_tokens(), u64::MAX);
     let scored = pass.run(|done| {
-        bar.show(done as u64, "rows scored");
+        bar.show(done.tokens, "scoring");
         true
     });
     bar.finish();
     pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
     scored?.context("nothing interrupts the pass")?;
     let [values, _] = file.values()?;
+    let mut summary = Summary::default();
     output.write(&options.out, |file| {
         let mut examples = 0..;
+        summary = Summary::default();
         trees.visit(
             |_| (),
             |tree, ()| {
                 let logps = values.row(examples.next().unwrap_or_default())?;
-                let line = serde_json::to_string(&line(tree, &logps, options.per_token)?)?;
+                let line = line(tree, &logps, options.per_token)?;
+                summary.add(&line);
+                let line = serde_json::to_string(&line)?;
                 Ok(writeln!(file, "{}", visible_json(&line))?)
             },
         )
     })?;
     let time = duration(started.elapsed());
     say(&format!("{} rows, {missing} of them computed in {time}: {}", trees.len(), options.out.display()));
+    conclude(&summary.describe());
     Ok(())
 }
 
@@ -162,7 +180,7 @@ impl Output {
     }
 
     /// Writes through `fill`. A reader that has seen enough (`| head`) is no error.
-    fn write(self, out: &Path, fill: impl Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
+    fn write(self, out: &Path, mut fill: impl FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
         let stream: Box<dyn Write> = match self {
             Self::File => return files::write_whole(out, |file| fill(file)),
             Self::Stdout => Box::new(stdout()),

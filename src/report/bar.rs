@@ -1,43 +1,76 @@
-//! Progress bars on standard error.
+//! What a progress bar shows: one line of a terminal, never wider than it is.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::Duration;
 
-/// A bar, or a count without a known end.
-pub(super) struct Bar(ProgressBar);
+use crate::units::duration;
 
-impl Bar {
-    /// Steps `first..total` are to be run.
-    pub fn of_steps(first: u64, total: u64) -> Option<Self> {
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_position(first);
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left");
-        bar.set_style(style.expect("the template is constant").progress_chars("=> "));
-        bar.reset_eta();
-        Some(Self(bar))
+/// A terminal that does not say how wide it is.
+const USUAL_WIDTH: usize = 80;
+
+/// The line of a bar. Fields that find no place are left out whole, the last ones first; fields are parted by two spaces.
+pub(super) fn line(width: usize, [done, total]: [u64; 2], left: Option<Duration>, message: &str) -> String {
+    let cells = match width {
+        100.. => 24,
+        50.. => 12,
+        _ => 0,
+    };
+    let full = (u128::from(done) * cells as u128 / u128::from(total.max(1))).min(cells as u128) as usize;
+    let (head, rest) = if full < cells { (">", cells - full - 1) } else { ("", 0) };
+    let bar = format!("{}{head}{}", "=".repeat(full), " ".repeat(rest));
+    let left = left.map(|left| format!("{} left", duration(left)));
+    let fields = [Some(bar).filter(|bar| !bar.is_empty()), Some(format!("{done}/{total}")), left];
+    fit(
+        width,
+        fields.into_iter().flatten().chain(message.split("  ").filter(|field| !field.is_empty()).map(str::to_owned)),
+    )
+}
+
+/// As many of the fields as a terminal has columns for; of the first one at least what fits.
+pub(super) fn fit(width: usize, fields: impl IntoIterator<Item = String>) -> String {
+    // The last column stays free: a cursor beyond it would begin another line.
+    let room = if width == 0 { USUAL_WIDTH } else { width } - 1;
+    let mut text = String::new();
+    for field in fields {
+        let longer = if text.is_empty() { field } else { format!("{text}  {field}") };
+        if columns(&longer) > room {
+            return if text.is_empty() { cut(&longer, room) } else { text };
+        }
+        text = longer;
     }
+    text
+}
 
-    /// A count of rows; `what` stands before it.
-    pub fn of_rows(what: &str) -> Option<Self> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg}  {human_pos} rows  {per_sec}");
-        bar.set_style(style.expect("the template is constant"));
-        Some(Self(bar.with_message(what.to_string())))
+/// At most: whatever is not ASCII may take two.
+fn columns(text: &str) -> usize {
+    text.chars().map(|letter| if letter.is_ascii() { 1 } else { 2 }).sum()
+}
+
+fn cut(text: &str, room: usize) -> String {
+    let mut kept = String::new();
+    for letter in text.chars() {
+        if columns(&kept) + 2 > room {
+            break;
+        }
+        kept.push(letter);
     }
+    kept
+}
 
-    /// Prints while the bar is out of the way.
-    pub fn suspend(&self, print: impl FnOnce()) {
-        self.0.suspend(print);
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    pub fn set_message(&self, message: &str) {
-        self.0.set_message(message.to_string());
-    }
-
-    pub fn set_position(&self, position: u64) {
-        self.0.set_position(position);
-    }
-
-    /// Takes the bar away.
-    pub fn clear(&self) {
-        self.0.finish_and_clear();
+    #[test]
+    fn a_line_fits_and_drops_whole_fields() {
+        let message = "loss 1.0964 (dpo 0.6155)  rewards/accuracies 0.812  rewards/margins +0.1752";
+        let at = |width| line(width, [50, 168], Some(Duration::from_secs(7)), message);
+        assert_eq!(at(60), "===>          50/168  7s left  loss 1.0964 (dpo 0.6155)");
+        assert_eq!(at(30), "50/168  7s left");
+        assert_eq!(at(140), format!("=======>                  50/168  7s left  {message}"));
+        for width in 1..200 {
+            assert!(at(width).chars().count() < width, "{width}: {}", at(width));
+        }
+        assert_eq!(line(30, [3, 3], None, ""), "3/3");
+        assert_eq!(fit(12, ["tokenising 数据集".to_owned()]), "tokenising");
     }
 }

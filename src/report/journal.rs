@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     lines,
     metrics::{Metrics, MetricsRecord},
-    terminal::Terminal,
+    terminal::{Talk, Terminal, talks},
 };
 use crate::loss::MetricSums;
 
@@ -59,6 +59,11 @@ impl Journal {
         self.terminal.say(line);
     }
 
+    /// The first step begins.
+    pub fn begin(&self) {
+        self.terminal.begin();
+    }
+
     /// Takes the progress bar away.
     pub fn finish(&self) {
         self.terminal.finish();
@@ -80,7 +85,7 @@ impl Journal {
     /// As [`step`](Self::step).
     pub fn evaluation(&mut self, step: u64, epoch: f64, metrics: &MetricSums) -> Result<()> {
         self.write(&lines::record(step, epoch, metrics))?;
-        self.terminal.say(&lines::summary(step, metrics));
+        self.terminal.say(&format!("{}{}", lines::summary(step, metrics), more(metrics)));
         Ok(())
     }
 
@@ -125,6 +130,12 @@ impl StepReport<'_> {
     /// The step's line on the terminal.
     fn summary(&self) -> String {
         let speed = self.tokens as f64 / self.seconds;
-        format!("{}  grad_norm {:.3}  {speed:.0} tokens/s", lines::preferences(self.metrics), self.grad_norm)
+        let more = more(self.metrics);
+        format!("{}  grad_norm {:.3}  {speed:.0} tokens/s{more}", lines::preferences(self.metrics), self.grad_norm)
     }
+}
+
+/// All other metrics, where every word is wanted.
+fn more(metrics: &MetricSums) -> String {
+    if talks(Talk::Verbose) { lines::others(metrics) } else { String::new() }
 }

@@ -3,6 +3,9 @@
 use super::metrics::MetricsRecord;
 use crate::loss::MetricSums;
 
+/// Written with their sign.
+const SIGNED: [&str; 2] = ["rewards/margins", "rewards/ndcg"];
+
 /// The line of `metrics.jsonl`.
 pub fn record(step: u64, epoch: f64, metrics: &MetricSums) -> MetricsRecord {
     let mut record = MetricsRecord::new();
@@ -31,10 +34,17 @@ pub fn preferences(metrics: &MetricSums) -> String {
     if let Some(accuracy) = metrics.get("rewards/accuracies") {
         text += &format!("  rewards/accuracies {accuracy:.3}");
     }
-    for name in ["rewards/margins", "rewards/ndcg"] {
+    for name in SIGNED {
         if let Some(value) = metrics.get(name) {
             text += &format!("  {name} {value:+.4}");
         }
     }
     text
+}
+
+/// The metrics of which [`preferences`] says nothing, each with two spaces before it.
+pub fn others(metrics: &MetricSums) -> String {
+    let said = ["loss", "rewards/accuracies"];
+    let others = metrics.iter().filter(|(name, _)| !said.contains(name) && !SIGNED.contains(name));
+    others.map(|(name, value)| format!("  {name} {value:.4}")).collect()
 }

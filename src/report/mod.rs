@@ -2,7 +2,6 @@
 //!
 //! Only this room and the command line print.
 
-#[cfg_attr(not(feature = "cli"), path = "no_bar.rs")]
 mod bar;
 pub mod journal;
 pub mod lines;

@@ -11,7 +11,10 @@ use super::{
     run::Run,
     session::Session,
 };
-use crate::{device::Float, report::terminal::say};
+use crate::{
+    device::Float,
+    report::terminal::{conclude, say},
+};
 
 /// So many steps in a row without a finite gradient norm end the run.
 const SKIPS_ALLOWED: u64 = 5;
@@ -93,7 +96,7 @@ impl<T: Float> Run<'_, T> {
         }
         let made = self.patience.run(self.stop, say, || checkpoint::finish(out, &last));
         let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
-        say(&format!("done: the model is in {}", made.display()));
+        conclude(&format!("done: the model is in {}", made.display()));
         Ok(Outcome::Finished)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     data::{Report, batches},
     device::Device,
-    report::terminal::say,
+    report::terminal::{Talk, say, talks},
     roles::RunPlan,
 };
 
@@ -21,6 +21,9 @@ use crate::{
 pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPlan, precision: &str) -> Result<()> {
     say(&format!("device: {}", device.describe()));
     say(precision);
+    if talks(Talk::Verbose) {
+        config.to_toml()?.lines().filter(|line| !line.is_empty()).for_each(say);
+    }
     plan.to_string().lines().for_each(say);
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
     say(&format!("loss: {}", inputs.loss.names()));

@@ -112,9 +112,9 @@ impl<T: Float> References<'_, T> {
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
         say(&format!("{name}: {}", pass.describe()?));
         let missing = pass.missing();
-        let bar = Terminal::new(0, missing as u64, u64::MAX);
+        let bar = Terminal::new(0, pass.missing_tokens(), u64::MAX);
         let done = pass.run(|done| {
-            bar.show(done as u64, "reference log-probabilities");
+            bar.show(done.tokens, "reference log-probabilities");
             !self.stop.requested()
         });
         bar.finish();

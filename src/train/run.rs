@@ -1,6 +1,7 @@
 //! The run itself: reference pass, steps, evaluations, checkpoints, in that order.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use crate::{
     report::{
         journal::{Journal, StepReport},
         metrics::Metrics,
-        terminal::{Terminal, say},
+        terminal::{Terminal, conclude},
     },
     stop::{Phase, Stop},
 };
@@ -103,7 +104,7 @@ impl<'a, T: Float> Run<'a, T> {
         self.journal.finish();
         if stopped {
             let State { step, total_steps, .. } = self.state();
-            say(&format!("interrupted after step {step} of {total_steps}: --resume goes on"));
+            conclude(&format!("interrupted after step {step} of {total_steps}: --resume goes on"));
             return Ok(Outcome::Interrupted);
         }
         self.finish()
@@ -112,6 +113,7 @@ impl<'a, T: Float> Run<'a, T> {
     /// All steps, with their evaluations and checkpoints. True if the stop came before the last.
     fn steps(&mut self) -> Result<bool> {
         self.saved = Instant::now();
+        self.journal.begin();
         while self.launched < self.state().total_steps {
             self.launch()?;
             let step = self.launched;
@@ -202,7 +204,12 @@ impl<'a, T: Float> Run<'a, T> {
     fn evaluate(&mut self) -> Result<bool> {
         let Some(rows) = &self.supplies.held_out else { return Ok(true) };
         let State { step, epoch, .. } = self.session.state;
-        let means = self.session.trainer.evaluate(rows, step == 0, || !self.stop.requested())?;
+        let (bar, packs) = (Terminal::new(0, rows.packs() as u64, u64::MAX), Cell::new(0));
+        let means = self.session.trainer.evaluate(rows, step == 0, || {
+            bar.show(packs.replace(packs.get() + 1), "evaluating");
+            !self.stop.requested()
+        })?;
+        bar.finish();
         let Some(means) = means else { return Ok(false) };
         self.watch.evaluation(means.get("loss"));
         self.journal.evaluation(step, epoch, &means)?;

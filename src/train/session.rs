@@ -23,7 +23,7 @@ use crate::{
     forest::Tree,
     model::{Companions, MemoryPlan, Model},
     optim::Optimizer,
-    report::terminal::say,
+    report::terminal::conclude,
     roles::{Policy, Reference, Roles, RunPlan, TrainedMasks, reference::RowValues},
     stop::Stop,
 };
@@ -96,8 +96,10 @@ impl<'a, T: Float> Session<'a, T> {
     /// What a stop before the first step of this process leaves behind, said.
     pub fn interrupted_early(&self) -> Outcome {
         match self.resumed {
-            None => say("interrupted before the first step: there is nothing to save yet"),
-            Some(step) => say(&format!("interrupted before another step: the checkpoint of step {step} is as it was")),
+            None => conclude("interrupted before the first step: there is nothing to save yet"),
+            Some(step) => {
+                conclude(&format!("interrupted before another step: the checkpoint of step {step} is as it was"))
+            }
         }
         Outcome::Interrupted
     }

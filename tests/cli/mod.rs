@@ -8,6 +8,7 @@ mod hub;
 mod losses;
 mod score;
 mod scratch;
+mod screen;
 mod signals;
 mod special_files;
 mod terminal;

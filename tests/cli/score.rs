@@ -172,3 +172,51 @@ fn scores_that_nothing_takes_are_an_error() {
     assert!(why.starts_with("error: /dev/full: cannot be written: "), "{why}");
     assert!(scratch.score_to("/dev/null", &[]).status.success());
 }
+
+/// Rows are as long as the model reads, whatever `warpo train` allows unasked and however many tokens a micro-batch has.
+#[test]
+fn the_model_is_the_only_limit_of_a_row() {
+    let scratch = Scratch::new();
+    let row = |prompt: usize, response: usize| {
+        let text = |words: usize, word: &str| format!("{word} ").repeat(words);
+        serde_json::json!({"prompt": text(prompt, "a"), "chosen": text(response, "b"), "rejected": text(response, "c")})
+    };
+    scratch.write("train.jsonl", row(300, 1).to_string());
+    let why = refused(&scratch, &[]);
+    assert!(why.contains("train.jsonl:1: ") && why.contains("the model has 256 positions"), "{why}");
+    scratch.replace("model/config.json", "256", "4000");
+    scratch.write("train.jsonl", row(600, 2000).to_string());
+    let line = lines(&scratch, &[]).remove(0);
+    let tokens = |side: &str| line[&format!("{side}_tokens")].as_u64().unwrap();
+    assert!(tokens("chosen") > 512 && tokens("chosen") + tokens("rejected") > 4000, "{line:?}");
+    // What is asked for counts.
+    assert!(refused(&scratch, &["--tokens", "4000"]).contains("4000"), "{}", refused(&scratch, &["--tokens", "4000"]));
+    assert!(refused(&scratch, &["--set", "data.max_prompt_tokens=512"]).contains("`data.max_prompt_tokens` = 512"));
+}
+
+#[test]
+fn the_last_line_says_what_the_rows_come_to() {
+    let scratch = Scratch::new();
+    let last = |args: &[&str]| {
+        let output = scratch.score(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
+    };
+    let line = last(&[]);
+    scratch.remove("scores.jsonl");
+    let scores = lines(&scratch, &[]);
+    let of = |row: &Map<String, Value>, name: &str| row[name].as_f64().unwrap();
+    let margins: Vec<f64> = scores.iter().map(|row| of(row, "chosen_logps") - of(row, "rejected_logps")).collect();
+    let sum = |name: &str| scores.iter().map(|row| of(row, name)).sum::<f64>();
+    let perplexity = |side: &str| (-sum(&format!("{side}_logps")) / sum(&format!("{side}_tokens"))).exp();
+    let want = format!(
+        "accuracy {:.3} (chosen more likely than rejected)  mean margin {:+.4} nats  perplexity {:.3} chosen, {:.3} rejected",
+        margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / 4.0,
+        margins.iter().sum::<f64>() / 4.0,
+        perplexity("chosen"),
+        perplexity("rejected")
+    );
+    assert_eq!(line, want);
+    scratch.write("train.jsonl", r#"{"text": "Two words and some more"}"#);
+    assert!(last(&["--quiet"]).starts_with("perplexity "));
+}

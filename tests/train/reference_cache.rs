@@ -176,7 +176,7 @@ fn an_interrupted_or_killed_pass_loses_nothing_that_was_kept() {
     let (model, trees) = (setting.model(1), trees(20));
     let mut done = 0;
     let stopped = setting.pass(&model, &Rows::new(&trees)).run(|count| {
-        done = count;
+        done = count.examples;
         false
     });
     assert!(stopped.unwrap().is_none());

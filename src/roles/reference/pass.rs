@@ -22,8 +22,8 @@ use crate::{
         trees::Trees,
     },
     device::{Float, Readback},
-    model::{Model, flops},
-    units::{duration, human},
+    model::Model,
+    units::human,
 };
 
 /// Computed values are kept at least this often: what a killed run loses.
@@ -64,6 +64,15 @@ pub fn compute<T: Float>(model: &Model<T>, trees: &Trees, budget: usize) -> Resu
     done.context("nothing interrupts the pass")?;
     let [values, _] = file.values()?;
     Ok(values)
+}
+
+/// How far a pass is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Computed {
+    /// Of those that were missing.
+    pub examples: usize,
+    /// In them.
+    pub tokens: u64,
 }
 
 /// A pack whose values are on their way.
@@ -113,7 +122,18 @@ impl<'a, T: Float> ReferencePass<'a, T> {
         self.packs.iter().map(|packs| packs.members().len()).sum()
     }
 
-    /// What will be computed, how many bytes that makes, and how long it takes at least.
+    /// Tokens of them.
+    pub fn missing_tokens(&self) -> u64 {
+        let rows = self
+            .sets
+            .iter()
+            .zip(&self.packs)
+            .flat_map(|(trees, packs)| packs.members().iter().map(|&row| u64::from(trees.tokens()[row as usize])));
+        rows.sum()
+    }
+
+    /// What will be computed, and how many bytes that makes. How long it takes is told by the pace: on no device does it follow
+    /// from the peak.
     ///
     /// # Errors
     /// A tree makes no sense.
@@ -122,33 +142,29 @@ impl<'a, T: Float> ReferencePass<'a, T> {
         if missing == 0 {
             return Ok(format!("all {rows} rows are in the cache"));
         }
-        let (mut tokens, mut values, mut work) = (0, 0, 0.0);
+        let (mut tokens, mut values) = (0, 0);
         let packs = self.sets.iter().zip(&self.packs);
         for (trees, pack) in packs.flat_map(|(trees, packs)| packs.iter().map(move |pack| (trees, pack))) {
             let batch = batches::build(trees, pack)?;
             tokens += batch.forest.len();
             values += batch.forest.rows();
-            work += flops(self.model.config(), &batch.forest);
         }
         let known = if self.cache.is_some() {
             format!("{} of {rows} rows are in the cache; ", rows - missing)
         } else {
             String::new()
         };
-        let peak = self.model.device().peak_flops(T::DTYPE);
-        let time = Duration::try_from_secs_f64(work / peak)
-            .map_or(String::new(), |time| format!(", at least {}", duration(time)));
-        Ok(format!("{known}{missing} rows to compute, {tokens} tokens, {}{time}", human(4 * values)))
+        Ok(format!("{known}{missing} rows to compute, {tokens} tokens, {}", human(4 * values)))
     }
 
-    /// Computes what is missing, writes it to the file and keeps it. `go_on` hears how many examples are done; `None` if it
+    /// Computes what is missing, writes it to the file and keeps it. `go_on` hears how much is done; `None` if it
     /// says no.
     ///
     /// # Errors
     /// A launch fails, a log-probability is not finite, or the file cannot be written.
-    pub fn run(&mut self, mut go_on: impl FnMut(usize) -> bool) -> Result<Option<()>> {
+    pub fn run(&mut self, mut go_on: impl FnMut(Computed) -> bool) -> Result<Option<()>> {
         let ahead = self.model.device().runs_ahead();
-        let (mut done, mut unread) = (0, None);
+        let (mut done, mut unread) = (Computed::default(), None);
         let packs = mem::take(&mut self.packs);
         let all = packs.iter().enumerate().flat_map(|(set, packs)| packs.iter().map(move |pack| (set, pack)));
         // One turn more than packs, for the last to be read.
@@ -161,7 +177,8 @@ impl<'a, T: Float> ReferencePass<'a, T> {
             if self.kept.elapsed() > KEEP_EVERY || self.fresh_bytes > KEEP_BYTES {
                 self.keep();
             }
-            done += batch.trees.len();
+            done.examples += batch.trees.len();
+            done.tokens += batch.forest.len() as u64;
             if !go_on(done) {
                 self.keep();
                 return Ok(None);
