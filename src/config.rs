@@ -3,8 +3,10 @@
 //! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
 
 mod hub;
+mod names;
 mod options;
 mod source;
+mod suggest;
 
 use std::path::{Path, PathBuf};
 
@@ -54,10 +56,13 @@ pub struct Config {
 pub struct ModelSection {
     /// Hugging Face folder: `config.json`, `tokenizer.json` and, for `init = "pretrained"`, the weights. Or a hub id such as
     /// `org/name` whose snapshot is in Hugging Face's cache: nothing is downloaded, and a folder of that name wins. Required.
+    /// Example: `path = "../models/Qwen3-0.6B"`.
     pub path: PathBuf,
     /// Where the starting weights come from.
+    /// Example: `init = "random"`.
     pub init: Init,
     /// The model of the iteration before the starting weights: for the loss `apo_accelerated` and no other.
+    /// Example: `older_reference = "runs/round-1/final"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub older_reference: Option<PathBuf>,
 }
@@ -78,35 +83,48 @@ pub enum Init {
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
     /// Files to train on: a path, a pattern, or a list of them, also as tables `{ path = ..., weight = 2.0 }`. Required.
+    /// Example: `train = ["pairs.jsonl", { path = "more/*.parquet", weight = 2.0 }]`.
     pub train: Files,
     /// Files to evaluate on, every row once; without any nothing is evaluated.
+    /// Example: `eval = "held-out.jsonl"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval: Option<Files>,
     /// Longest prompt, in tokens, a BOS counted in; at least 1.
+    /// Example: `max_prompt_tokens = 1024`.
     pub max_prompt_tokens: usize,
     /// Longest response, in tokens, the EOS counted in; at least 1.
+    /// Example: `max_response_tokens = 1024`.
     pub max_response_tokens: usize,
     /// What is done with a prompt that is longer.
+    /// Example: `long_prompt = "keep_end"`.
     pub long_prompt: LongPrompt,
     /// What is done with a response that is longer.
+    /// Example: `long_response = "keep_start"`.
     pub long_response: LongResponse,
     /// What is done with a plain document (`text`) of more than `max_response_tokens` or `batch.tokens`.
+    /// Example: `long_text = "split"`.
     pub long_text: LongText,
     /// Jinja file with the chat template for conversational rows, instead of the model folder's.
+    /// Example: `template = "chat.jinja"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
     /// The day that templates with `strftime_now` write, as "YYYY-MM-DD"; else the day on which the run began.
+    /// Example: `date = "2025-01-31"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<Date>,
     /// What a bad row does.
+    /// Example: `on_error = "skip"`.
     pub on_error: OnError,
     /// Longest row, in bytes of its line or values, unpacked, 1 KiB to 1 TiB: a longer one is a bad row and never kept in
     /// memory.
+    /// Example: `max_row_bytes = 1048576`.
     pub max_row_bytes: usize,
     /// `[data.columns]`: the file's names of fields, as in `prompt = "question"`.
+    /// Example: `columns = { prompt = "question" }`.
     #[serde(skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
     /// Further variables for the chat template, such as `enable_thinking = false`; those of a row win.
+    /// Example: `template_kwargs = { enable_thinking = false }`.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub template_kwargs: toml::Table,
 }
@@ -159,14 +177,17 @@ impl Losses {
 pub struct BatchSection {
     /// Rows per optimizer step (pairs, lists, trees, completions), exactly; at least 1, 16 if neither this nor `packs` is given. The last step of an epoch
     /// takes what is left.
+    /// Example: `pairs = 64`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs: Option<usize>,
     /// Full packs of `tokens` per optimizer step, instead of `pairs`; at least 1. The loss is the mean over the pairs in
     /// them. The last step of an epoch takes what is left.
+    /// Example: `packs = 4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packs: Option<usize>,
     /// Tokens of one micro-batch at most, shared prompts counted once. Bounds the memory; changes results by rounding
-    /// only. Every single pair must fit.
+    /// only. Every single pair must fit; at least 1.
+    /// Example: `tokens = 16384`.
     pub tokens: usize,
 }
 
@@ -186,27 +207,38 @@ pub enum OptimName {
 #[serde(deny_unknown_fields, default)]
 pub struct OptimSection {
     /// Which optimizer.
+    /// Example: `name = "rmsprop"`.
     pub name: OptimName,
     /// Peak learning rate; above 0.
+    /// Example: `lr = 5e-7`.
     pub lr: f64,
     /// Shape of the learning rate after the warm-up.
+    /// Example: `schedule = "cosine"`.
     pub schedule: Schedule,
-    /// Steps of linear warm-up from 0. Only one of `warmup_steps` and `warmup_ratio` may be above 0.
+    /// Steps of linear warm-up from 0; 0 or more. Only one of `warmup_steps` and `warmup_ratio` may be above 0.
+    /// Example: `warmup_steps = 100`.
     pub warmup_steps: u64,
     /// Warm-up as a share of all steps, 0 to 1, rounded up to whole steps.
+    /// Example: `warmup_ratio = 0.1`.
     pub warmup_ratio: f64,
     /// Weight decay of the matrices (never of norm weights), 0 or more: taken off the weights by AdamW, added to the gradients
     /// by RMSprop.
+    /// Example: `weight_decay = 0.01`.
     pub weight_decay: f64,
     /// AdamW: decay of the first moment, 0 up to but not including 1.
+    /// Example: `beta1 = 0.9`.
     pub beta1: f64,
     /// AdamW: decay of the second moment, 0 up to but not including 1.
+    /// Example: `beta2 = 0.95`.
     pub beta2: f64,
     /// RMSprop: decay of the mean of squared gradients, 0 up to but not including 1.
+    /// Example: `alpha = 0.95`.
     pub alpha: f64,
     /// Added to the root of the second moment or of that mean; above 0.
+    /// Example: `eps = 1e-6`.
     pub eps: f64,
-    /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off.
+    /// Largest global gradient norm; 0 or more. Larger gradients are scaled down to it, 0 turns clipping off.
+    /// Example: `max_grad_norm = 10.0`.
     pub max_grad_norm: f64,
 }
 
@@ -215,32 +247,45 @@ pub struct OptimSection {
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSection {
     /// Passes over the training file; at least 1.
+    /// Example: `epochs = 3`.
     pub epochs: u64,
     /// Optimizer steps. Where set, the run ends after exactly so many, whatever `epochs` says; at least 1.
+    /// Example: `steps = 1000`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Seed of the shuffles and of random starting weights, 0 to 2^63 - 1.
+    /// Example: `seed = 7`.
     pub seed: u64,
-    /// Steps between evaluations; 0 evaluates before the first and after the last step only.
+    /// Steps between evaluations; 0 or more, and 0 evaluates before the first and after the last step only.
+    /// Example: `eval_every = 100`.
     pub eval_every: u64,
-    /// Steps between checkpoints; 0 saves after the last step only.
+    /// Steps between checkpoints; 0 or more, and 0 saves after the last step only.
+    /// Example: `save_every = 500`.
     pub save_every: u64,
-    /// Minutes of wall time after which a checkpoint is due whatever `save_every` says; 0: none by the clock.
+    /// Minutes of wall time after which a checkpoint is due whatever `save_every` says; 0 or more, and 0 saves none by the
+    /// clock.
+    /// Example: `save_minutes = 10.0`.
     pub save_minutes: f64,
-    /// How many of the newest checkpoints are kept; 0 keeps all.
+    /// How many of the newest checkpoints are kept; 0 or more, and 0 keeps all.
+    /// Example: `keep_checkpoints = 0`.
     pub keep_checkpoints: usize,
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
+    /// Example: `log_every = 1`.
     pub log_every: u64,
     /// Arithmetic of weights, activations and their gradients; "auto" is bf16 on a GPU and f32 on the host device. A run folder
     /// has what was chosen.
+    /// Example: `precision = "f32"`.
     pub precision: Precision,
-    /// Worker threads of the host device; 0 takes all cores. The results do not depend on it.
+    /// Worker threads of the host device; 0 or more, and 0 takes all cores. The results do not depend on it.
+    /// Example: `threads = 8`.
     pub threads: usize,
     /// Whether a GPU gets each micro-batch as a CUDA graph, where the loss needs neither a model beside nor the whole step.
     /// The results do not depend on it.
+    /// Example: `cuda_graph = true`.
     pub cuda_graph: bool,
     /// Whether the starting weights' log-probabilities are computed even where the loss has no reference: rewards and
     /// `logps/chosen_fell` are measured against them.
+    /// Example: `track_reference = false`.
     pub track_reference: bool,
 }
 
@@ -263,6 +308,7 @@ pub enum Precision {
 #[serde(deny_unknown_fields, default)]
 pub struct CacheSection {
     /// Folder; `runs/cache` in the current folder if not given. `""` or `"off"` keeps nothing.
+    /// Example: `dir = "off"`.
     pub dir: PathBuf,
 }
 
@@ -517,5 +563,7 @@ impl OptimSection {
     }
 }
 
+#[cfg(test)]
+mod page_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, hub};
+use super::{Config, hub, suggest};
 use crate::files::{LARGEST_TEXT, read_named};
 
 /// Keys of `[model]` that name a model folder.
@@ -257,7 +257,8 @@ fn describe(key: &str, value: Option<&str>, error: &toml::de::Error) -> String {
     let message = one_line(error);
     if let Some(rest) = message.strip_prefix(UNKNOWN) {
         let known = rest.split_once(", expected ").map_or("none", |(_, known)| known);
-        return format!("unknown key `{key}`; correct the name or remove it, known here: {known}");
+        let hint = suggest::hint(key);
+        return format!("unknown key `{key}`; {hint}correct the name or remove it, known here: {known}");
     }
     let value = value.map(|v| format!(" = {v}")).unwrap_or_default();
     format!("`{key}`{value}: {message}; correct the value")

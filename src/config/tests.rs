@@ -214,3 +214,23 @@ fn bytes_that_are_not_utf8_and_a_missing_file() {
     let bytes = format!("{:#}", Config::load(&file, &[]).unwrap_err());
     assert!(bytes.ends_with("run.toml:2: the bytes are not UTF-8; save the file as UTF-8"), "{bytes}");
 }
+
+#[test]
+fn an_unknown_key_is_told_what_it_is_here() {
+    for (key, part) in [
+        ("optim.lrr", "did you mean `optim.lr`?"),
+        ("train.lr", "did you mean `optim.lr`?"),
+        ("lr", "did you mean `optim.lr`?"),
+        ("train.epoch", "did you mean `train.epochs`?"),
+        ("learning_rate", "TRL's and axolotl's and LLaMA-Factory's `learning_rate` is `optim.lr` here"),
+        ("train.per_device_train_batch_size", "is near to `batch.pairs` here (rows a step are"),
+        ("train.cutoff_len", "LLaMA-Factory's `cutoff_len` is near to `data.max_response_tokens` here"),
+        ("train.output_dir", "`output_dir` has no counterpart: the run folder is named on the command line"),
+        ("train.qqqqqq", "unknown key `train.qqqqqq`; correct the name"),
+    ] {
+        let by_set = refusal(SMALL, &[&format!("{key}=1")]);
+        let by_file = refusal(&format!("{key} = 1\n{SMALL}"), &[]);
+        assert!(by_set.contains(part) && by_file.contains(part), "{key}: {by_set}\n{by_file}");
+        assert!(by_file.starts_with("run.toml:1: unknown key"), "{by_file}");
+    }
+}

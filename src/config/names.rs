@@ -1,0 +1,212 @@
+//! What the settings of TRL, axolotl and LLaMA-Factory are called here.
+//!
+//! One table for the page docs/configuration.md, for the refusal of an unknown key, and for `warpo init --from`.
+
+/// Whose name it is: a letter each in [`Name::tools`].
+const TOOLS: [(char, &str); 3] = [('T', "TRL"), ('A', "axolotl"), ('F', "LLaMA-Factory")];
+
+/// A setting of another tool.
+pub(super) struct Name {
+    /// As it is written there.
+    pub(super) name: &'static str,
+    /// `T` for TRL, `A` for axolotl, `F` for LLaMA-Factory.
+    pub(super) tools: &'static str,
+    /// The key here, if there is one.
+    pub(super) key: Option<&'static str>,
+    /// How the two differ, or why there is none; empty where they are the same.
+    pub(super) words: &'static str,
+}
+
+impl Name {
+    /// `TRL's and axolotl's`.
+    pub(super) fn owners(&self) -> String {
+        let owners =
+            TOOLS.iter().filter(|(letter, _)| self.tools.contains(*letter)).map(|(_, name)| format!("{name}'s"));
+        owners.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// The same setting under another name.
+const fn same(name: &'static str, tools: &'static str, key: &'static str) -> Name {
+    Name { name, tools, key: Some(key), words: "" }
+}
+
+/// A setting that is near to one here.
+const fn near(name: &'static str, tools: &'static str, key: &'static str, words: &'static str) -> Name {
+    Name { name, tools, key: Some(key), words }
+}
+
+/// A setting that there is not.
+const fn none(name: &'static str, tools: &'static str, words: &'static str) -> Name {
+    Name { name, tools, key: None, words }
+}
+
+const ROWS: &str = "rows a step are rows a device x accumulation steps x processes; `batch.tokens` bounds the memory";
+const LENGTHS: &str =
+    "the limits of prompt and response are apart (`data.max_prompt_tokens`, `data.max_response_tokens`)";
+const FOLDER: &str = "a file on this machine; nothing is downloaded";
+const OUT: &str = "the run folder is named on the command line: `warpo train RUN.toml --out DIR`";
+const ADAPTER: &str = "there are no adapters: all weights are trained";
+const QUANTIZED: &str = "there are no quantized bases: weights are f32 or bf16";
+const MEMORY: &str = "the plan of the memory needs no such setting: lower `batch.tokens`";
+const PACKED: &str = "rows are always packed, without padding";
+const PROCESSES: &str = "a run has one device";
+const RESUME: &str = "a run goes on by `warpo train RUN.toml --resume`";
+const METRICS: &str = "every step is in the run folder's metrics.jsonl";
+const DTYPE: &str = "\"bf16\" or \"f32\"; bf16 keeps an f32 master of the weights";
+const TEMPLATE: &str = "a Jinja file; without it the model folder's own template is taken";
+
+/// Every name that is known. A name stands once.
+pub(super) const NAMES: &[Name] = &[
+    same("model_name_or_path", "TF", "model.path"),
+    same("base_model", "A", "model.path"),
+    near("dataset_name", "T", "data.train", FOLDER),
+    near("dataset_mixer", "T", "data.train", FOLDER),
+    near("dataset_mixture", "T", "data.train", FOLDER),
+    near("datasets", "AT", "data.train", FOLDER),
+    near("dataset", "F", "data.train", FOLDER),
+    near("dataset_dir", "F", "data.train", FOLDER),
+    near("dataset_test_split", "T", "data.eval", FOLDER),
+    near("test_datasets", "A", "data.eval", FOLDER),
+    near("eval_dataset", "F", "data.eval", FOLDER),
+    near("max_length", "TA", "data.max_response_tokens", LENGTHS),
+    near("sequence_len", "A", "data.max_response_tokens", LENGTHS),
+    near("cutoff_len", "F", "data.max_response_tokens", LENGTHS),
+    same("max_prompt_length", "TA", "data.max_prompt_tokens"),
+    near("max_prompt_len", "A", "data.max_prompt_tokens", ""),
+    same("max_completion_length", "TA", "data.max_response_tokens"),
+    same("max_target_length", "T", "data.max_response_tokens"),
+    near("truncation_mode", "T", "data.long_prompt", "\"keep_end\" or \"keep_start\" of a long prompt"),
+    near("excess_length_strategy", "A", "data.long_response", "\"drop\" or \"keep_start\""),
+    near("chat_template", "TA", "data.template", TEMPLATE),
+    near("chat_template_path", "T", "data.template", TEMPLATE),
+    near("chat_template_jinja", "A", "data.template", TEMPLATE),
+    near("template", "F", "data.template", TEMPLATE),
+    same("chat_template_kwargs", "TA", "data.template_kwargs"),
+    near("enable_thinking", "F", "data.template_kwargs", "write `enable_thinking` in it"),
+    near("per_device_train_batch_size", "TF", "batch.pairs", ROWS),
+    near("gradient_accumulation_steps", "TAF", "batch.pairs", ROWS),
+    near("micro_batch_size", "A", "batch.pairs", ROWS),
+    near("batch_size", "A", "batch.pairs", ROWS),
+    near("optim", "TF", "optim.name", "\"adamw\" or \"rmsprop\""),
+    near("optimizer", "A", "optim.name", "\"adamw\" or \"rmsprop\""),
+    same("learning_rate", "TAF", "optim.lr"),
+    same("lr_scheduler_type", "TF", "optim.schedule"),
+    same("lr_scheduler", "A", "optim.schedule"),
+    same("warmup_steps", "TAF", "optim.warmup_steps"),
+    same("warmup_ratio", "TAF", "optim.warmup_ratio"),
+    same("weight_decay", "TAF", "optim.weight_decay"),
+    same("adam_beta1", "TAF", "optim.beta1"),
+    same("adam_beta2", "TAF", "optim.beta2"),
+    same("adam_epsilon", "TAF", "optim.eps"),
+    same("max_grad_norm", "TAF", "optim.max_grad_norm"),
+    same("num_train_epochs", "TF", "train.epochs"),
+    same("num_epochs", "A", "train.epochs"),
+    same("max_steps", "TAF", "train.steps"),
+    same("seed", "TAF", "train.seed"),
+    same("eval_steps", "TAF", "train.eval_every"),
+    near("evals_per_epoch", "A", "train.eval_every", "steps between evaluations"),
+    same("save_steps", "TAF", "train.save_every"),
+    near("saves_per_epoch", "A", "train.save_every", "steps between checkpoints"),
+    same("save_total_limit", "TAF", "train.keep_checkpoints"),
+    same("logging_steps", "TAF", "train.log_every"),
+    near("bf16", "TAF", "train.precision", DTYPE),
+    near("fp16", "TAF", "train.precision", DTYPE),
+    near("dtype", "T", "train.precision", DTYPE),
+    near("torch_dtype", "TA", "train.precision", DTYPE),
+    near("pure_bf16", "F", "train.precision", DTYPE),
+    near("loss_type", "T", "loss.name", "`warpo losses` lists the names, TRL's among them"),
+    near("rl", "A", "loss.name", "`warpo losses` lists the names"),
+    near("dpo_loss_type", "A", "loss.name", "`warpo losses` lists the names"),
+    near("pref_loss", "F", "loss.name", "`warpo losses` lists the names"),
+    near("stage", "F", "loss.name", "`warpo losses` lists the names"),
+    same("beta", "T", "loss.beta"),
+    same("pref_beta", "F", "loss.beta"),
+    same("rl_beta", "A", "loss.beta"),
+    same("dpo_beta", "A", "loss.beta"),
+    same("kto_beta", "F", "loss.beta"),
+    same("orpo_alpha", "A", "loss.lambda"),
+    near("orpo_beta", "F", "loss.lambda", ""),
+    same("label_smoothing", "TA", "loss.label_smoothing"),
+    same("dpo_label_smoothing", "AF", "loss.label_smoothing"),
+    same("simpo_gamma", "TF", "loss.gamma"),
+    same("cpo_alpha", "TA", "loss.alpha"),
+    same("rpo_alpha", "TA", "loss.sft_weight"),
+    same("pref_ftx", "F", "loss.sft_weight"),
+    same("f_divergence_type", "T", "loss.f_divergence_type"),
+    none("output_dir", "TAF", OUT),
+    none("overwrite_output_dir", "TF", OUT),
+    none("hub_model_id", "TAF", "nothing is uploaded"),
+    none("push_to_hub", "TF", "nothing is uploaded"),
+    none("report_to", "TF", METRICS),
+    none("run_name", "TF", METRICS),
+    none("wandb_project", "A", METRICS),
+    none("logging_dir", "T", METRICS),
+    none("plot_loss", "F", METRICS),
+    none("resume_from_checkpoint", "TAF", RESUME),
+    none("use_peft", "T", ADAPTER),
+    none("adapter", "A", ADAPTER),
+    none("finetuning_type", "F", ADAPTER),
+    none("lora_r", "TA", ADAPTER),
+    none("lora_rank", "F", ADAPTER),
+    none("lora_alpha", "TAF", ADAPTER),
+    none("lora_dropout", "TAF", ADAPTER),
+    none("lora_target", "F", ADAPTER),
+    none("lora_target_modules", "TA", ADAPTER),
+    none("lora_target_linear", "A", ADAPTER),
+    none("load_in_4bit", "TA", QUANTIZED),
+    none("load_in_8bit", "TA", QUANTIZED),
+    none("quantization_bit", "F", QUANTIZED),
+    none("gradient_checkpointing", "TAF", MEMORY),
+    none("gradient_checkpointing_kwargs", "TA", MEMORY),
+    none("per_device_eval_batch_size", "TF", MEMORY),
+    none("eval_batch_size", "A", MEMORY),
+    none("attn_implementation", "T", "attention has one implementation"),
+    none("flash_attention", "A", "attention has one implementation"),
+    none("flash_attn", "F", "attention has one implementation"),
+    none("sample_packing", "A", PACKED),
+    none("packing", "TF", PACKED),
+    none("pad_to_sequence_len", "A", PACKED),
+    none("group_by_length", "TA", PACKED),
+    none("deepspeed", "TAF", PROCESSES),
+    none("fsdp", "TAF", PROCESSES),
+    none("ddp_timeout", "F", PROCESSES),
+    none("val_set_size", "A", "held-out rows are a file of their own: `data.eval`"),
+    none("val_size", "F", "held-out rows are a file of their own: `data.eval`"),
+    none("ref_model", "F", "the reference is the model at the start, `model.path`"),
+    none("precompute_ref_log_probs", "TA", "reference values are always computed once, and kept under `cache.dir`"),
+    none("max_samples", "F", "cut the file"),
+    none("eval_strategy", "TF", "`train.eval_every` = 0 evaluates before and after, a number every so many steps"),
+    none("evaluation_strategy", "T", "`train.eval_every` = 0 evaluates before and after, a number every so many steps"),
+    none("save_strategy", "TAF", "`train.save_every` counts steps, `train.save_minutes` the clock"),
+    none("logging_strategy", "T", "`train.log_every` counts steps"),
+    none("do_train", "TF", "`warpo train` trains"),
+    none("do_eval", "TF", "`data.eval` names what is evaluated"),
+    none("remove_unused_columns", "TF", "fields that nothing reads are named and left alone"),
+    none("preprocessing_num_workers", "F", "`train.threads` counts threads"),
+    none("dataset_num_proc", "T", "`train.threads` counts threads"),
+    none("dataloader_num_workers", "TF", "`train.threads` counts threads"),
+    none("trust_remote_code", "TAF", "no code comes with a model"),
+    none("tf32", "TA", DTYPE),
+];
+
+/// Keys that TRL has no name for.
+#[cfg(test)]
+pub(super) const WITHOUT_TRL: &[&str] = &[
+    "model.init",
+    "model.older_reference",
+    "data.long_response",
+    "data.long_text",
+    "data.date",
+    "data.on_error",
+    "data.max_row_bytes",
+    "data.columns",
+    "batch.packs",
+    "batch.tokens",
+    "optim.alpha",
+    "train.save_minutes",
+    "train.threads",
+    "train.cuda_graph",
+    "train.track_reference",
+    "cache.dir",
+];
