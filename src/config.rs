@@ -2,6 +2,7 @@
 //!
 //! Owns names, units and ranges of every setting. Knows nothing about devices, models or data beyond their paths.
 
+mod best_metric;
 mod hub;
 mod names;
 mod options;
@@ -28,6 +29,7 @@ pub use crate::{
     },
     optim::Schedule,
 };
+pub use best_metric::BestMetric;
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -202,6 +204,9 @@ pub enum OptimName {
     RmsProp,
 }
 
+/// Share of all steps over which `warmup_stable_decay` falls if nothing is said.
+const DECAY_RATIO: f64 = 0.1;
+
 /// `[optim]`: the optimizer and its learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -212,6 +217,9 @@ pub struct OptimSection {
     /// Peak learning rate; above 0.
     /// Example: `lr = 5e-7`.
     pub lr: f64,
+    /// Learning rate that `linear`, `cosine` and `warmup_stable_decay` fall to, 0 to `lr`; the warm-up rises from 0 all the same.
+    /// Example: `min_lr = 1e-7`.
+    pub min_lr: f64,
     /// Shape of the learning rate after the warm-up.
     /// Example: `schedule = "cosine"`.
     pub schedule: Schedule,
@@ -221,6 +229,10 @@ pub struct OptimSection {
     /// Warm-up as a share of all steps, 0 to 1, rounded up to whole steps.
     /// Example: `warmup_ratio = 0.1`.
     pub warmup_ratio: f64,
+    /// Share of all steps over which `warmup_stable_decay` falls, above 0 to 1, rounded up to whole steps; 0.1 if not given.
+    /// Example: `decay_ratio = 0.2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_ratio: Option<f64>,
     /// Weight decay of the matrices (never of norm weights), 0 or more: taken off the weights by AdamW, added to the gradients
     /// by RMSprop.
     /// Example: `weight_decay = 0.01`.
@@ -269,6 +281,13 @@ pub struct TrainSection {
     /// How many of the newest checkpoints are kept; 0 or more, and 0 keeps all.
     /// Example: `keep_checkpoints = 0`.
     pub keep_checkpoints: usize,
+    /// Held-out metric, such as `"eval_loss"` or `"eval_rewards/accuracies"`, whose best weights since the first step are kept
+    /// in `best/` of the run folder. Example: `save_best = "eval_rewards/accuracies"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_best: Option<BestMetric>,
+    /// Evaluations in a row without a better value of `save_best`'s metric (of `eval_loss` if that is not set) after which
+    /// the run ends, 0 or more; 0 goes on to the last step. Example: `early_stop = 3`.
+    pub early_stop: u64,
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
     /// Example: `log_every = 1`.
     pub log_every: u64,
@@ -363,9 +382,11 @@ impl Default for OptimSection {
         Self {
             name: OptimName::AdamW,
             lr: 1e-6,
+            min_lr: 0.0,
             schedule: Schedule::Linear,
             warmup_steps: 0,
             warmup_ratio: 0.0,
+            decay_ratio: None,
             weight_decay: 0.0,
             beta1: 0.9,
             beta2: 0.999,
@@ -386,6 +407,8 @@ impl Default for TrainSection {
             save_every: 0,
             save_minutes: 30.0,
             keep_checkpoints: 2,
+            save_best: None,
+            early_stop: 0,
             log_every: 10,
             precision: Precision::Auto,
             threads: 0,
@@ -466,12 +489,41 @@ impl Config {
         );
         self.batch.check(at)?;
         self.optim.check(at)?;
-        at.least_1("train.epochs", self.train.epochs)?;
-        if let Some(steps) = self.train.steps {
+        self.train.check(at)?;
+        self.check_watched(at)
+    }
+
+    /// A metric that is watched needs evaluations.
+    fn check_watched(&self, at: &Origins) -> Result<()> {
+        let TrainSection { save_best, early_stop, eval_every, .. } = &self.train;
+        let key = match (save_best, early_stop) {
+            (None, 0) => return Ok(()),
+            (Some(_), _) => "train.save_best",
+            (None, _) => "train.early_stop",
+        };
+        ensure!(self.data.eval.is_some(), "{}: `{key}` is set and `data.eval` is not: name held-out rows", at.of(key));
+        ensure!(
+            *eval_every > 0,
+            "{}: `{key}` is set and `train.eval_every` = 0: say how often to evaluate",
+            at.of(key)
+        );
+        Ok(())
+    }
+}
+
+impl TrainSection {
+    /// The held-out metric that decides which weights are the best, where that is asked.
+    pub fn watched(&self) -> Option<BestMetric> {
+        self.save_best.clone().or_else(|| (self.early_stop > 0).then(BestMetric::default))
+    }
+
+    fn check(&self, at: &Origins) -> Result<()> {
+        at.least_1("train.epochs", self.epochs)?;
+        if let Some(steps) = self.steps {
             at.least_1("train.steps", steps)?;
         }
-        at.number("train.save_minutes", self.train.save_minutes, |v| v >= 0.0, "a finite number of 0 or more")?;
-        at.least_1("train.log_every", self.train.log_every)
+        at.number("train.save_minutes", self.save_minutes, |v| v >= 0.0, "a finite number of 0 or more")?;
+        at.least_1("train.log_every", self.log_every)
     }
 }
 
@@ -542,8 +594,45 @@ impl OptimSection {
         if self.warmup_steps > 0 { self.warmup_steps } else { (self.warmup_ratio * total as f64).ceil() as u64 }
     }
 
+    /// Steps over which `warmup_stable_decay` falls in a run of `total` steps.
+    pub fn decay(&self, total: u64) -> u64 {
+        (self.decay_ratio.unwrap_or(DECAY_RATIO) * total as f64).ceil() as u64
+    }
+
+    /// Refuses what the schedule does not look at.
+    fn check_schedule(&self, at: &Origins) -> Result<()> {
+        let lr = self.lr;
+        at.number(
+            "optim.min_lr",
+            self.min_lr,
+            |v| (0.0..=lr).contains(&v),
+            &format!("between 0 and optim.lr = {lr:?}"),
+        )?;
+        ensure!(
+            self.min_lr == 0.0 || self.schedule != Schedule::Constant,
+            "{}: `optim.min_lr` = {:?}: `optim.schedule` is \"constant\", which never falls: remove it or name another schedule",
+            at.of("optim.min_lr"),
+            self.min_lr
+        );
+        let Some(ratio) = self.decay_ratio else { return Ok(()) };
+        at.number("optim.decay_ratio", ratio, |v| v > 0.0 && v <= 1.0, "above 0 and at most 1, such as 0.1")?;
+        ensure!(
+            self.schedule == Schedule::WarmupStableDecay,
+            "{}: `optim.decay_ratio` = {ratio}: `optim.schedule` is not \"warmup_stable_decay\": remove it or set that one",
+            at.of("optim.decay_ratio")
+        );
+        ensure!(
+            self.warmup_ratio + ratio <= 1.0,
+            "{}: `optim.decay_ratio` = {ratio}: with `optim.warmup_ratio` = {} it is more than all steps: lower one",
+            at.of("optim.decay_ratio"),
+            self.warmup_ratio
+        );
+        Ok(())
+    }
+
     fn check(&self, at: &Origins) -> Result<()> {
         at.number("optim.lr", self.lr, |v| v > 0.0, "a finite number above 0, such as 1e-6")?;
+        self.check_schedule(at)?;
         at.number("optim.warmup_ratio", self.warmup_ratio, |v| (0.0..=1.0).contains(&v), "between 0 and 1")?;
         ensure!(
             self.warmup_steps == 0 || self.warmup_ratio == 0.0,

@@ -134,6 +134,21 @@ pub fn folder_whole(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
     })
 }
 
+/// As [`folder_whole`], in the place of the folder that is there. A kill leaves the one, the other, or for a moment none.
+///
+/// # Errors
+/// As [`folder_whole`]; the folder that is there then stays.
+pub fn folder_replaced(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let next = target.with_extension("next");
+    remove_if_there(&next)?;
+    folder_whole(&next, fill)?;
+    if target.exists() {
+        remove_folder(target)?;
+    }
+    fs::rename(&next, target).with_context(|| format!("{}: cannot be written", target.display()))?;
+    sync_parent(target)
+}
+
 /// Removes a folder after moving it out of its name: a kill in between leaves no half of it behind that name.
 ///
 /// # Errors

@@ -8,7 +8,7 @@
 //! let set = ["train.steps=2", "train.eval_every=0", "cache.dir=off"].map(String::from);
 //! let config = Config::load("examples/quickstart.toml".as_ref(), &set)?;
 //! let folder = tempfile::tempdir().unwrap();
-//! let options = train::Options { config, device: Choice::Host, out: folder.path().join("run"), resume: false };
+//! let options = train::Options { config, device: Choice::Host, out: folder.path().join("run"), resume: false, overwrite: false };
 //! train::run(&options, &Stop::default())?;
 //! assert!(folder.path().join("run/final/model.safetensors").is_file());
 //! # Ok::<(), warpo::Error>(())

@@ -32,6 +32,9 @@ pub struct Args {
     /// Goes on from the last complete checkpoint in the run folder
     #[arg(long)]
     resume: bool,
+    /// Begins anew in the run folder: the run in it is removed once everything was checked
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     #[command(flatten)]
     talk: talk::Args,
 }
@@ -43,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let stem = args.config.file_stem().unwrap_or_default();
         PathBuf::from("runs").join(stem)
     });
-    let options = train::Options { config, device: args.device, out, resume: args.resume };
+    let options = train::Options { config, device: args.device, out, resume: args.resume, overwrite: args.overwrite };
     let stop = Stop::default();
     signals::listen(&stop)?;
     match train::run(&options, &stop)? {

@@ -143,8 +143,10 @@ impl Config {
     pub fn learning_rate(&self, total_steps: u64) -> LearningRate {
         LearningRate {
             peak: self.optim.lr,
+            floor: self.optim.min_lr,
             schedule: self.optim.schedule,
             warmup_steps: self.optim.warmup(total_steps),
+            decay_steps: self.optim.decay(total_steps),
             total_steps,
         }
     }

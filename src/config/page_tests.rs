@@ -28,10 +28,15 @@ const KINDS: [(&str, &str); 11] = [
     ("Columns", "a table"),
 ];
 /// Further kinds that are written as text.
-const TEXTS: [&str; 1] = ["Date"];
+const TEXTS: [&str; 2] = ["BestMetric", "Date"];
 /// What else an example needs.
-const NEEDS: [(&str, &str); 2] =
-    [("model.older_reference", "loss.name = \"apo_accelerated\"\n"), ("optim.alpha", "optim.name = \"rmsprop\"\n")];
+const NEEDS: [(&str, &str); 5] = [
+    ("model.older_reference", "loss.name = \"apo_accelerated\"\n"),
+    ("optim.alpha", "optim.name = \"rmsprop\"\n"),
+    ("optim.decay_ratio", "optim.schedule = \"warmup_stable_decay\"\n"),
+    ("train.early_stop", "data.eval = \"eval.jsonl\"\ntrain.eval_every = 50\n"),
+    ("train.save_best", "data.eval = \"eval.jsonl\"\ntrain.eval_every = 50\n"),
+];
 
 /// The types of the configuration, by name.
 #[derive(Default)]

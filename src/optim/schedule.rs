@@ -6,15 +6,17 @@ use serde::{Deserialize, Serialize};
 
 /// Shape of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// Straight down to 0 at the last step.
+    /// Straight down to the floor after the last step.
     #[default]
     Linear,
-    /// Half a cosine down to 0 at the last step.
+    /// Half a cosine down to the floor after the last step.
     Cosine,
     /// The peak throughout.
     Constant,
+    /// The peak, and over the last steps half a cosine down to the floor: `get_wsd_schedule` with its default shapes.
+    WarmupStableDecay,
 }
 
 /// Learning rate over a run: a linear rise from zero during warm-up, then the schedule's own shape.
@@ -22,10 +24,14 @@ pub enum Schedule {
 pub struct LearningRate {
     /// At the end of the warm-up.
     pub peak: f64,
+    /// What it falls to, where it falls; at most the peak.
+    pub floor: f64,
     /// Its shape from there on.
     pub schedule: Schedule,
     /// Steps of the rise.
     pub warmup_steps: u64,
+    /// Steps of the fall of [`Schedule::WarmupStableDecay`], which others do not look at.
+    pub decay_steps: u64,
     /// Steps of the run.
     pub total_steps: u64,
 }
@@ -41,8 +47,17 @@ impl LearningRate {
         let factor = match self.schedule {
             Schedule::Constant => 1.0,
             Schedule::Linear => ((total - step) / rest).max(0.0),
-            Schedule::Cosine => (0.5 * (1.0 + (PI * (step - warmup) / rest).cos())).max(0.0),
+            Schedule::Cosine => half_cosine(step - warmup, rest),
+            Schedule::WarmupStableDecay => {
+                let decay = (self.decay_steps as f64).min(total - warmup).max(1.0);
+                half_cosine((step - (total - decay)).max(0.0), decay)
+            }
         };
-        self.peak * factor
+        self.floor + (self.peak - self.floor) * factor
     }
+}
+
+/// From 1 to 0 as `done` goes from 0 to `all`.
+fn half_cosine(done: f64, all: f64) -> f64 {
+    (0.5 * (1.0 + (PI * done / all).cos())).max(0.0)
 }

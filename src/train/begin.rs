@@ -97,7 +97,13 @@ fn train<T: Float>(
     let mut session = Session::<T>::open(options, inputs, device, plan, start)?;
     stop.enter(Phase::Starting);
     // Nothing was written until here: a run refused for its inputs leaves no folder behind.
+    if options.overwrite && options.out.join(folder::CONFIG).exists() {
+        start::remove_run(&options.out)?;
+    }
     folder::write_config(&options.out, &options.config)?;
+    if let Start::From(_, saved) = start {
+        start::set_final_aside(&options.out, saved, session.state.total_steps)?.iter().for_each(|line| say(line));
+    }
     let Some(values) = session.references(stop)? else { return Ok(session.interrupted_early()) };
     let supplies = session.supplies(values)?;
     Run::new(session, supplies, stop)?.train()

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{binding::Machine, step::Done};
+use super::{best::Best, binding::Machine, step::Done};
 use crate::{
     cache::{Hashes, file_hash},
     data::loader::Position,
@@ -59,6 +59,9 @@ pub struct State {
     pub skipped_steps: u64,
     /// Of these, the last ones without a step in between that was applied.
     pub skipped_in_a_row: u64,
+    /// Of the held-out metric that is watched, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// What the loss carries from step to step: see `ops::loss_batch::STATE`.
     pub loss_state: Vec<f64>,
     /// The settings that alter the run: see [`settings::text`](super::settings::text).
@@ -92,6 +95,7 @@ impl State {
             updates: 0,
             skipped_steps: 0,
             skipped_in_a_row: 0,
+            best: None,
             loss_state: vec![0.0; loss_batch::STATE],
             settings,
             bound: Hashes::new(),
@@ -101,11 +105,12 @@ impl State {
         }
     }
 
-    /// Where a run stands that goes on from `saved`: under what it was begun with, on what it is now.
+    /// Where a run stands that goes on from `saved`: under what it was begun with, on what it is now and as long as it is now.
     pub fn after(self, saved: &Self) -> Self {
         let mut bound = self.bound;
         bound.extend(saved.bound.clone());
-        Self { format: FORMAT, settings: self.settings, bound, machine: self.machine, ..saved.clone() }
+        let Self { settings, machine, total_steps, .. } = self;
+        Self { format: FORMAT, total_steps, settings, bound, machine, ..saved.clone() }
     }
 
     /// A step was done: the next begins at `data`, after `epoch` passes over the rows.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     Outcome,
+    best::{self, Best},
     checkpoint::{self, State},
     health::Verdict,
     run::Run,
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::{
     device::Float,
+    loss::MetricSums,
     report::terminal::{conclude, say},
 };
 
@@ -78,6 +80,32 @@ impl<T: Float> Run<'_, T> {
         Ok(saved)
     }
 
+    /// Takes in an evaluation after the step at hand: keeps weights that are the best so far, says when the run gets no better.
+    pub(super) fn judge(&mut self, means: &MetricSums) -> Result<()> {
+        let train = self.config().train.clone();
+        let (Some(wanted), step) = (train.watched(), self.state().step) else { return Ok(()) };
+        if step == 0 {
+            return best::check(&train, means);
+        }
+        let better = Best::update(&mut self.session.state.best, &wanted, step, means)?;
+        if better && train.save_best.is_some() {
+            let Self { session, journal, patience, stop, .. } = self;
+            let Session { options, trainer, companions, .. } = session;
+            let save = || best::save(&options.out, trainer.model(), companions);
+            patience.run(stop, |line| journal.say(line), save).context("make room there, then go on with --resume")?;
+        }
+        if let Some(best) = self.state().best.as_ref().filter(|_| self.is_over()) {
+            let (found, since) = (best.describe(), best.since);
+            self.journal.say(&format!("early stop after step {step}: no better in {since} evaluations than {found}"));
+        }
+        Ok(())
+    }
+
+    /// Whether `train.early_stop` ends the run.
+    pub(super) fn is_over(&self) -> bool {
+        Best::ends(&self.state().best, &self.config().train)
+    }
+
     /// The last checkpoint's model files under a name that does not depend on the number of steps.
     pub(super) fn finish(&self) -> Result<Outcome> {
         let (out, state) = (&self.session.options.out, self.state());
@@ -91,12 +119,16 @@ impl<T: Float> Run<'_, T> {
             );
         }
         // Saved by an interruption, and not looked at then.
-        if self.session.resumed == Some(state.total_steps) && !out.join("final").exists() {
+        if self.session.resumed == Some(state.step) && !out.join("final").exists() {
             self.look_after()?;
         }
         let made = self.patience.run(self.stop, say, || checkpoint::finish(out, &last));
         let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
-        conclude(&format!("done: the model is in {}", made.display()));
+        let kept =
+            state.best.as_ref().filter(|_| self.config().train.save_best.is_some() && out.join(best::FOLDER).exists());
+        let best =
+            kept.map(|best| format!("; the best, {}, is in {}", best.describe(), out.join(best::FOLDER).display()));
+        conclude(&format!("done: the model is in {}{}", made.display(), best.unwrap_or_default()));
         Ok(Outcome::Finished)
     }
 }

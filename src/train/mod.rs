@@ -3,6 +3,7 @@
 //! `begin` finds out everything that can be wrong, `session` makes the models, `run` steps.
 
 mod begin;
+mod best;
 pub mod binding;
 pub mod checkpoint;
 mod ending;
@@ -39,6 +40,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Go on from the last complete checkpoint in the run folder, or from the start if there is none.
     pub resume: bool,
+    /// Removes the run that is in the folder before this one writes anything. Not with `resume`.
+    pub overwrite: bool,
 }
 
 /// How a run ended without an error.

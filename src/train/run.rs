@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::{
     Outcome,
     checkpoint::State,
+    folder::METRICS,
     health::CourseWatch,
     patience::Patience,
     session::{Session, Supplies},
@@ -28,8 +29,6 @@ use crate::{
     },
     stop::{Phase, Stop},
 };
-
-const METRICS: &str = "metrics.jsonl";
 
 /// A step that was launched, and where the run stands after it.
 struct UnreadStep {
@@ -114,7 +113,7 @@ impl<'a, T: Float> Run<'a, T> {
     fn steps(&mut self) -> Result<bool> {
         self.saved = Instant::now();
         self.journal.begin();
-        while self.launched < self.state().total_steps {
+        while self.launched < self.state().total_steps && !self.is_over() {
             self.launch()?;
             let step = self.launched;
             let last = step == self.state().total_steps;
@@ -127,6 +126,7 @@ impl<'a, T: Float> Run<'a, T> {
             }
             self.read()?;
             let done = !evaluates || self.evaluate()?;
+            let last = last || self.is_over();
             let stopping = self.stop.requested() && !(last && done);
             // Weights that only lead to gradients that are not finite must not push out older ones.
             let healthy = self.state().skipped_in_a_row == 0;
@@ -213,6 +213,7 @@ impl<'a, T: Float> Run<'a, T> {
         let Some(means) = means else { return Ok(false) };
         self.watch.evaluation(means.get("loss"));
         self.journal.evaluation(step, epoch, &means)?;
+        self.judge(&means)?;
         Ok(true)
     }
 

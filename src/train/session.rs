@@ -161,11 +161,11 @@ fn reference<T: Float>(config: &Config, inputs: &Inputs, device: &Device, plan: 
 
 fn check_steps(folder: &Path, saved: &State, total_steps: u64) -> Result<()> {
     ensure!(
-        saved.total_steps == total_steps,
-        "{}: saved by a run of {} steps, the settings and rows there are give {total_steps}: restore them, or start another \
-         run with --out",
+        saved.step <= total_steps,
+        "{}: {} steps are done, `train.steps`, `train.epochs` and the rows there are give {total_steps}: raise them, or \
+         start another run with --out",
         folder.display(),
-        saved.total_steps
+        saved.step
     );
     Ok(())
 }

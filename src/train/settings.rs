@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::config::Config;
 
-/// Pace of output and of the machine; and paths, whose content is bound instead: see [`binding`](super::binding).
-const FREE: [&str; 14] = [
+/// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see [`binding`](super::binding).
+const FREE: [&str; 18] = [
     "cache.dir",
     "data.eval",
     "data.on_error",
@@ -18,11 +18,15 @@ const FREE: [&str; 14] = [
     "model.older_reference",
     "model.path",
     "train.cuda_graph",
+    "train.early_stop",
+    "train.epochs",
     "train.eval_every",
     "train.keep_checkpoints",
     "train.log_every",
+    "train.save_best",
     "train.save_every",
     "train.save_minutes",
+    "train.steps",
     "train.threads",
 ];
 
@@ -180,7 +184,7 @@ mod tests {
             "",
             "batch.packs = 2",
             "data.template_kwargs = { \"a.b\" = 1, c = { d = [2] } }",
-            "data.template = \"/t\"\ntrain.steps = 3",
+            "data.template = \"/t\"\ntrain.seed = 3",
             "loss = [{ name = \"simpo\" }, { name = \"sft\", weight = 0.5 }]",
             "loss.name = \"apo_accelerated\"\nmodel.older_reference = \"/o\"",
         ];

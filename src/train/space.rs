@@ -89,11 +89,12 @@ impl Writes<'_> {
         self.plan.parameters as u64 + state * self.elements() + companions(source)
     }
 
-    /// `final/`, reference values, metrics.
+    /// `final/`, `best/` and the one that takes its place, reference values, metrics.
     fn rest(&self, config: &Config) -> u64 {
         let [done, all] = self.steps;
         let last = self.plan.parameters as u64 + companions(&config.model.path);
-        last + 4 * self.reference_rows as u64 + RECORD * (all - done.min(all)).min(RECORDS)
+        let best = if config.train.save_best.is_some() { 2 * last } else { 0 };
+        last + best + 4 * self.reference_rows as u64 + RECORD * (all - done.min(all)).min(RECORDS)
     }
 }
 

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Options,
+    Options, best,
     binding::{Machine, REFERENCE},
     checkpoint::{self, State},
-    folder::{CONFIG, LOCK},
+    folder::{CONFIG, LOCK, METRICS},
     inputs::Inputs,
     settings,
 };
@@ -78,7 +78,14 @@ pub fn start(options: &Options) -> Result<Start> {
     if entries.iter().all(|entry| own.iter().any(|own| entry.file_name() == own.as_str())) {
         return Ok(Start::Fresh);
     }
-    ensure!(*resume, "run folder {shown} is not empty: --resume goes on with the run in it, --out names another");
+    if options.overwrite {
+        check_removable(out)?;
+        return Ok(Start::Fresh);
+    }
+    ensure!(
+        *resume,
+        "run folder {shown} is not empty: --resume goes on with the run in it, --overwrite begins anew, --out names another"
+    );
     let path = out.join(CONFIG);
     ensure!(path.is_file(), "run folder {shown} holds no run: {CONFIG} is missing; --out names another");
     settings::check_unchanged(&path, config)?;
@@ -86,6 +93,71 @@ pub fn start(options: &Options) -> Result<Start> {
         Some((folder, state)) => Start::From(folder, Box::new(state)),
         None => Start::Again,
     })
+}
+
+/// What a run writes into its folder, by how the names begin.
+const OWN: [&str; 8] = [CONFIG, LOCK, METRICS, REFERENCE, "checkpoint-", "final", best::FOLDER, "events.out.tfevents."];
+
+/// Refuses to remove what no run wrote.
+fn check_removable(out: &Path) -> Result<()> {
+    let shown = out.display();
+    ensure!(
+        out.join(CONFIG).is_file(),
+        "run folder {shown} holds no run: {CONFIG} is missing, and --overwrite removes runs only; --out names another"
+    );
+    for entry in fs::read_dir(out)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        ensure!(
+            OWN.iter().any(|own| name.starts_with(own)),
+            "run folder {shown} holds `{name}`, which no run wrote: move it away, or name another folder by --out"
+        );
+    }
+    Ok(())
+}
+
+/// Removes the run in a folder, but for the lock.
+///
+/// # Errors
+/// Something in it cannot be removed, or no run wrote it.
+pub fn remove_run(out: &Path) -> Result<()> {
+    check_removable(out)?;
+    let remove = |name: &std::ffi::OsStr| -> Result<()> {
+        let path = out.join(name);
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            .with_context(|| format!("{}: cannot be removed", path.display()))
+    };
+    let entries = fs::read_dir(out)?.collect::<std::io::Result<Vec<_>>>()?;
+    let names = entries.iter().map(|entry| entry.file_name()).filter(|name| name != LOCK && name != CONFIG);
+    names.into_iter().try_for_each(|name| remove(&name))?;
+    // Last: as long as it is there, the folder is a run's.
+    remove(CONFIG.as_ref())
+}
+
+/// Moves the model of a run that was shorter out of the name `final`. Says where it is.
+///
+/// # Errors
+/// It cannot be moved.
+pub fn set_final_aside(out: &Path, saved: &State, total_steps: u64) -> Result<Option<String>> {
+    let (path, aside) = (out.join("final"), out.join(format!("final-{}", saved.total_steps)));
+    if saved.total_steps == total_steps || !path.exists() || aside.exists() {
+        return Ok(None);
+    }
+    fs::rename(&path, &aside).with_context(|| format!("{}: cannot be moved", path.display()))?;
+    Ok(Some(format!("the model of the {} steps that were is in {}", saved.total_steps, aside.display())))
+}
+
+/// How long the run was and is, and what that does to its learning rate, if it is not as it was.
+fn other_length(saved: &State, total_steps: u64, config: &Config) -> Option<String> {
+    let State { step, total_steps: before, .. } = *saved;
+    if before == total_steps || step >= total_steps {
+        return None;
+    }
+    let [now, then] = [total_steps, before].map(|total| config.learning_rate(total).at(step));
+    let then = if step < before { format!("{then:.3e} of the {before}") } else { "none, the run was over".into() };
+    Some(format!(
+        "the run is {total_steps} steps long, it was {before}: the learning rate goes on as that of {total_steps} steps, \
+         {now:.3e} at the next step (before: {then})"
+    ))
 }
 
 /// Refuses to go on from a checkpoint if anything the run learns from changed, and gives a line for what may differ but not
@@ -114,7 +186,8 @@ pub fn check_resumed(
     let reference = out.join(REFERENCE);
     let kept = reference.is_file() && !inputs.loss.needs_divergence();
     let spared = inputs.bound.clone().with_reference(&reference)?.check(&state.bound, kept, out)?;
-    Ok(spared.into_iter().chain(Machine::here(device).differs(&state.machine)).collect())
+    let longer = other_length(state, inputs.total_steps, config);
+    Ok(spared.into_iter().chain(Machine::here(device).differs(&state.machine)).chain(longer).collect())
 }
 
 #[cfg(test)]
@@ -131,7 +204,7 @@ mod tests {
         config.model.path = folder.path().into();
         [false, true].map(|resume| {
             let out = folder.path().into();
-            let options = Options { config: config.clone(), device: Choice::Host, out, resume };
+            let options = Options { config: config.clone(), device: Choice::Host, out, resume, overwrite: false };
             settled(&options).unwrap().config.data.date.map(Date::text)
         })
     }

@@ -126,7 +126,13 @@ pub fn train() {
         let by = |device, name: &str, graph: bool| {
             let (precision, graph) = (format!("train.precision=\"{precision}\""), format!("train.cuda_graph={graph}"));
             let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", &precision, &graph];
-            let options = Options { config: fixture.config(&set), device, out: fixture.path(name), resume: false };
+            let options = Options {
+                config: fixture.config(&set),
+                device,
+                out: fixture.path(name),
+                resume: false,
+                overwrite: false,
+            };
             assert_eq!(run_with(&options, host, &false.into()).unwrap(), Outcome::Finished);
         };
         let [straight, late, graph] = ["host", "late", "graph"].map(|name| format!("{name}-{precision}"));
@@ -167,8 +173,13 @@ pub fn shared_memory() {
     }
     // Before a file is read: there is none.
     let set = ["data.train=\"missing.jsonl\"", "train.precision=\"bf16\""];
-    let options =
-        Options { config: fixture.config(&set), device: Choice::Cuda(0), out: fixture.path("out"), resume: false };
+    let options = Options {
+        config: fixture.config(&set),
+        device: Choice::Cuda(0),
+        out: fixture.path("out"),
+        resume: false,
+        overwrite: false,
+    };
     println!("run: {:#}", run_with(&options, HostOptions::default(), &false.into()).unwrap_err());
     assert!(!options.out.exists());
 }

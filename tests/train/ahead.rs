@@ -15,7 +15,7 @@ use super::fixture::Fixture;
 const FREE: [&str; 2] = ["train.eval_every=0", "train.save_every=0"];
 
 fn options(fixture: &Fixture, out: &str, set: &[&str], resume: bool) -> Options {
-    Options { config: fixture.config(set), device: Choice::Host, out: fixture.path(out), resume }
+    Options { config: fixture.config(set), device: Choice::Host, out: fixture.path(out), resume, overwrite: false }
 }
 
 fn ahead(options: &Options, stop: &Stop) -> anyhow::Result<Outcome> {

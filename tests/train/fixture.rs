@@ -78,7 +78,13 @@ impl Fixture {
 
     /// Runs in this process, on the host device.
     pub fn run(&self, out: &str, set: &[&str]) -> anyhow::Result<Outcome> {
-        let options = Options { config: self.config(set), device: Choice::Host, out: self.path(out), resume: false };
+        let options = Options {
+            config: self.config(set),
+            device: Choice::Host,
+            out: self.path(out),
+            resume: false,
+            overwrite: false,
+        };
         Ok(warpo::train::run(&options, &false.into())?)
     }
 

@@ -24,7 +24,7 @@ fn accuracies(loss: &str, form: &str) -> (f64, f64) {
     ];
     let config = Config::load(&root().join("examples/quickstart.toml"), &set).unwrap();
     let out = folder.path().join("run");
-    let options = Options { config, device: Choice::Host, out: out.clone(), resume: false };
+    let options = Options { config, device: Choice::Host, out: out.clone(), resume: false, overwrite: false };
     assert_eq!(warpo::train::run(&options, &false.into()).unwrap(), Outcome::Finished);
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let records: Vec<Map<String, Value>> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

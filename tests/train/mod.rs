@@ -4,6 +4,7 @@ mod disk;
 mod feed;
 mod files;
 pub mod fixture;
+mod life;
 mod lists;
 mod lock;
 mod losses;

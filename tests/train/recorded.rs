@@ -58,7 +58,7 @@ fn hashes(fixture: &Fixture, out: &str) -> [String; 2] {
 }
 
 fn train(config: Config, out: PathBuf, host: HostOptions, resume: bool) {
-    let options = Options { config, device: Choice::Host, out, resume };
+    let options = Options { config, device: Choice::Host, out, resume, overwrite: false };
     assert_eq!(run_with(&options, host, &false.into()).unwrap(), Outcome::Finished);
 }
 

@@ -14,7 +14,10 @@ fn a_folder_in_use_is_left_alone() {
     let refused = fixture.execute("out", &[]);
     assert_eq!(refused.status.code(), Some(1));
     let text = stderr(&refused);
-    assert!(text.contains("is not empty: --resume goes on with the run in it, --out names another"), "{text}");
+    assert!(
+        text.contains("is not empty: --resume goes on with the run in it, --overwrite begins anew, --out names"),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 1);
     let refused = fixture.execute("out", &["--resume"]);
     assert_eq!(refused.status.code(), Some(1));
@@ -88,6 +91,7 @@ fn weights_that_give_nothing_are_no_final_model() {
                 device: warpo::device::Choice::Host,
                 out: fixture.path("out"),
                 resume: true,
+                overwrite: false,
             };
             assert!(warpo::train::run(&options, &false.into()).is_err(), "{set:?}");
             assert!(!fixture.path("out/final").exists(), "{set:?}");

@@ -182,8 +182,13 @@ fn fixture() -> Fixture {
 }
 
 fn resume(fixture: &Fixture, class: &Class) -> anyhow::Result<Outcome> {
-    let options =
-        Options { config: class.config(fixture), device: Choice::Host, out: fixture.path("run"), resume: true };
+    let options = Options {
+        config: class.config(fixture),
+        device: Choice::Host,
+        out: fixture.path("run"),
+        resume: true,
+        overwrite: false,
+    };
     Ok(warpo::train::run(&options, &false.into())?)
 }
 
@@ -218,8 +223,13 @@ fn changes(class: &Class) -> Vec<Edit<'_>> {
 fn a_resumed_run_is_refused_whatever_it_learns_from_has_changed() {
     let fixture = fixture();
     for class in &CLASSES {
-        let options =
-            Options { config: class.config(&fixture), device: Choice::Host, out: fixture.path("run"), resume: false };
+        let options = Options {
+            config: class.config(&fixture),
+            device: Choice::Host,
+            out: fixture.path("run"),
+            resume: false,
+            overwrite: false,
+        };
         warpo::train::run(&options, &false.into()).unwrap_or_else(|why| panic!("{}: {why:#}", class.name));
         assert_eq!(fixture.path("run/reference.safetensors").exists(), class.keeps_reference, "{}", class.name);
         let whole = fixture.files("run");
