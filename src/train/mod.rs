@@ -12,6 +12,7 @@ pub mod folder;
 mod health;
 pub mod inputs;
 mod introduction;
+mod launching;
 pub mod patience;
 pub mod plan;
 mod references;

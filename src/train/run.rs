@@ -1,8 +1,7 @@
-//! The run itself: reference pass, steps, evaluations, checkpoints, in that order.
+//! The run itself: steps, evaluations, checkpoints, in that order.
 
 use std::{
     cell::Cell,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,30 +14,19 @@ use super::{
     health::CourseWatch,
     patience::Patience,
     session::{Session, Supplies},
-    step::{Done, QueuedStep},
+    step::UnreadStep,
 };
 use crate::{
     config::Config,
-    data::loader::Position,
-    device::{Event, Float},
+    device::Float,
     optim::LearningRate,
     report::{
-        journal::{Journal, StepReport},
+        journal::Journal,
         metrics::Metrics,
         terminal::{Terminal, conclude},
     },
     stop::{Phase, Stop},
 };
-
-/// A step that was launched, and where the run stands after it.
-struct UnreadStep {
-    queued: QueuedStep,
-    lr: f64,
-    data: Position,
-    epoch: f64,
-    /// On the device: the end of the step before, or of nothing if the device was idle, and the end of this one.
-    time: [Arc<Event>; 2],
-}
 
 /// A run on its way.
 pub struct Run<'a, T> {
@@ -46,11 +34,11 @@ pub struct Run<'a, T> {
     pub(super) supplies: Supplies<T>,
     pub(super) stop: &'a Stop,
     pub(super) journal: Journal,
-    rate: LearningRate,
+    pub(super) rate: LearningRate,
     pub(super) watch: CourseWatch,
     /// Steps launched, of which the last may be unread.
-    launched: u64,
-    unread: Option<UnreadStep>,
+    pub(super) launched: u64,
+    pub(super) unread: Option<UnreadStep>,
     /// When the last checkpoint was saved, or the first step began.
     saved: Instant,
     pub(super) patience: Patience,
@@ -144,60 +132,6 @@ impl<'a, T: Float> Run<'a, T> {
             }
         }
         Ok(false)
-    }
-
-    /// Launches the next step, and reads the one before while the device is at work on it.
-    fn launch(&mut self) -> Result<()> {
-        let trainer = &self.session.trainer;
-        let device = trainer.device().clone();
-        let start = match &self.unread {
-            Some(UnreadStep { time: [_, end], .. }) => end.clone(),
-            None => Arc::new(device.record()?),
-        };
-        let feed = &mut self.supplies.feed;
-        let work = feed.next(&trainer.roles, self.stop)?;
-        let (lr, first) = (self.rate.at(self.launched), self.launched == 0);
-        let queued = trainer.queue(&work, lr, first)?;
-        let (data, epoch) = (feed.position(), feed.epochs());
-        let time = [start, Arc::new(device.record()?)];
-        self.read()?;
-        self.launched += 1;
-        self.unread = Some(UnreadStep { queued, lr, data, epoch, time });
-        Ok(())
-    }
-
-    /// Waits for the step that was not read yet, if there is one, and writes what it says.
-    fn read(&mut self) -> Result<()> {
-        let Some(UnreadStep { queued, lr, data, epoch, time: [start, end] }) = self.unread.take() else {
-            return Ok(());
-        };
-        let trainer = &self.session.trainer;
-        let done = trainer.finish(queued)?;
-        let seconds = trainer.device().elapsed_ms(&start, &end)? / 1e3;
-        self.watch.step(done.metrics.get("loss"), done.update.grad_norm);
-        self.session.state.advance(&done, data, epoch);
-        self.report(&done, lr, seconds)?;
-        done.notes.iter().for_each(|note| self.journal.say(note));
-        if done.update.applied { Ok(()) } else { self.skipped(done.update.grad_norm) }
-    }
-
-    fn report(&mut self, done: &Done, lr: f64, seconds: f64) -> Result<()> {
-        let device = self.session.trainer.device();
-        let peak = device.peak_flops(T::DTYPE);
-        let state = &self.session.state;
-        self.journal.step(&StepReport {
-            step: state.step,
-            epoch: state.epoch,
-            metrics: &done.metrics,
-            grad_norm: done.update.grad_norm,
-            lr,
-            num_tokens: state.num_tokens,
-            skipped_steps: state.skipped_steps,
-            tokens: done.tokens,
-            seconds,
-            speed_of_light: (peak > 0.0).then(|| done.flops / (peak * seconds)),
-            memory_bytes: device.memory().peak,
-        })
     }
 
     /// Writes a record of the held-out rows, if there are any. False, and no record, if the stop came first.

@@ -3,10 +3,13 @@
 //! The loss is normalised over the whole step, so how examples are packed into micro-batches changes rounding only. A loss
 //! that couples the whole step sees all of it before the first gradient: then every micro-batch runs forward twice.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use crate::{
-    device::{Buffer, Device, Float, Readback},
+    data::loader::Position,
+    device::{Buffer, Device, Event, Float, Readback},
     feed::{HeldOut, Work},
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
@@ -59,6 +62,16 @@ pub struct QueuedStep {
     tokens: usize,
     flops: f64,
     notes: Vec<String>,
+}
+
+/// A step that was launched, and where the run stands after it.
+pub(super) struct UnreadStep {
+    pub queued: QueuedStep,
+    pub lr: f64,
+    pub data: Position,
+    pub epoch: f64,
+    /// On the device: the end of the step before, or of nothing if the device was idle, and the end of this one.
+    pub time: [Arc<Event>; 2],
 }
 
 /// What one step did.
