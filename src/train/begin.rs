@@ -102,7 +102,9 @@ fn train<T: Float>(
     }
     folder::write_config(&options.out, &options.config)?;
     if let Start::From(_, saved) = start {
-        start::set_final_aside(&options.out, saved, session.state.total_steps)?.iter().for_each(|line| say(line));
+        start::set_final_aside(&options.out, saved, session.state.total_steps, &options.config.train)?
+            .iter()
+            .for_each(|line| say(line));
     }
     let Some(values) = session.references(stop)? else { return Ok(session.interrupted_early()) };
     let supplies = session.supplies(values)?;

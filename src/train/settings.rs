@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::config::Config;
 
-/// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see [`binding`](super::binding).
+/// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see
+/// [`binding`](super::binding).
 const FREE: [&str; 18] = [
     "cache.dir",
     "data.eval",

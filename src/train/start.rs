@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
     settings,
 };
 use crate::{
-    config::{Config, Precision},
+    config::{Config, Precision, TrainSection},
     data::template::Date,
     device::Device,
     files,
@@ -133,17 +132,18 @@ pub fn remove_run(out: &Path) -> Result<()> {
     remove(CONFIG.as_ref())
 }
 
-/// Moves the model of a run that was shorter out of the name `final`. Says where it is.
+/// Moves the model of a run that had ended, and goes on, out of the name `final`. Says where it is.
 ///
 /// # Errors
 /// It cannot be moved.
-pub fn set_final_aside(out: &Path, saved: &State, total_steps: u64) -> Result<Option<String>> {
-    let (path, aside) = (out.join("final"), out.join(format!("final-{}", saved.total_steps)));
-    if saved.total_steps == total_steps || !path.exists() || aside.exists() {
+pub fn set_final_aside(out: &Path, saved: &State, total_steps: u64, train: &TrainSection) -> Result<Option<String>> {
+    let (path, aside) = (out.join("final"), out.join(format!("final-{}", saved.step)));
+    let goes_on = saved.step < total_steps && !best::Best::ends(&saved.best, train);
+    if !goes_on || !path.exists() {
         return Ok(None);
     }
     fs::rename(&path, &aside).with_context(|| format!("{}: cannot be moved", path.display()))?;
-    Ok(Some(format!("the model of the {} steps that were is in {}", saved.total_steps, aside.display())))
+    Ok(Some(format!("the model of the {} steps that were is in {}", saved.step, aside.display())))
 }
 
 /// How long the run was and is, and what that does to its learning rate, if it is not as it was.

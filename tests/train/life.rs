@@ -120,6 +120,9 @@ fn the_best_weights_are_kept_and_a_run_without_progress_ends() {
     let patient = [&["--resume"], &flags[..], &["--set", "train.early_stop=4"]].concat();
     let patient = fixture.execute("run", &patient);
     assert!(stdout(&patient).contains(&format!("step {}/40", last + 1)), "{}", stdout(&patient));
+    // `final/` is the model of the run's end now, and the one that was is kept.
+    assert_eq!(bytes(&format!("run/final-{last}/model.safetensors")), checkpoint(last));
+    assert_ne!(bytes("run/final/model.safetensors"), checkpoint(last));
 }
 
 #[test]
