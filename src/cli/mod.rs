@@ -2,6 +2,7 @@
 
 mod data;
 mod doctor;
+mod eval;
 mod losses;
 mod score;
 mod signals;
@@ -34,6 +35,8 @@ enum Command {
     Data(data::Args),
     /// Writes the log-probability a model gives to each response of a data file
     Score(score::Args),
+    /// Says what a model is worth on held-out rows
+    Eval(eval::Args),
     /// Lists the losses, or describes one: formula, gradient, parameters, data, traps
     Losses(losses::Args),
     /// Shows the devices, the driver and the kernels this program was built with
@@ -53,6 +56,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => train::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Losses(args) => losses::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }

@@ -265,6 +265,11 @@ impl Parameters {
         self.0.iter().find(|(known, _)| *known == name).map_or(0.0, |found| found.1)
     }
 
+    /// Whether there is such a parameter and it was left open.
+    pub fn is_open(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, own)| *known == name && own.is_nan())
+    }
+
     /// Gives a parameter that was left out a value.
     pub fn fill_in(&mut self, name: &str, value: f64) {
         let found = self.0.iter_mut().find(|(known, own)| *known == name && own.is_nan());

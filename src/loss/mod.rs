@@ -216,6 +216,11 @@ impl Loss {
         self.needs_divergence() || self.needs_collisions()
     }
 
+    /// Whether it has a running reference point: see [`loss_batch::STATE`](crate::ops::loss_batch::STATE).
+    pub fn carries(&self) -> bool {
+        self.couples_the_step() && self.terms.iter().any(|term| term.parameters.is_open("delta"))
+    }
+
     /// The same loss with a running reference point held where `state` has it: what held-out rows are measured by.
     pub fn held(&self, state: &[f64]) -> Self {
         let mut loss = self.clone();

@@ -222,6 +222,15 @@ pub fn newest(out: &Path) -> Result<Option<(PathBuf, State)>> {
     Ok(Some((folder, state.context(SKIP_DAMAGED)?)))
 }
 
+/// What the loss had carried to a checkpoint, as far as the folder is one.
+///
+/// # Errors
+/// The state is damaged.
+pub fn carried(folder: &Path) -> Result<Option<Vec<f64>>> {
+    let path = folder.join(STATE);
+    if path.is_file() { read_state(&path).map(|state| Some(state.loss_state)) } else { Ok(None) }
+}
+
 fn verify(folder: &Path, state: &State) -> Result<()> {
     for (name, hash) in &state.files {
         let path = folder.join(name);

@@ -7,7 +7,8 @@ use crate::{
     config::Config,
     data::{Dataset, batches},
     device::Device,
-    model::{Capacity, MemoryPlan},
+    loss::Loss,
+    model::{Capacity, MemoryPlan, ModelConfig},
     ops::head,
     roles::RunPlan,
 };
@@ -20,7 +21,9 @@ pub const REFERENCE_MODEL: &str = "reference model";
 /// # Errors
 /// The run does not fit.
 pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPlan> {
-    let (capacity, precision) = (capacity(inputs, config, device), config.train.precision.on(device));
+    let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
+    let capacity = capacity(&files, &inputs.model, &inputs.loss, config, device);
+    let precision = config.train.precision.on(device);
     let state = config.optimizer().rule.bytes();
     let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
     if !inputs.loss.needs_distributions() {
@@ -34,14 +37,18 @@ pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPl
     Ok(plan)
 }
 
-/// The largest micro-batch of the run.
-fn capacity(inputs: &Inputs, config: &Config, device: &Device) -> Capacity {
-    let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
-    let [tokens, rows] = batches::largest(&files, config.batch.tokens);
-    let (precision, shape) = (config.train.precision.on(device), &inputs.model);
-    let chunk = head::default_chunk_rows(device, precision, shape.vocab, shape.hidden);
+/// The largest micro-batch of these sets.
+pub(super) fn capacity(
+    files: &[&Dataset],
+    shape: &ModelConfig,
+    loss: &Loss,
+    config: &Config,
+    device: &Device,
+) -> Capacity {
+    let [tokens, rows] = batches::largest(files, config.batch.tokens);
+    let chunk = head::default_chunk_rows(device, config.train.precision.on(device), shape.vocab, shape.hidden);
     // Whole distributions are f32 logits, of both models.
-    let head_chunk_rows = if inputs.loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk };
+    let head_chunk_rows = if loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk };
     Capacity { tokens, rows, head_chunk_rows }
 }
 

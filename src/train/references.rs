@@ -12,15 +12,26 @@ use super::{
 };
 use crate::{
     cache::{Hashes, Key},
-    config::Init,
+    config::{Config, Init},
     data::trees::Trees,
     device::Float,
+    loss::Loss,
     model::Model,
     report::terminal::{Terminal, say},
     roles::reference::{self, ReferencePass, RowValues, ValueFile},
     stop::Stop,
     units::duration,
 };
+
+/// What values are made of: the rows and the model that holds the starting weights.
+pub struct Making<'a, T> {
+    pub config: &'a Config,
+    pub loss: &'a Loss,
+    /// To learn from, and held out.
+    pub sets: [&'a Trees; 2],
+    pub model: &'a Model<T>,
+    pub stop: &'a Stop,
+}
 
 /// What the values of a run follow from.
 pub struct References<'a, T> {
@@ -52,7 +63,7 @@ impl<T: Float> References<'_, T> {
         );
         let bound = self.inputs.bound.hashes();
         let file = self.written(|| ValueFile::of_run(&path, &bound, self.sets()))?;
-        let Some(data) = self.make(&file)? else { return Ok(None) };
+        let Some(data) = self.making().make(&file)? else { return Ok(None) };
         self.written(|| file.save(&data))?;
         file.values().map(Some)
     }
@@ -64,30 +75,6 @@ impl<T: Float> References<'_, T> {
 
     fn sets(&self) -> [&Trees; 2] {
         [&self.inputs.train.trees, self.inputs.eval.as_ref().map_or(&self.none, |eval| &eval.trees)]
-    }
-
-    /// Writes the values of the starting weights, carried on from those of an older model where the loss asks for that. Gives
-    /// the key of the rows.
-    fn make(&self, file: &ValueFile) -> Result<Option<Key>> {
-        let Some(data) = self.pass("reference", file)? else { return Ok(None) };
-        let older = &self.options.config.model.older_reference;
-        if let (Some(alpha), Some(older)) = (self.inputs.loss.acceleration(), older) {
-            // The older model takes the place of the starting weights for one pass.
-            self.model.load(older).context("`model.older_reference`")?;
-            let before = ValueFile::nameless(self.sets())?;
-            let found = self.pass("older reference", &before);
-            // The run has not begun: the weights are those of its start.
-            let config = &self.options.config;
-            match config.model.init {
-                Init::Random => self.model.randomize(config.train.seed)?,
-                Init::Pretrained => self.model.load(&config.model.path)?,
-            }
-            if found?.is_none() {
-                return Ok(None);
-            }
-            file.accelerate(&before, alpha)?;
-        }
-        Ok(Some(data))
     }
 
     /// A run that saved nothing begins again: with the values in its folder only if they are those of its weights. What a
@@ -104,11 +91,45 @@ impl<T: Float> References<'_, T> {
         }
     }
 
+    fn making(&self) -> Making<'_, T> {
+        let (config, loss) = (&self.options.config, &self.inputs.loss);
+        Making { config, loss, sets: self.sets(), model: self.model, stop: self.stop }
+    }
+}
+
+impl<T: Float> Making<'_, T> {
+    /// Writes the values of the starting weights, carried on from those of an older model where the loss asks for that. Gives
+    /// the key of the rows; `None` if the stop came first.
+    ///
+    /// # Errors
+    /// A launch fails, or the older model cannot be read.
+    pub fn make(&self, file: &ValueFile) -> Result<Option<Key>> {
+        let Some(data) = self.pass("reference", file)? else { return Ok(None) };
+        let older = &self.config.model.older_reference;
+        if let (Some(alpha), Some(older)) = (self.loss.acceleration(), older) {
+            // The older model takes the place of the starting weights for one pass.
+            self.model.load(older).context("`model.older_reference`")?;
+            let before = ValueFile::nameless(self.sets)?;
+            let found = self.pass("older reference", &before);
+            // The run has not begun: the weights are those of its start.
+            let config = self.config;
+            match config.model.init {
+                Init::Random => self.model.randomize(config.train.seed)?,
+                Init::Pretrained => self.model.load(&config.model.path)?,
+            }
+            if found?.is_none() {
+                return Ok(None);
+            }
+            file.accelerate(&before, alpha)?;
+        }
+        Ok(Some(data))
+    }
+
     /// Writes the log-probabilities of both sets under the weights the model has now; `None` if the stop came first.
     fn pass(&self, name: &str, file: &ValueFile) -> Result<Option<Key>> {
-        let config = &self.options.config;
+        let config = self.config;
         let started = Instant::now();
-        let mut pass = ReferencePass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets(), file)?;
+        let mut pass = ReferencePass::new(self.model, config.batch.tokens, config.cache.folder(), self.sets, file)?;
         pass.warnings.drain(..).for_each(|warning| say(&format!("cache: {warning}")));
         say(&format!("{name}: {}", pass.describe()?));
         let missing = pass.missing();

@@ -137,9 +137,9 @@ impl<'a, T: Float> Run<'a, T> {
     /// Writes a record of the held-out rows, if there are any. False, and no record, if the stop came first.
     fn evaluate(&mut self) -> Result<bool> {
         let Some(rows) = &self.supplies.held_out else { return Ok(true) };
-        let State { step, epoch, .. } = self.session.state;
+        let State { step, epoch, ref loss_state, .. } = self.session.state;
         let (bar, packs) = (Terminal::new(0, rows.packs() as u64, u64::MAX), Cell::new(0));
-        let means = self.session.trainer.evaluate(rows, step == 0, || {
+        let means = self.session.trainer.passes().evaluate(rows, loss_state, step == 0, || {
             bar.show(packs.replace(packs.get() + 1), "evaluating");
             !self.stop.requested()
         })?;

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::passes::{Forwarded, LoadedPack, Passes};
 use crate::{
     data::loader::Position,
     device::{Buffer, Device, Event, Float, Readback},
-    feed::{HeldOut, Work},
+    feed::Work,
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
     model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops},
-    ops::{head::distributions::Divergence, loss_batch, loss_rows::RowInputs},
+    ops::loss_batch,
     optim::{self, Update},
-    roles::{Policy, Reference, Roles},
+    roles::{Policy, Roles},
 };
 
 /// The models and the loss of a run on their device.
@@ -37,20 +38,6 @@ pub struct StepOptions {
     ///
     /// [`Device::graphed`]: crate::device::Device::graphed
     pub graphed: bool,
-}
-
-/// A micro-batch on the device.
-struct LoadedPack {
-    batch: Batch,
-    ref_logps: Option<Buffer<f32>>,
-}
-
-/// What a micro-batch's forward pass leaves for its backward pass.
-struct Forwarded {
-    rows: RowInputs,
-    /// Both models' normalisers, where the reference ran beside the policy.
-    divergence: Option<Divergence>,
-    masked: Option<Masked>,
 }
 
 /// A step that was launched.
@@ -110,6 +97,12 @@ impl<T: Float> Trainer<T> {
         self.model().device()
     }
 
+    /// Its forward passes.
+    pub fn passes(&self) -> Passes<'_, T> {
+        let Roles { policy, reference } = &self.roles;
+        Passes { model: &policy.model, masks: policy.masks.as_ref(), reference, loss: &self.loss }
+    }
+
     /// Trains on the rows of one step. On the first step of a run `first` asks for the checks that only make sense there.
     ///
     /// # Errors
@@ -134,7 +127,7 @@ impl<T: Float> Trainer<T> {
         let seen = self.see_all(&step, work, &forests)?;
         let mut made = Vec::new();
         for (micro, forest) in forests.iter().enumerate() {
-            let forwarded = self.pass(&step, micro, &self.load(forest, work, micro)?, seen)?;
+            let forwarded = self.pass(&step, micro, &self.passes().load(forest, work, micro)?, seen)?;
             if let Some(Masked { weights: [reward, divergence], .. }) = &forwarded.masked {
                 made.push([device.read(reward)?, device.read(divergence)?]);
             }
@@ -153,7 +146,7 @@ impl<T: Float> Trainer<T> {
             return Ok(false);
         }
         for (micro, forest) in forests.iter().enumerate() {
-            self.forward(step, micro, &self.load(forest, work, micro)?)?;
+            self.passes().forward(step, micro, &self.passes().load(forest, work, micro)?)?;
         }
         step.run(None)?;
         Ok(true)
@@ -165,7 +158,7 @@ impl<T: Float> Trainer<T> {
         let coupled = self.loss.couples_the_step();
         let coefficients = device.alloc(loaded.batch.rows)?;
         let passes = || {
-            let forwarded = self.forward(step, micro, loaded)?;
+            let forwarded = self.passes().forward(step, micro, loaded)?;
             if !seen {
                 step.run((!coupled).then_some(micro))?;
             }
@@ -194,82 +187,6 @@ impl<T: Float> Trainer<T> {
         let mut metrics = measured.metrics();
         sparsity(masks, &mut metrics)?;
         Ok(Done { metrics, update: update.wait()?, tokens, flops, loss_state: measured.state, notes })
-    }
-
-    /// The same metrics over rows that are held out, without a gradient, as one step over all of them. `None` if `go_on`,
-    /// asked before each pack, says no.
-    ///
-    /// # Errors
-    /// A launch fails.
-    pub fn evaluate(&self, rows: &HeldOut, at_start: bool, go_on: impl Fn() -> bool) -> Result<Option<MetricSums>> {
-        let device = self.device();
-        let groups = (0..rows.packs()).map(|pack| self.loss.groups(&rows.trees(pack)?)).collect::<Result<Vec<_>>>()?;
-        // Evaluation leaves no trace in what the loss carries on, and does not move it.
-        let carried = device.download(&self.loss_state)?;
-        let (loss, state) = (self.loss.held(&carried), device.upload(&carried)?);
-        let step = Step::new(device, &loss, &state, &groups)?;
-        for pack in 0..rows.packs() {
-            if !go_on() {
-                return Ok(None);
-            }
-            let work = rows.work(pack)?;
-            let forest = Forest::pack(&work.trees)?;
-            let at_hand = at_start && !self.loss.needs_distributions() && self.loss.acceleration().is_none();
-            match at_hand.then(|| work.reference_of(&work.packs[0])).flatten() {
-                // The policy is the reference, whose values are there.
-                Some(values) => {
-                    let logps = device.upload(&values)?;
-                    let rows = RowInputs { ref_logps: Some(logps.clone()), logps: Some(logps), ..RowInputs::default() };
-                    step.sum(pack, &rows, &self.model().upload(&forest)?.sequence_rows)?;
-                }
-                None => drop(self.forward(&step, pack, &self.load(&forest, &work, 0)?)?),
-            }
-        }
-        step.run(None)?;
-        Ok(Some(step.measured()?.metrics()))
-    }
-
-    /// Copies to the device what the passes of a pack of `work` read.
-    fn load(&self, forest: &Forest, work: &Work, pack: usize) -> Result<LoadedPack> {
-        let values = match self.roles.reference {
-            Reference::Values => work.reference_of(&work.packs[pack]),
-            Reference::None | Reference::Beside(_) => None,
-        };
-        let ref_logps = values.map(|values| self.device().upload(&values)).transpose()?;
-        Ok(LoadedPack { batch: self.model().upload(forest)?, ref_logps })
-    }
-
-    /// Log-probabilities of a micro-batch's rows, and their sums in the step.
-    fn forward(&self, step: &Step, micro: usize, LoadedPack { batch, ref_logps }: &LoadedPack) -> Result<Forwarded> {
-        let model = self.model();
-        model.forward(batch)?;
-        let mut rows = RowInputs::default();
-        let (mut divergence, mut masked) = (None, None);
-        if let Some(beside) = self.roles.reference.beside() {
-            match &self.roles.policy.masks {
-                Some(masks) => {
-                    let made = masks.masks.forward(beside, batch)?;
-                    let [weights, divergence_weights] = made.weights.clone();
-                    (rows.weights, rows.divergence_weights) = (Some(weights), Some(divergence_weights));
-                    masked = Some(made);
-                }
-                None => beside.forward(batch)?,
-            }
-            let both = model.divergence(beside, batch)?;
-            rows.logps = Some(both.logps.clone());
-            rows.ref_logps = Some(both.ref_logps.clone());
-            rows.divergences = Some(both.divergences.clone());
-            divergence = Some(both);
-        } else {
-            if self.loss.needs_collisions() {
-                // Before the log-probabilities, whose logits the backward pass takes over.
-                rows.collisions = Some(model.collisions(batch)?);
-            }
-            rows.logps = Some(model.logps(batch)?);
-            rows.ref_logps = ref_logps.clone();
-        }
-        step.sum(micro, &rows, &batch.sequence_rows)?;
-        Ok(Forwarded { rows, divergence, masked })
     }
 
     /// `coefficients` (rows) is room for the slopes of the rows.

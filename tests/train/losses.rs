@@ -8,7 +8,10 @@ use warpo::{
     train::Outcome,
 };
 
-use super::fixture::{Fixture, stderr};
+use super::{
+    evaluation::assert_as_recorded,
+    fixture::{Fixture, stderr},
+};
 
 /// Rows of every shape with every number and text a loss could ask for, from the fixture's pairs.
 pub fn write_rows(fixture: &Fixture) {
@@ -82,6 +85,7 @@ fn every_loss_trains() {
         let norms: Vec<f64> = records.iter().filter_map(|record| record.get("grad_norm")?.as_f64()).collect();
         assert!(norms.iter().all(|&norm| norm > 0.0) || loss.name == "hypo", "{}: {norms:?}", loss.name);
         assert!(records[0].contains_key("eval_loss"), "{}", loss.name);
+        assert_as_recorded(&fixture, &[&set[..], &[&eval]].concat(), &out, "checkpoint-3");
     }
 }
 

@@ -1,6 +1,7 @@
 mod ahead;
 mod bits;
 mod disk;
+mod evaluation;
 mod feed;
 mod files;
 pub mod fixture;
