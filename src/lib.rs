@@ -74,6 +74,7 @@ pub mod optim;
 pub mod report;
 pub mod rng;
 pub mod roles;
+mod spelling;
 pub mod stop;
 pub mod train;
 pub mod units;

@@ -109,32 +109,21 @@ fn scored_name(tree: &Tree, sequence: usize) -> String {
     name
 }
 
-/// The tokens with a dot between them, runs under the loss marked.
+/// The tokens with a dot between them, runs under the loss marked. A character of several tokens stands at the first of
+/// them, if the loss covers all or none.
 fn tokens(segment: &Segment, tokenizer: &Tokenizer, color: bool) -> String {
     let (open, close) = if color { ("\x1b[32m", "\x1b[0m") } else { ("⟦", "⟧") };
     // A root's first token has nothing before it that could predict it.
     let first = usize::from(segment.parent.is_none());
     let covered =
         |at: usize| segment.scored && at >= first && !segment.unscored.iter().any(|range| range.contains(&at));
-    let mut text = String::new();
-    let mut marked = false;
-    for (at, &id) in segment.tokens.iter().enumerate() {
-        if marked && !covered(at) {
-            text += close;
-        }
-        if at > 0 {
-            text.push('·');
-        }
-        if !marked && covered(at) {
-            text += open;
-        }
-        marked = covered(at);
-        text += &visible(&tokenizer.piece(id));
-    }
-    if marked {
-        text += close;
-    }
-    text
+    let places: Vec<usize> = (0..segment.tokens.len()).collect();
+    let runs = places.chunk_by(|&a, &b| covered(a) == covered(b)).map(|run| {
+        let ids = &segment.tokens[run[0]..run[0] + run.len()];
+        let text = tokenizer.show(ids).iter().map(|piece| visible(piece)).collect::<Vec<_>>().join("·");
+        if covered(run[0]) { format!("{open}{text}{close}") } else { text }
+    });
+    runs.collect::<Vec<_>>().join("·")
 }
 
 /// Counts, lengths, whole-file packing and rows left out.
@@ -213,5 +202,92 @@ impl Lengths {
             let _ = writeln!(text, "    {range:>11} {count:>8} {bar}");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, ops::Range};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::forest::Role;
+
+    /// A vocabulary of characters with a byte each beside them, as SentencePiece makes; or of bytes, as GPT-2's, with two
+    /// and a half of the three bytes of a character as tokens.
+    fn tokenizer(of_bytes: bool) -> Tokenizer {
+        let (vocab, merges, byte_level, decoder) = if of_bytes {
+            let byte = |byte: u8| match byte {
+                b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
+                // In order from 256 on.
+                0..=32 => char::from_u32(256 + u32::from(byte)).unwrap().to_string(),
+                127..=160 => char::from_u32(256 + 33 + u32::from(byte) - 127).unwrap().to_string(),
+                173 => '\u{143}'.to_string(),
+            };
+            let mut vocab: serde_json::Map<_, _> = (0..=255u8).map(|b| (byte(b), json!(b))).collect();
+            vocab.insert("æĹ".into(), json!(256));
+            let level =
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+            (vocab, json!([["æ", "Ĺ"]]), level.clone(), level)
+        } else {
+            let mut vocab: serde_json::Map<_, _> = (0..=255u8).map(|b| (format!("<0x{b:02X}>"), json!(b))).collect();
+            ["a", "b", "é"].iter().enumerate().for_each(|(i, c)| drop(vocab.insert((*c).into(), json!(256 + i))));
+            let fallback = json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]});
+            (vocab, json!([]), serde_json::Value::Null, fallback)
+        };
+        let special = json!({"id": vocab.len(), "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                             "normalized": false, "special": true});
+        let whole = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [special],
+            "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": decoder,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": !of_bytes, "ignore_merges": false,
+                      "vocab": vocab, "merges": merges}});
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tokenizer.json"), whole.to_string()).unwrap();
+        fs::write(folder.path().join("config.json"), r#"{"eos_token_id": 0}"#).unwrap();
+        Tokenizer::load(folder.path(), 512).unwrap()
+    }
+
+    fn shown(tokenizer: &Tokenizer, tokens: &[u32], unscored: Range<usize>) -> String {
+        let segment = Segment {
+            parent: Some(0),
+            tokens: tokens.to_vec(),
+            scored: true,
+            unscored: vec![unscored],
+            role: Role::Response,
+        };
+        super::tokens(&segment, tokenizer, false)
+    }
+
+    #[test]
+    fn a_character_of_several_tokens_is_readable() {
+        for of_bytes in [true, false] {
+            let tokenizer = tokenizer(of_bytes);
+            for (text, want) in
+                [("a日b", ["a·日··b", "a·日···b"]), ("é", ["é·", "é"]), ("🙂日", ["🙂····日·", "🙂····日··"])]
+            {
+                let ids = tokenizer.encode(text).unwrap();
+                let found = shown(&tokenizer, &ids, 0..0);
+                assert_eq!(found, format!("⟦{}⟧", want[usize::from(!of_bytes)]), "{ids:?}");
+                // A dot between any two tokens.
+                assert_eq!(found.matches('·').count() + 1, ids.len());
+            }
+        }
+    }
+
+    /// Where the loss covers some of a character's tokens only, and where no character comes of them.
+    #[test]
+    fn parts_of_a_character_are_bytes() {
+        let [bytes, characters] = [true, false].map(tokenizer);
+        let ids = bytes.encode("日").unwrap();
+        assert_eq!(ids.len(), 2);
+        assert_eq!(shown(&bytes, &ids, 0..1), "<0xE6><0x97>·⟦<0xA5>⟧");
+        assert_eq!(shown(&bytes, &[ids[0], bytes.size() as u32 - 1, ids[1]], 0..0), "⟦<0xE6><0x97>·</s>·<0xA5>⟧");
+        assert_eq!(shown(&bytes, &[ids[0], u32::from(b'a')], 0..0), "⟦<0xE6><0x97>·a⟧");
+        let ids = characters.encode("日a").unwrap();
+        assert_eq!(ids.len(), 4);
+        assert_eq!(shown(&characters, &ids, 1..2), "⟦<0xE6>⟧·<0x97>·⟦<0xA5>·a⟧");
+        assert_eq!(shown(&characters, &ids[..2], 0..0), "⟦<0xE6>·<0x97>⟧");
     }
 }

@@ -18,10 +18,20 @@ pub struct Args {
 /// # Errors
 /// There is no loss of this name, or standard output cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let text = match &args.name {
-        Some(name) => page::entry(find(name).with_context(|| format!("`{name}`"))?),
+    super::print(&match &args.name {
+        Some(name) => describe(name)?,
         None => page::list(),
-    };
-    super::print(&format!("{}\n", text.trim_start_matches("### ").trim_end()))?;
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The loss of this name; by which name it goes here comes first, where that is another.
+fn describe(name: &str) -> Result<String> {
+    let loss = find(name).with_context(|| format!("`{name}`"))?;
+    let known = if loss.name.eq_ignore_ascii_case(name) {
+        String::new()
+    } else {
+        format!("`{name}` is `{}` here\n\n", loss.name)
+    };
+    Ok(format!("{known}{}\n", page::entry(loss).trim_start_matches("### ").trim_end()))
 }

@@ -1,9 +1,11 @@
 //! The command line: one file per command.
 
+mod completions;
 mod data;
 mod doctor;
 mod eval;
 mod losses;
+mod man;
 mod score;
 mod signals;
 mod talk;
@@ -15,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::escape::visible_lines;
 
@@ -41,6 +43,16 @@ enum Command {
     Losses(losses::Args),
     /// Shows the devices, the driver and the kernels this program was built with
     Doctor(doctor::Args),
+    /// Writes the script by which a shell completes commands and options
+    #[command(after_help = completions::PLACES)]
+    Completions(completions::Args),
+    /// Writes the page of a command for `man`, or the pages of all into a folder
+    Man(man::Args),
+}
+
+/// All commands with their options.
+fn tree() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the command line and runs the command. Wrong usage gives exit code 2 (clap's own).
@@ -59,6 +71,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Eval(args) => eval::run(&args),
         Command::Losses(args) => losses::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args, tree()),
+        Command::Man(args) => man::run(&args, tree()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is said to an unknown key: the name it was meant to be, here or as another tool has it.
 
 use super::{Config, names::NAMES};
+use crate::spelling::{distance, reach};
 
 /// What comes between "unknown key" and the names that are known: empty if nothing is near.
 pub(super) fn hint(key: &str) -> String {
@@ -32,9 +33,8 @@ fn last_part(key: &str) -> &str {
 /// The key whose last part differs least, a third of its letters at most; of several the one in the same section.
 fn near(key: &str) -> Option<String> {
     let (last, section) = (last_part(key), key.split('.').next());
-    let most = last.chars().count().div_ceil(3).min(3);
     let distances = keys().into_iter().map(|known| (distance(last, last_part(&known)), known));
-    let close = distances.filter(|(distance, _)| *distance <= most);
+    let close = distances.filter(|(distance, _)| *distance <= reach(last));
     close.min_by_key(|(distance, known)| (*distance, known.split('.').next() != section)).map(|(_, known)| known)
 }
 
@@ -54,20 +54,4 @@ fn refused(table: toml::Table) -> Vec<String> {
     let Err(why) = table.try_into::<Config>() else { return Vec::new() };
     let known = why.message().split_once(", expected ").map_or("", |(_, known)| known);
     known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
-/// Letters to put in, take out or exchange until one is the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, &to) in b.iter().enumerate() {
-            let exchanged = before + usize::from(from != to);
-            before = row[j + 1];
-            row[j + 1] = exchanged.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -5,6 +5,7 @@
 
 mod added;
 mod long;
+mod shown;
 
 use std::{path::Path, sync::OnceLock};
 
@@ -34,6 +35,8 @@ pub struct Tokenizer {
     ends: Vec<u32>,
     fingerprint: Vec<u8>,
     long: OnceLock<Long>,
+    /// Whether a name of the vocabulary spells bytes.
+    of_bytes: bool,
 }
 
 impl Tokenizer {
@@ -84,7 +87,8 @@ impl Tokenizer {
         key.part("added", format!("{added:?} {}", beside.splits()).as_bytes());
         key.part("file", &bytes).part("special", format!("{vocab} {leading:?} {bos:?} {:?}", special.ends).as_bytes());
         let fingerprint = key.finish().0.to_vec();
-        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends, fingerprint, long: OnceLock::new() })
+        let of_bytes = shown::is_of_bytes(&inner);
+        Ok(Self { inner, vocab, leading, bos, eos, ends: special.ends, fingerprint, long: OnceLock::new(), of_bytes })
     }
 
     /// The token that ends a response.
@@ -131,14 +135,6 @@ impl Tokenizer {
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, false).map_err(Error::from_boxed).context("the tokenizer failed")
-    }
-
-    /// What one id stands for: its text, with bytes that are only a part of a character as `\xe6`.
-    pub fn piece(&self, id: u32) -> String {
-        match self.decode(&[id]) {
-            Ok(text) if !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) => text,
-            _ => self.inner.id_to_token(id).map_or_else(|| format!("<{id}>"), |name| part_of_character(&name)),
-        }
     }
 
     /// Ids of what a chat template has rendered: the template writes every special token, none is added.
@@ -241,32 +237,6 @@ impl Tokenizer {
     }
 }
 
-/// The bytes behind a name of the vocabulary that is no text of its own: `<0xE6>`, or characters that stand for bytes.
-fn part_of_character(name: &str) -> String {
-    let fallback = name.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
-    let bytes = match fallback {
-        Some(byte) => Some(vec![byte]),
-        None => name.chars().map(byte_of).collect::<Option<Vec<u8>>>(),
-    };
-    let Some(bytes) = bytes else { return name.to_owned() };
-    let mut text = String::new();
-    for chunk in bytes.utf8_chunks() {
-        text += chunk.valid();
-        chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
-    }
-    text
-}
-
-/// The byte that a character stands for in vocabularies of bytes (GPT-2's): printable Latin-1 for itself, the others in
-/// order from 256 on.
-fn byte_of(c: char) -> Option<u8> {
-    let itself = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    match u32::from(c) {
-        code @ 0..256 => Some(code as u8).filter(itself),
-        code => (0..=255).filter(|byte| !itself(byte)).nth(code as usize - 256),
-    }
-}
-
 /// BOS and EOS as the files of a model folder name them.
 struct Specials {
     bos: Option<u32>,
@@ -334,27 +304,4 @@ pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::part_of_character;
-
-    /// As Python's `bytes_to_unicode` of GPT-2 spells them: U+65E5 is e6 97 a5, a space is U+0120, a line feed U+010A.
-    #[test]
-    fn parts_of_characters_are_bytes() {
-        for (name, want) in [
-            ("æĹ", "\\xe6\\x97"),
-            ("æĹ¥", "日"),
-            ("Ġæ", " \\xe6"),
-            ("Ċ", "\n"),
-            ("¥æĹ", "\\xa5\\xe6\\x97"),
-            ("<0xE6>", "\\xe6"),
-            ("<0x0A>", "\n"),
-            ("<0xZZ>", "<0xZZ>"),
-            ("▁日", "▁日"),
-        ] {
-            assert_eq!(part_of_character(name), want, "{name}");
-        }
-    }
 }

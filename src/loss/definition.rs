@@ -214,9 +214,9 @@ impl Definition {
         self.parameters.iter().flat_map(|list| list.iter())
     }
 
-    /// Whether it goes by this name.
+    /// Whether it goes by this name, whatever its case.
     pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.aliases.contains(&name)
+        self.name.eq_ignore_ascii_case(name) || self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(name))
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
         loss_likelihood,
         loss_rows::{SLOPES, SUMS},
     },
+    spelling,
 };
 pub use definition::{Definition, HeadPart, LossFamily, LossHead, Mean, Parameters, Shape, Special};
 pub use groups::Groups;
@@ -47,13 +48,15 @@ pub fn all() -> impl Iterator<Item = &'static Definition> {
     families.into_iter().flatten()
 }
 
-/// The loss of this name.
+/// The loss of this name, whatever its case.
 ///
 /// # Errors
-/// There is none.
+/// There is none: says which is near.
 pub fn find(name: &str) -> Result<&'static Definition> {
-    let found = all().find(|loss| loss.is_called(name));
-    found.context("there is no loss of this name: `warpo losses` lists them")
+    all().find(|loss| loss.is_called(name)).with_context(|| {
+        let names = all().flat_map(|loss| std::iter::once(loss.name).chain(loss.aliases.iter().copied()));
+        format!("there is no loss of this name: {}`warpo losses` lists them", spelling::hint(name, names))
+    })
 }
 
 /// One loss with its parameters, and its weight in the sum.

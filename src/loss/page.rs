@@ -43,19 +43,59 @@ fn data(loss: &Definition) -> String {
     text
 }
 
-/// A line a loss: name, family, formula.
+/// What the formulas are written in.
+pub const NOTATION: &[(&str, &str)] = &[
+    ("a", "log-probability of a response under the policy, summed over its tokens"),
+    ("r", "the same under the reference, the starting weights"),
+    ("n", "tokens of the response"),
+    ("rho", "`a - r`, the log-ratio"),
+    ("_w, _l", "of the chosen, of the rejected response; `x = rho_w`, `y = rho_l` in F3"),
+    ("h", "`rho_w - rho_l`"),
+    ("u", "`beta (rho_w - rho_l)` unless the formula says otherwise"),
+    ("s_i, v_i, K", "in F6: `beta rho` and score of the i-th response of a list, and how many there are"),
+    ("beta", "strength of the pull towards the reference"),
+    ("e", "`label_smoothing`, the share of labels taken to be wrong"),
+    ("alpha, gamma, delta, eta, lambda, tau", "further parameters, of which the loss's own entry tells"),
+    ("p", "probability that the chosen response is the better one"),
+    ("sig", "logistic function, `sig(x) = 1 / (1 + exp(-x))`; `sig'` its slope"),
+    ("sp", "softplus, `sp(x) = log(1 + exp(x))`"),
+    ("sg", "taken as a constant"),
+    ("lp_t, lq_t", "log-probability of one token under policy and reference"),
+    ("p_t, q_t", "the whole distributions; `z_t` the logits, `onehot` the token that came"),
+    ("KL", "sum over the tokens of the divergence between those distributions"),
+    ("c_w, c_l", "slopes of the loss by `a_w` and `a_l`; a gradient that stands alone is the slope by `u`"),
+];
+
+/// The losses by family, a line each: name, formula, other names. What the signs mean comes last.
 pub fn list() -> String {
     let mut text = String::new();
-    for loss in all() {
-        let family = loss.family.describe().split(':').next().unwrap_or_default();
-        let _ = writeln!(text, "{:<20} {family}  {}", loss.name, loss.formula);
+    let mut family = None;
+    let mut losses: Vec<&Definition> = all().collect();
+    losses.sort_by_key(|loss| loss.family.describe());
+    for loss in losses {
+        if family.replace(loss.family) != Some(loss.family) {
+            let heading = loss.family.describe().replacen(": ", "  ", 1);
+            let _ = writeln!(text, "{}{heading}", if text.is_empty() { "" } else { "\n" });
+        }
+        let also =
+            if loss.aliases.is_empty() { String::new() } else { format!("  (also {})", loss.aliases.join(", ")) };
+        let _ = writeln!(text, "  {:<22} {}{also}", loss.name, loss.formula);
     }
-    text
+    text += "\nNotation\n";
+    for (sign, meaning) in NOTATION {
+        let _ = writeln!(text, "  {sign:<22} {}", meaning.replace('`', ""));
+    }
+    text + "\n`warpo losses NAME` has gradient, parameters, data, source and what surprises people.\n"
 }
 
 /// The part of `docs/losses.md` that is written from the code.
 pub fn page() -> String {
-    let mut text = String::from("| loss | family | data | reference | source |\n| --- | --- | --- | --- | --- |\n");
+    let mut text = String::from("## Notation\n\n| sign | meaning |\n| --- | --- |\n");
+    for (sign, meaning) in NOTATION {
+        let signs: Vec<String> = sign.split(", ").map(|sign| format!("`{sign}`")).collect();
+        let _ = writeln!(text, "| {} | {meaning} |", signs.join(", "));
+    }
+    text += "\n## Losses\n\n| loss | family | data | reference | source |\n| --- | --- | --- | --- | --- |\n";
     for loss in all() {
         let family = loss.family.describe().split(':').next().unwrap_or_default();
         let reference = if loss.reference { "yes" } else { "no" };

@@ -10,7 +10,7 @@ use std::{
 use crate::support::root;
 
 /// What anything may know.
-const LEAVES: &str = "cache error escape files forest rng stop units versions";
+const LEAVES: &str = "cache error escape files forest rng spelling stop units versions";
 
 /// A room, and which rooms it may know besides itself and the leaves.
 const ROOMS: [(&str, &str); 15] = [

@@ -68,7 +68,9 @@ fn names_are_shown_and_not_obeyed() {
 fn an_output_that_cannot_be_written_is_an_error() {
     let scratch = Scratch::new();
     let run = scratch.path("run.toml").display().to_string();
-    for args in [&["losses"][..], &["losses", "dpo"], &["doctor"], &["data", &run], &["--help"], &["--version"]] {
+    let shell = [&["completions", "bash"][..], &["man"], &["man", "train"]];
+    let others = [&["losses"][..], &["losses", "dpo"], &["doctor"], &["data", &run], &["--help"], &["--version"]];
+    for args in shell.into_iter().chain(others) {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_warpo"));
         let output = command.args(args).stdout(Stdio::from(full)).output().unwrap();
