@@ -25,6 +25,7 @@ pub use crate::{
     data::{
         OnError,
         files::Files,
+        loader::Order,
         long::{LongPrompt, LongResponse, LongText},
     },
     optim::Schedule,
@@ -91,6 +92,13 @@ pub struct DataSection {
     /// Example: `eval = "held-out.jsonl"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval: Option<Files>,
+    /// Share of the training rows that are held out and not trained on, 0 up to but not including 1, drawn by `train.seed`; rows with
+    /// the same prompt stay together. 0 holds none out. Not with `eval`.
+    /// Example: `eval_fraction = 0.05`.
+    pub eval_fraction: f64,
+    /// The order in which an epoch takes the rows.
+    /// Example: `order = "file"`.
+    pub order: Order,
     /// Longest prompt, in tokens, a BOS counted in; at least 1.
     /// Example: `max_prompt_tokens = 1024`.
     pub max_prompt_tokens: usize,
@@ -350,6 +358,8 @@ impl Default for DataSection {
         Self {
             train: Files::default(),
             eval: None,
+            eval_fraction: 0.0,
+            order: Order::Random,
             max_prompt_tokens: 512,
             max_response_tokens: 512,
             long_prompt: LongPrompt::Error,
@@ -461,6 +471,12 @@ impl Config {
     fn check(&self, at: &Origins) -> Result<()> {
         at.path("model.path", &self.model.path, "name a Hugging Face model folder")?;
         self.data.check_files(at)?;
+        self.data.check_held_out(at)?;
+        ensure!(
+            self.data.order != Order::Length || self.batch.packs.is_none(),
+            "{}: `data.order` = \"length\": steps are counted in packs (`batch.packs`), which mix lengths: count them in pairs",
+            at.of("data.order")
+        );
         at.least_1("data.max_prompt_tokens", self.data.max_prompt_tokens as u64)?;
         at.least_1("data.max_response_tokens", self.data.max_response_tokens as u64)?;
         let bytes = self.data.max_row_bytes;
@@ -501,7 +517,7 @@ impl Config {
             (Some(_), _) => "train.save_best",
             (None, _) => "train.early_stop",
         };
-        ensure!(self.data.eval.is_some(), "{}: `{key}` is set and `data.eval` is not: name held-out rows", at.of(key));
+        ensure!(self.data.holds_out(), "{}: `{key}` is set and `data.eval` is not: name held-out rows", at.of(key));
         ensure!(
             *eval_every > 0,
             "{}: `{key}` is set and `train.eval_every` = 0: say how often to evaluate",
@@ -528,13 +544,31 @@ impl TrainSection {
 }
 
 impl DataSection {
+    /// Whether there are rows that are looked at and not learnt from.
+    pub fn holds_out(&self) -> bool {
+        self.eval.is_some() || self.eval_fraction > 0.0
+    }
+
+    fn check_held_out(&self, at: &Origins) -> Result<()> {
+        let key = "data.eval_fraction";
+        at.number(key, self.eval_fraction, |v| (0.0..1.0).contains(&v), "0 or more and below 1, such as 0.05")?;
+        ensure!(
+            self.eval.is_none() || self.eval_fraction == 0.0,
+            "{}: `{key}` = {:?}: `data.eval` names held-out rows as well: remove one of them",
+            at.of(key),
+            self.eval_fraction
+        );
+        Ok(())
+    }
+
     fn check_files(&self, at: &Origins) -> Result<()> {
         ensure!(!self.train.0.is_empty(), "{}: `data.train` is not set: name a file of rows", at.of("data.train"));
         for (key, files) in [("data.train", Some(&self.train)), ("data.eval", self.eval.as_ref())] {
             let Some(files) = files else { continue };
             ensure!(!files.0.is_empty(), "{}: `{key}` = []: name a file or remove the key", at.of(key));
-            for WeightedFile { path, weight } in &files.0 {
+            for WeightedFile { path, weight, fraction, .. } in &files.0 {
                 at.path(key, path, "name a file of rows")?;
+                at.number(key, *fraction, |v| v > 0.0 && v <= 1.0, "a `fraction` above 0 and at most 1")?;
                 at.number(key, f64::from(*weight), |v| v > 0.0 && v <= 1000.0, "a weight above 0 and at most 1000")?;
                 ensure!(
                     key == "data.train" || *weight == 1.0,

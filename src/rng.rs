@@ -18,6 +18,8 @@ pub enum Purpose {
     Packs = 4,
     /// Starting values of learned token masks, one stream per mask.
     Masks = 5,
+    /// Which rows are held out (stream 0), and which of a file are taken (one stream per file).
+    Split = 17,
 }
 
 /// One stream of numbers.

@@ -48,7 +48,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let model = ModelConfig::load(&config.model.path)?;
     let mut sets = Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
     sets.reshape(config.loss.read()?.reshape(), config.batch.tokens)?;
-    let loader = batches::loader(&sets.train, config.train.seed, config.step_size(), config.batch.tokens)?;
+    let loader =
+        batches::loader(&sets.train, config.data.order, config.train.seed, config.step_size(), config.batch.tokens)?;
     let mut text = report(&config, &sets, &loader, args.show, stdout().is_terminal())?;
     for note in notes(&config, &loader)? {
         let _ = writeln!(text, "{}", visible(&note));

@@ -73,16 +73,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keys that `warpo score` reads, and sections of which it reads every key but those that are named with them.
+/// Keys that `warpo score` reads, and sections of which it reads the other keys too.
 const USED: [&str; 5] = ["model.path", "data.train", "batch.tokens", "train.precision", "train.threads"];
-const SECTIONS: [(&str, &str); 2] = [("data.", "data.eval"), ("cache.", "")];
+const SECTIONS: [&str; 2] = ["data.", "cache."];
+/// Keys of these sections that it does not read.
+const UNUSED: [&str; 3] = ["data.eval", "data.eval_fraction", "data.order"];
 
 /// Refuses an override that would change nothing.
 fn refuse_unused(text: &str) -> Result<()> {
     let key = text.split('=').next().unwrap_or_default().trim();
-    let whole = SECTIONS.iter().any(|(section, except)| key.starts_with(section) && key != *except);
+    let whole = SECTIONS.iter().any(|section| key.starts_with(section));
     ensure!(
-        USED.contains(&key) || whole,
+        USED.contains(&key) || whole && !UNUSED.contains(&key),
         "--set {text}: `{key}` has no effect on `warpo score`: remove it; [data], [cache] and {} have one",
         USED.join(", ")
     );

@@ -110,14 +110,16 @@ impl Config {
             budget: self.batch.tokens,
             model: &self.model.path,
             cache: self.cache.folder(),
+            eval_fraction: data.eval_fraction,
+            seed: self.train.seed,
             key: self.encoding()?,
         })
     }
 
-    /// The settings under which rows become trees: all of `[data]` but the names of its files.
+    /// The settings under which rows become trees: all of `[data]` but the names of its files and which rows are taken when.
     fn encoding(&self) -> Result<String> {
         let mut table = toml::Table::try_from(&self.data)?;
-        table.retain(|key, _| !matches!(key, "train" | "eval"));
+        table.retain(|key, _| !matches!(key, "train" | "eval" | "eval_fraction" | "order"));
         Ok(table.to_string())
     }
 

@@ -122,7 +122,7 @@ fn data_files_that_make_no_sense() {
         (r#"[{ path = "a", weight = nan }]"#, "must be a weight above 0"),
         (r#"[{ path = "a", wieght = 2.0 }]"#, "unknown key `data.train.wieght`"),
         (r#"[{ weight = 2.0 }]"#, "missing field `path`"),
-        ("[1]", "a path or a table with `path` and `weight`"),
+        ("[1]", "a path or a table with `path`, `weight`, `fraction` and `columns`"),
         ("1", "a path or a list of paths"),
         (r#"["a", ""]"#, "`data.train` is not set"),
     ] {

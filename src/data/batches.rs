@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     Dataset,
-    loader::{EpochPlan, Loader, StepSize},
+    loader::{EpochPlan, Loader, Order, StepSize},
     pack::{self, Packs},
     trees::Trees,
 };
@@ -48,15 +48,15 @@ pub fn build(trees: &Trees, rows: &[u32]) -> Result<MicroBatch> {
     Ok(MicroBatch { forest: Forest::pack(&read)?, trees: read, rows: rows.to_vec() })
 }
 
-/// The steps over a set, from its first epoch on, in an order that follows from `seed`. `budget` is the tokens of a pack at
+/// The steps over a set, from its first epoch on, in this order, where it is random one that follows from `seed`. `budget` is the tokens of a pack at
 /// most.
 ///
 /// # Errors
 /// A row is longer than the budget.
-pub fn loader(data: &Dataset, seed: u64, size: StepSize, budget: usize) -> Result<Loader> {
+pub fn loader(data: &Dataset, order: Order, seed: u64, size: StepSize, budget: usize) -> Result<Loader> {
     pack::check(&data.trees, budget)?;
     let lengths = data.trees.tokens().clone();
-    Loader::new(EpochPlan { seed, lengths, weights: data.weights.clone(), size, budget })
+    Loader::new(EpochPlan { order, seed, lengths, weights: data.weights.clone(), size, budget })
 }
 
 /// Tokens and rows of the largest micro-batch of at most `budget` tokens there can be: never more tokens than an epoch has,

@@ -1,4 +1,4 @@
-//! The data files of a set: one, or several with weights.
+//! The data files of a set: one, or several, each with its weight, share and names of columns.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,6 +6,8 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
+
+use super::records::Columns;
 
 /// A file or a pattern, and how often an epoch takes each of its rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +18,12 @@ pub struct WeightedFile {
     /// 1 takes every row once, 2.5 twice and half of them once more, drawn anew each epoch; above 0, at most 1000.
     #[serde(default = "once")]
     pub weight: f32,
+    /// Share of its rows that are taken, drawn once by `train.seed`; above 0, at most 1.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub fraction: f64,
+    /// Its names of fields, where they are others than `data.columns` says.
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
 }
 
 /// In TOML a path, or a list of paths and of tables `{ path = "more.jsonl", weight = 2.0 }`.
@@ -26,15 +34,37 @@ fn once() -> f32 {
     1.0
 }
 
+fn whole() -> f64 {
+    1.0
+}
+
+fn is_whole(fraction: &f64) -> bool {
+    *fraction == whole()
+}
+
 impl From<PathBuf> for WeightedFile {
     fn from(path: PathBuf) -> Self {
-        Self { path, weight: once() }
+        Self { path, weight: once(), fraction: whole(), columns: Columns::new() }
     }
 }
 
 impl From<PathBuf> for Files {
     fn from(path: PathBuf) -> Self {
         Self(vec![path.into()])
+    }
+}
+
+impl WeightedFile {
+    /// The names of its fields, where its own come before those of all files.
+    pub fn columns_over(&self, all: &Columns) -> Columns {
+        let mut columns = all.clone();
+        columns.extend(self.columns.clone());
+        columns
+    }
+
+    /// Whether there is nothing to say of it but its path.
+    fn is_plain(&self) -> bool {
+        self.weight == once() && is_whole(&self.fraction) && self.columns.is_empty()
     }
 }
 
@@ -48,8 +78,10 @@ impl Files {
 impl Serialize for Files {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0[..] {
-            [WeightedFile { path, weight }] if *weight == once() => path.serialize(serializer),
-            sources if !self.weighted() => serializer.collect_seq(sources.iter().map(|source| &source.path)),
+            [file] if file.is_plain() => file.path.serialize(serializer),
+            sources if sources.iter().all(WeightedFile::is_plain) => {
+                serializer.collect_seq(sources.iter().map(|source| &source.path))
+            }
             sources => serializer.collect_seq(sources),
         }
     }
@@ -65,7 +97,7 @@ impl<'de> Deserialize<'de> for Entry {
             type Value = Entry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path or a table with `path` and `weight`")
+                f.write_str("a path or a table with `path`, `weight`, `fraction` and `columns`")
             }
 
             fn visit_str<E: Error>(self, path: &str) -> Result<Entry, E> {
@@ -87,7 +119,7 @@ impl<'de> Deserialize<'de> for Files {
             type Value = Files;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path or a list of paths and tables with `path` and `weight`")
+                f.write_str("a path or a list of paths and tables with `path`, `weight`, `fraction` and `columns`")
             }
 
             fn visit_str<E: Error>(self, path: &str) -> Result<Files, E> {

@@ -1,4 +1,4 @@
-//! Which rows each step takes and how they share packs: epochs shuffled by seed, rows taken as often as they weigh, a
+//! Which rows each step takes and how they share packs: epochs shuffled by seed, or in another order, rows taken as often as they weigh, a
 //! position that can be stored and resumed exactly.
 
 use std::sync::Arc;
@@ -35,9 +35,28 @@ pub enum StepSize {
     Packs(usize),
 }
 
+/// The order in which an epoch takes the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Shuffled anew each epoch, by `train.seed`.
+    #[default]
+    Random,
+    /// As the files have them, one file behind the other, every epoch the same.
+    File,
+    /// Shuffled, and of the rows of every 50 steps the longest first, so that those of a step are of much the same length, as
+    /// `transformers` groups them by length. Not with `batch.packs`.
+    Length,
+}
+
+/// Steps whose rows are sorted by length together: as `transformers`' `LengthGroupedSampler`.
+const SORTED_STEPS: usize = 50;
+
 /// What a loader goes over.
 #[derive(Clone, Debug)]
 pub struct EpochPlan {
+    /// Of an epoch's rows.
+    pub order: Order,
     /// Of the shuffles.
     pub seed: u64,
     /// Tokens of each row's tree.
@@ -197,23 +216,52 @@ impl EpochPlan {
     }
 
     fn epoch(&self, epoch: u64) -> Epoch {
-        let shuffle = |rows: usize| self.random(Purpose::Shuffle, epoch).permutation(rows);
-        let order = if self.weights.is_empty() {
-            shuffle(self.lengths.len())
-        } else {
-            let rows = self.taken(epoch);
-            let mut order = shuffle(rows.len());
-            order.iter_mut().for_each(|place| *place = rows[*place as usize]);
-            order
-        };
+        let order = self.rows_in_order(epoch);
         match self.size {
             StepSize::Rows(_) => Epoch::Rows(order),
+            StepSize::Packs(_) if self.order == Order::File => {
+                let packs = self.in_turn(&order);
+                let order = (0..packs.len() as u32).collect();
+                Epoch::Packs { packs, order }
+            }
             StepSize::Packs(_) => {
                 let packs = self.look_ahead(&order);
                 let order = self.random(Purpose::Packs, epoch).permutation(packs.len());
                 Epoch::Packs { packs, order }
             }
         }
+    }
+
+    /// The rows that the epoch takes, in its order.
+    fn rows_in_order(&self, epoch: u64) -> Vec<u32> {
+        let rows: Option<Vec<u32>> = (!self.weights.is_empty()).then(|| self.taken(epoch));
+        let len = rows.as_ref().map_or(self.lengths.len(), Vec::len);
+        let mut order = match self.order {
+            Order::File => (0..len as u32).collect(),
+            Order::Random | Order::Length => self.random(Purpose::Shuffle, epoch).permutation(len),
+        };
+        rows.iter().for_each(|rows| order.iter_mut().for_each(|place| *place = rows[*place as usize]));
+        if let (Order::Length, StepSize::Rows(size)) = (self.order, self.size) {
+            let longest_first = |row: &u32| std::cmp::Reverse(self.lengths[*row as usize]);
+            order.chunks_mut(size.saturating_mul(SORTED_STEPS)).for_each(|rows| rows.sort_by_key(longest_first));
+        }
+        order
+    }
+
+    /// Packs of rows that follow each other, each as full as the next row lets it be.
+    fn in_turn(&self, order: &[u32]) -> Packs {
+        let (mut packs, mut pack, mut tokens) = (Packs::default(), Vec::new(), 0);
+        for &row in order {
+            let own = self.lengths[row as usize] as usize;
+            if tokens + own > self.budget {
+                packs.push(&pack);
+                (pack, tokens) = (Vec::new(), 0);
+            }
+            pack.push(row);
+            tokens += own;
+        }
+        packs.push(&pack);
+        packs
     }
 
     /// Every row as often as the epoch takes it, in the order of the data, where rows weigh.

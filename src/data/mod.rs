@@ -15,6 +15,7 @@ pub mod records;
 pub mod reshape;
 pub mod sets;
 pub mod source;
+pub mod split;
 mod survey;
 pub mod template;
 pub mod tokenize;

@@ -16,6 +16,7 @@ use super::{
     records::Columns,
     reshape::{self, Reshape},
     source,
+    split::{Draw, Together},
 };
 use crate::{files::blob, forest::Tree};
 
@@ -38,9 +39,16 @@ pub struct SetOptions<'a> {
     pub model: &'a Path,
     /// Folder of the cache; nothing is kept without one.
     pub cache: Option<&'a Path>,
+    /// Share of the training rows that are held out, where there are no files of such; 0 for none.
+    pub eval_fraction: f64,
+    /// Of the run: which rows are drawn follows from it.
+    pub seed: u64,
     /// All other settings under which rows become trees, as a text that tells any two of them apart.
     pub key: String,
 }
+
+/// Numbers of the streams by which rows of held-out files are drawn begin behind this.
+const EVAL_STREAMS: u32 = 1 << 16;
 
 /// Called with a file before it is encoded; what it gives hears how many rows are done.
 pub type Progress = fn(&Path) -> Box<dyn FnMut(usize)>;
@@ -64,9 +72,7 @@ impl Sets {
     /// A file is missing or malformed, or a row is bad.
     pub fn read(encoder: Encoder, options: &SetOptions, watch: Progress) -> Result<Self> {
         blob::allow_many();
-        let key = format!("{}\n{}", encoder.key().hex(), options.key);
-        let open = |folder| TokenCache::new(folder, options.model, &key);
-        let cache = options.cache.map(open).transpose()?;
+        let cache_key = format!("{}\n{}", encoder.key().hex(), options.key);
         let mut origins = Vec::new();
         let mut load = |key: &str, files: &Files| -> Result<Dataset> {
             let mut all = Dataset::default();
@@ -75,17 +81,30 @@ impl Sets {
                 [(file, _)] => file.display().to_string(),
                 files => format!("`{key}`, {} files", files.len()),
             };
-            for (file, weight) in files {
-                let (mut data, origin) = load_file(&file, options, &encoder, cache.as_ref(), watch)?;
-                describe(&file, &data, origin, &mut origins);
+            for (number, (file, own)) in (1..).zip(&files) {
+                let columns = own.columns_over(options.columns);
+                let cache = options.cache.map(|folder| cache_of(folder, options, &cache_key, own)).transpose()?;
+                let reading = Reading { options, columns: &columns, encoder: &encoder, cache: cache.as_ref(), watch };
+                let (mut data, origin) = reading.load(file)?;
+                describe(file, &data, origin, &mut origins);
                 data.fit(&file.display().to_string(), options.budget, options.on_error)?;
-                all.append(data, weight)?;
+                if own.fraction < 1.0 && !data.trees.is_empty() {
+                    let stream = if key == "data.train" { number } else { EVAL_STREAMS + number };
+                    let (fraction, seed) = (own.fraction, options.seed);
+                    data.keep(&Draw { fraction, seed, stream, together: Together::Documents })?;
+                }
+                all.append(data, own.weight)?;
             }
             ensure!(!all.trees.is_empty(), "{}", super::no_row(&name, 0, None));
             Ok(all)
         };
-        let train = load("data.train", options.train)?;
-        let eval = options.eval.map(|files| load("data.eval", files)).transpose()?;
+        let mut train = load("data.train", options.train)?;
+        let mut eval = options.eval.map(|files| load("data.eval", files)).transpose()?;
+        if options.eval_fraction > 0.0 {
+            let draw =
+                Draw { fraction: options.eval_fraction, seed: options.seed, stream: 0, together: Together::Prompts };
+            eval = Some(train.take(&draw).context("`data.eval_fraction`: name held-out rows by data.eval instead")?);
+        }
         Ok(Self { encoder, train, eval, origins })
     }
 
@@ -116,10 +135,10 @@ impl Sets {
 }
 
 /// Every file of a set with its weight, patterns written out.
-fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
+fn expand<'a>(key: &str, files: &'a Files) -> Result<Vec<(PathBuf, &'a WeightedFile)>> {
     let (mut found, mut seen) = (Vec::new(), HashSet::new());
-    for WeightedFile { path, weight } in &files.0 {
-        for file in source::expand(path).with_context(|| format!("`{key}`"))? {
+    for named in &files.0 {
+        for file in source::expand(&named.path).with_context(|| format!("`{key}`"))? {
             // A file that is not there is the reader's to refuse.
             let same = file.canonicalize().unwrap_or_else(|_| file.clone());
             ensure!(
@@ -127,33 +146,44 @@ fn expand(key: &str, files: &Files) -> Result<Vec<(PathBuf, f32)>> {
                 "`{key}`: {} is named twice: name it once, with a weight if its rows shall count more often",
                 file.display()
             );
-            found.push((file, *weight));
+            found.push((file, named));
         }
     }
     Ok(found)
 }
 
-fn load_file(
-    file: &Path,
-    options: &SetOptions,
-    encoder: &Encoder,
-    cache: Option<&TokenCache>,
+/// The cache of files whose columns are called as this one's.
+fn cache_of(folder: &Path, options: &SetOptions, key: &str, file: &WeightedFile) -> Result<TokenCache> {
+    let own = if file.columns.is_empty() { String::new() } else { format!("\n{:?}", file.columns) };
+    TokenCache::new(folder, options.model, &format!("{key}{own}"))
+}
+
+/// How a file is read.
+struct Reading<'a> {
+    options: &'a SetOptions<'a>,
+    columns: &'a Columns,
+    encoder: &'a Encoder,
+    cache: Option<&'a TokenCache>,
     watch: Progress,
-) -> Result<(Dataset, Origin)> {
-    let started = Instant::now();
-    let SetOptions { columns, on_error, max_row_bytes, .. } = options;
-    // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
-    let opened = source::open(file, *max_row_bytes)?;
-    let (kind, regular) = (opened.kind, opened.regular);
-    let encode = || Dataset::load_counting(opened, columns, encoder, *on_error, watch(file));
-    match cache {
-        Some(cache) if regular => cache.load(file, kind, encode),
-        Some(_) => {
-            let data = encode()?;
-            let warning = Some(format!("{} is a pipe: its tokens are not kept", file.display()));
-            Ok((data, Origin::Encoded { time: started.elapsed(), warning }))
+}
+
+impl Reading<'_> {
+    fn load(&self, file: &Path) -> Result<(Dataset, Origin)> {
+        let started = Instant::now();
+        let SetOptions { on_error, max_row_bytes, .. } = self.options;
+        // A name that says something else than the bytes is refused whether or not the same bytes are in the cache.
+        let opened = source::open(file, *max_row_bytes)?;
+        let (kind, regular) = (opened.kind, opened.regular);
+        let encode = || Dataset::load_counting(opened, self.columns, self.encoder, *on_error, (self.watch)(file));
+        match self.cache {
+            Some(cache) if regular => cache.load(file, kind, encode),
+            Some(_) => {
+                let data = encode()?;
+                let warning = Some(format!("{} is a pipe: its tokens are not kept", file.display()));
+                Ok((data, Origin::Encoded { time: started.elapsed(), warning }))
+            }
+            None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
         }
-        None => Ok((encode()?, Origin::Encoded { time: started.elapsed(), warning: None })),
     }
 }
 

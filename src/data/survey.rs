@@ -1,8 +1,11 @@
-//! One pass over all rows before a run: the hash by which a run knows them again, and whether they can be learnt from.
+//! One pass over all rows before a run: the hash by which a run knows them again, whether they can be learnt from, and what
+//! both sets have in common.
+
+use std::collections::HashMap;
 
 use anyhow::Result;
 
-use super::{encode::too_long_for_the_model, sets::Sets, trees::Trees};
+use super::{encode::too_long_for_the_model, sets::Sets, split, trees::Trees};
 use crate::{
     cache::{KeyBuilder, Parts},
     forest::{Segment, Tree},
@@ -10,6 +13,24 @@ use crate::{
 
 /// Bytes that are hashed at a time: enough for all cores.
 const BLOCK: usize = 1 << 20;
+
+/// What is known of both sets.
+pub struct Survey {
+    /// Of the rows to learn from, and of those held out.
+    pub hashes: [Option<String>; 2],
+    /// Held-out rows, and how many of them have a prompt that is learnt from.
+    pub held_out: [usize; 2],
+}
+
+impl Survey {
+    /// A line where prompts are on both sides.
+    pub fn overlap(&self) -> Option<String> {
+        let [rows, known] = self.held_out;
+        (known > 0).then(|| {
+            format!("note: {known} of {rows} held-out rows have a prompt that is trained on too: they measure what is remembered")
+        })
+    }
+}
 
 /// What a pass finds.
 struct Found {
@@ -20,25 +41,39 @@ struct Found {
 }
 
 impl Sets {
-    /// The hashes of the rows of both sets, all of which `check` lets pass and a model of so many positions can read.
+    /// Looks at the rows of both sets, all of which `check` lets pass and a model of so many positions can read.
     ///
     /// # Errors
     /// The first of `check`, the first row that is too long, or rows cannot be read.
-    pub fn survey(&self, positions: usize, check: impl Fn(&Tree) -> Result<()> + Sync) -> Result<[Option<String>; 2]> {
-        let look = |trees| survey(trees, positions, &check);
-        let (train, eval) = (look(&self.train.trees)?, self.eval.as_ref().map(|eval| look(&eval.trees)).transpose()?);
+    pub fn survey(&self, positions: usize, check: impl Fn(&Tree) -> Result<()> + Sync) -> Result<Survey> {
+        // How many held-out rows have a prompt, until it is met among the others.
+        let (mut prompts, mut known) = (HashMap::<u128, usize>::new(), 0);
+        let held_out = self
+            .eval
+            .as_ref()
+            .map(|eval| survey(&eval.trees, positions, &check, |prompt| *prompts.entry(prompt).or_default() += 1));
+        let eval = held_out.transpose()?;
+        let meet = |prompt| known += prompts.remove(&prompt).unwrap_or_default();
+        let train = survey(&self.train.trees, positions, &check, meet)?;
         if let Some(why) = train.too_long.or_else(|| eval.as_ref()?.too_long.clone()) {
             anyhow::bail!(why);
         }
-        Ok([Some(train.hash), eval.map(|found| found.hash)])
+        let rows = self.eval.as_ref().map_or(0, |eval| eval.trees.len());
+        Ok(Survey { hashes: [Some(train.hash), eval.map(|found| found.hash)], held_out: [rows, known] })
     }
 }
 
-fn survey(trees: &Trees, positions: usize, check: impl Fn(&Tree) -> Result<()> + Sync) -> Result<Found> {
+fn survey(
+    trees: &Trees,
+    positions: usize,
+    check: impl Fn(&Tree) -> Result<()> + Sync,
+    mut meet: impl FnMut(u128),
+) -> Result<Found> {
     let (mut key, mut parts, mut too_long) = (KeyBuilder::new("rows 1"), Parts::default(), None);
-    let look = |tree: &Tree| (check(tree), tree.longest_path(), row_parts(tree));
-    trees.visit(look, |tree, (checked, longest, own)| {
+    let look = |tree: &Tree| (check(tree), tree.longest_path(), row_parts(tree), split::prompt(tree));
+    trees.visit(look, |tree, (checked, longest, own, prompt)| {
         checked?;
+        meet(prompt);
         if longest > positions {
             too_long.get_or_insert_with(|| format!("{}: {}", tree.name, too_long_for_the_model(longest, positions)));
         }
@@ -104,7 +139,8 @@ mod tests {
             ("value", |tree| tree.values[0].1[0] = 0.5000000000000001),
             ("kind of value", |tree| tree.values[0].0 = Kind::Visits),
         ];
-        let rows_hash = |trees: &[Tree]| survey(&trees.iter().cloned().collect(), 100, |_| Ok(())).unwrap().hash;
+        let rows_hash =
+            |trees: &[Tree]| survey(&trees.iter().cloned().collect(), 100, |_| Ok(()), |_| ()).unwrap().hash;
         let plain = rows_hash(&[tree()]);
         for (what, change) in changes {
             let mut other = tree();

@@ -96,15 +96,19 @@ fn check_vocabulary(options: &EvaluationOptions, shape: &ModelConfig, start: &Mo
 /// The rows, as the loss takes them, none longer than either model reads.
 fn held_out(config: &Config, loss: &Loss, start: &ModelConfig, positions: usize) -> Result<Dataset> {
     let mut config = config.clone();
-    // Rows to learn from are not read.
-    config.data.train = config.data.eval.take().context("`data.eval` is not set: the run has no held-out rows")?;
+    ensure!(config.data.holds_out(), "`data.eval` is not set: the run has no held-out rows");
+    if let Some(eval) = config.data.eval.take() {
+        // Rows to learn from are not read.
+        config.data.train = eval;
+    }
     let encoder = config.encoder(start.vocab, start.positions)?;
     let mut sets = Sets::read(encoder, &config.sets()?, terminal::counting_rows)?;
     sets.reshape(loss.reshape(), config.batch.tokens)?;
     sets.survey(positions.min(start.positions), |tree| loss.groups([tree]).map(drop))?;
-    sets.train.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
+    let rows = sets.eval.unwrap_or(sets.train);
+    rows.skipped.iter().for_each(|skipped| say(&format!("left out: {skipped}")));
     sets.origins.iter().for_each(|origin| say(origin));
-    Ok(sets.train)
+    Ok(rows)
 }
 
 impl Evaluation<'_> {

@@ -42,10 +42,12 @@ impl Inputs {
         let mut sets =
             Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
         sets.reshape(loss.reshape(), config.batch.tokens)?;
-        let hashes = sets.survey(model.positions, |tree| loss.groups([tree]).map(drop))?;
-        let bound = Bound::new(config, &sets.encoder, hashes)?;
-        let Sets { train, eval, origins, .. } = sets;
-        let loader = batches::loader(&train, config.train.seed, config.step_size(), config.batch.tokens)?;
+        let survey = sets.survey(model.positions, |tree| loss.groups([tree]).map(drop))?;
+        let bound = Bound::new(config, &sets.encoder, survey.hashes.clone())?;
+        let Sets { train, eval, mut origins, .. } = sets;
+        origins.extend(survey.overlap());
+        let loader =
+            batches::loader(&train, config.data.order, config.train.seed, config.step_size(), config.batch.tokens)?;
         let total_steps = config.train.steps.or_else(|| loader.steps_in(config.train.epochs)).with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;

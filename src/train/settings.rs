@@ -133,7 +133,7 @@ fn read(text: &str) -> Result<Config> {
 fn weights(table: &toml::Table) -> Option<String> {
     let list = table.get("data")?.get("train")?.as_array()?;
     let weights: Option<Vec<String>> = list.iter().map(|source| Some(source.get("weight")?.to_string())).collect();
-    Some(weights?.join(", "))
+    Some(weights?.join(", ")).filter(|weights| weights.split(", ").any(|weight| weight != "1.0"))
 }
 
 fn flatten(prefix: &str, table: &toml::Table, found: &mut BoundSettings) {

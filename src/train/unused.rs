@@ -95,9 +95,9 @@ pub fn notes(facts: &Facts) -> Result<Vec<String>> {
 }
 
 fn evaluations(facts: &Facts) -> Option<String> {
-    match facts.config.data.eval {
-        None => Some("there are no held-out rows: name them by data.eval".into()),
-        Some(_) => never_due(facts, facts.config.train.eval_every, "evaluates"),
+    match facts.config.data.holds_out() {
+        false => Some("there are no held-out rows: name them by data.eval".into()),
+        true => never_due(facts, facts.config.train.eval_every, "evaluates"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use warpo::data::batches::{build, plan_all};
-use warpo::data::loader::{EpochPlan, Loader, StepSize};
+use warpo::data::loader::{EpochPlan, Loader, Order, StepSize};
 use warpo::data::pack::{Packs, plan};
 use warpo::data::trees::Trees;
 use warpo::forest::{Forest, Segment, TILE_TOKENS, Tree};
@@ -173,8 +173,15 @@ fn whole_files_and_full_packs_are_filled_to_95_percent() {
         assert!(fill(packs) >= 0.95, "{set:?}: {packs} packs, {:.3} full", fill(packs));
         // An epoch as a run takes it, steps counted in packs.
         let size = StepSize::Packs(4);
-        let mut loader =
-            Loader::new(EpochPlan { seed, lengths: lengths.into(), weights: vec![], size, budget: BUDGET }).unwrap();
+        let mut loader = Loader::new(EpochPlan {
+            order: Order::Random,
+            seed,
+            lengths: lengths.into(),
+            weights: vec![],
+            size,
+            budget: BUDGET,
+        })
+        .unwrap();
         let mut taken = 0;
         while loader.position().epoch == 0 {
             taken += loader.next_step().len();

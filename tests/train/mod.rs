@@ -5,6 +5,7 @@ mod evaluation;
 mod feed;
 mod files;
 pub mod fixture;
+mod held_out;
 mod life;
 mod lists;
 mod lock;
