@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod losses;
 mod man;
+mod report;
 mod score;
 mod signals;
 mod talk;
@@ -39,6 +40,8 @@ enum Command {
     Score(score::Args),
     /// Says what a model is worth on held-out rows
     Eval(eval::Args),
+    /// Shows how runs went: their metrics side by side, and where their configurations differ
+    Report(report::Args),
     /// Lists the losses, or describes one: formula, gradient, parameters, data, traps
     Losses(losses::Args),
     /// Shows the devices, the driver and the kernels this program was built with
@@ -69,6 +72,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Data(args) => data::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Losses(args) => losses::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args, tree()),

@@ -5,15 +5,14 @@ use std::str::FromStr;
 use anyhow::{Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::loss::{HIGHER, higher_is_better};
+
 /// A held-out metric by which weights are the best of a run, by its name in `metrics.jsonl`, such as `eval_loss`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BestMetric(String);
 
 impl BestMetric {
-    /// Metrics that are better the higher they are.
-    const HIGHER: [&str; 4] = ["rewards/accuracies", "rewards/margins", "rewards/ndcg", "rewards/best_first"];
-
     /// With `eval_`, as in `metrics.jsonl`.
     pub fn name(&self) -> &str {
         &self.0
@@ -26,7 +25,7 @@ impl BestMetric {
 
     /// Whether `value` is better than `best`.
     pub fn is_better(&self, value: f64, best: f64) -> bool {
-        if Self::HIGHER.contains(&self.in_training()) { value > best } else { value < best }
+        if higher_is_better(self.in_training()) == Some(true) { value > best } else { value < best }
     }
 }
 
@@ -42,9 +41,9 @@ impl FromStr for BestMetric {
     fn from_str(text: &str) -> Result<Self> {
         let name = text.trim_start_matches("eval_");
         ensure!(
-            name.ends_with("loss") || Self::HIGHER.contains(&name),
+            higher_is_better(name).is_some(),
             "`{text}`: whether more of it is better is not known: name eval_loss, another eval_..._loss or one of {}",
-            Self::HIGHER.map(|name| format!("eval_{name}")).join(", ")
+            HIGHER.map(|name| format!("eval_{name}")).join(", ")
         );
         Ok(Self(format!("eval_{name}")))
     }

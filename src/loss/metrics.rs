@@ -17,6 +17,17 @@ const RHO: usize = 1;
 const ROWS: usize = 2;
 const DIVERGENCE: usize = 3;
 
+/// Metrics that are better the higher they are.
+pub const HIGHER: [&str; 4] = ["rewards/accuracies", "rewards/margins", "rewards/ndcg", "rewards/best_first"];
+
+/// Whether more of a metric is better; `None` where that is not known.
+pub fn higher_is_better(name: &str) -> Option<bool> {
+    match HIGHER.contains(&name) {
+        true => Some(true),
+        false => name.ends_with("loss").then_some(false),
+    }
+}
+
 /// A step's sums, slopes and losses on their way from the device.
 pub struct Reading {
     /// Whether there are reference values.

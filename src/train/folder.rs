@@ -20,14 +20,11 @@ use rustix::{
     system::uname,
 };
 
+pub use crate::report::{CONFIG, METRICS};
 use crate::{config::Config, files};
 
 /// The file that is locked.
 pub const LOCK: &str = "run.lock";
-/// The resolved configuration in the run folder.
-pub const CONFIG: &str = "config.toml";
-/// A record a step and an evaluation.
-pub const METRICS: &str = "metrics.jsonl";
 /// How often a folder may vanish under this process, because a refused run takes its own away again.
 const ATTEMPTS: usize = 100;
 

@@ -6,6 +6,7 @@ mod files;
 mod hostile;
 mod hub;
 mod losses;
+mod report;
 mod score;
 mod scratch;
 mod screen;
