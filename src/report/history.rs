@@ -32,7 +32,8 @@ impl Curve {
     /// Appends a value. One of an earlier step than the last takes back what follows it: the run went on from there.
     fn push(&mut self, step: u64, value: f64) {
         while self.steps.last().is_some_and(|&last| last >= step) {
-            (self.steps.pop(), self.values.pop());
+            self.steps.pop();
+            self.values.pop();
         }
         self.steps.push(step);
         self.values.push(value);

@@ -3,16 +3,32 @@
 //! Only this room and the command line print.
 
 mod bar;
+#[cfg(feature = "figures")]
+mod colour;
+#[cfg(feature = "figures")]
+mod figure;
 pub mod history;
 pub mod journal;
 pub mod lines;
 pub mod metrics;
 mod numbers;
+#[cfg(feature = "figures")]
+mod page;
+#[cfg(feature = "figures")]
+mod panels;
+#[cfg(feature = "figures")]
+pub mod pictures;
 pub mod settings;
 pub mod summary;
 pub mod terminal;
+#[cfg(feature = "figures")]
+mod thin;
 
 /// The resolved configuration in a run's folder.
 pub const CONFIG: &str = "config.toml";
 /// A record a step and an evaluation.
 pub const METRICS: &str = "metrics.jsonl";
+
+/// What pages and figures of this program have near their beginning.
+#[cfg(feature = "figures")]
+const MARK: &str = "<!-- warpo report -->";

@@ -135,3 +135,116 @@ fn what_is_no_run_is_one_line() {
         assert!(line.starts_with(&format!("error: {why}")) && line.lines().count() == 1, "{line}");
     }
 }
+
+/// The text between two places.
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from}"));
+    rest.split_once(to).unwrap_or_else(|| panic!("no {to} behind {from}")).0
+}
+
+#[test]
+fn a_page_shows_every_metric_of_two_runs_and_asks_nobody_for_anything() {
+    let runs = Runs::new();
+    runs.add("a", 0.5, 30);
+    runs.add("b<i>&", 0.25, 20);
+    let said = runs.text(&["a", "b<i>&", "--out", "report.html"]);
+    assert!(said.ends_with("\nthe page is report.html\n"), "{said}");
+    let page = fs::read_to_string(runs.path().join("report.html")).unwrap();
+    for part in ["http", "src=", "href", "@import", "url(", "<script", "<link", "b<i>"] {
+        assert!(!page.contains(part), "{part}");
+    }
+    assert!(page.starts_with("<!doctype html>\n") && page.contains("prefers-color-scheme: dark"));
+    let panels = [
+        "loss",
+        "rewards/accuracies",
+        "rewards/margins",
+        "rewards: chosen, rejected",
+        "log-probabilities: chosen, rejected",
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "speed_of_light, % of the device's peak",
+        "memory, GiB",
+    ];
+    for panel in panels {
+        let figure = between(&page, &format!("aria-label=\"{panel}\""), "</svg>");
+        for colour in ["#0066AA", "#D55E00"] {
+            let lines = figure.matches(&format!("stroke=\"{colour}\"")).count();
+            let held_out = ["loss", "rewards/margins"].contains(&panel);
+            let want = if panel.contains(", rejected") || held_out { 2 } else { 1 };
+            assert_eq!(lines, want, "{panel}");
+            // Evaluations are dots: four of one run, three of the other.
+            assert_eq!(figure.matches("<circle").count(), if held_out { 7 } else { 0 }, "{panel}");
+        }
+    }
+    assert!(page.contains("Not in the records of these runs: entropy."));
+    assert!(between(&page, "<th>loss.beta</th>", "</tr>").contains("<td>0.5</td><td>0.25</td>"));
+    let values = between(&page, "<tr><th>rewards/margins</th>", "</tr>");
+    assert!(
+        values.starts_with("<td class=\"first\">2.000</td><td>30.00</td><td>30.00 <small>at 30</small></td>"),
+        "{values}"
+    );
+    assert!(page.contains("b&lt;i&gt;&amp;: config.toml") && page.contains("name = &quot;dpo&quot;"));
+}
+
+#[test]
+fn a_report_replaces_a_report_and_nothing_else() {
+    let runs = Runs::new();
+    runs.add("a", 0.5, 10);
+    for _ in 0..2 {
+        runs.text(&["a", "--out", "report.html", "--svg", "figures", "--png", "figures"]);
+    }
+    let notes = "<!doctype html><p>notes";
+    for (file, args) in [
+        ("notes.html", ["--out", "notes.html"]),
+        ("figures/loss.svg", ["--svg", "figures"]),
+        ("figures/loss.png", ["--png", "figures"]),
+    ] {
+        fs::write(runs.path().join(file), notes).unwrap();
+        let line = runs.refused(&["a", args[0], args[1]]);
+        assert_eq!(
+            line,
+            format!("error: {file}: is there already and no report of warpo: move it away or name another\n")
+        );
+        assert_eq!(fs::read_to_string(runs.path().join(file)).unwrap(), notes);
+    }
+    let many: Vec<String> = (0..9).map(|n| format!("run{n}")).collect();
+    many.iter().for_each(|name| runs.add(name, 0.5, 2));
+    let args: Vec<&str> = many.iter().map(String::as_str).chain(["--out", "many.html"]).collect();
+    assert_eq!(runs.refused(&args), "error: 9 runs: figures have colours for 8: name 8 runs or fewer\n");
+}
+
+/// No font of the machine is asked for: the letters are those that came along.
+#[test]
+fn figures_stand_alone_as_files() {
+    let runs = Runs::new();
+    runs.add("a", 0.5, 10);
+    let said = runs.text(&["a", "--svg", "made/svg", "--png", "png"]);
+    assert!(said.contains("10 figures are in made/svg\n10 figures are in png\n"), "{said}");
+    let svg = fs::read_to_string(runs.path().join("made/svg/rewards.svg")).unwrap();
+    assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for part in ["rewards: chosen, rejected", ">\na\n<", "stroke-dasharray"] {
+        assert!(svg.contains(part), "{part}: {svg}");
+    }
+    let png = fs::read(runs.path().join("png/rewards.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.windows(13).any(|bytes| bytes == b"Software\0warp"));
+    let width = u32::from_be_bytes(png[16..20].try_into().unwrap());
+    assert_eq!(width, 960);
+}
+
+/// 100,000 steps take five times as long and no more room; the figures of that are in docs/checks.md.
+#[test]
+fn a_long_run_is_a_small_page() {
+    let runs = Runs::new();
+    runs.add("long", 0.5, 20_000);
+    let started = std::time::Instant::now();
+    runs.text(&["long", "--out", "report.html"]);
+    let (bytes, time) = (fs::metadata(runs.path().join("report.html")).unwrap().len(), started.elapsed());
+    assert!(bytes < 400_000 && time.as_secs() < 5, "{bytes} bytes in {time:?}");
+    let page = fs::read_to_string(runs.path().join("report.html")).unwrap();
+    assert!(page.contains("drawn in 400 columns at most"));
+    // The accuracy is 0 or 1: its band has both in every column.
+    let figure = between(&page, "aria-label=\"rewards/accuracies\"", "</svg>");
+    let band = between(figure, "<polygon", "/>");
+    assert_eq!(between(band, "points=\"", "\"").split_whitespace().count(), 2 * 400);
+}
