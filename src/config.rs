@@ -299,6 +299,10 @@ pub struct TrainSection {
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
     /// Example: `log_every = 1`.
     pub log_every: u64,
+    /// Whether every record of `metrics.jsonl` is also written as an event that TensorBoard reads, into the run folder:
+    /// `tensorboard --logdir runs` shows all runs below `runs`.
+    /// Example: `tensorboard = true`.
+    pub tensorboard: bool,
     /// Arithmetic of weights, activations and their gradients; "auto" is bf16 on a GPU and f32 on the host device. A run folder
     /// has what was chosen.
     /// Example: `precision = "f32"`.
@@ -420,6 +424,7 @@ impl Default for TrainSection {
             save_best: None,
             early_stop: 0,
             log_every: 10,
+            tensorboard: false,
             precision: Precision::Auto,
             threads: 0,
             cuda_graph: false,

@@ -52,6 +52,8 @@ const MEMORY: &str = "the plan of the memory needs no such setting: lower `batch
 const PACKED: &str = "rows are always packed, without padding";
 const PROCESSES: &str = "a run has one device";
 const RESUME: &str = "a run goes on by `warpo train RUN.toml --resume`";
+const EVENTS: &str =
+    "true writes event files; scripts/forward-metrics.py sends metrics.jsonl to wandb, trackio or MLflow";
 const METRICS: &str = "every step is in the run folder's metrics.jsonl";
 const DTYPE: &str = "\"bf16\" or \"f32\"; bf16 keeps an f32 master of the weights";
 const TEMPLATE: &str = "a Jinja file; without it the model folder's own template is taken";
@@ -155,7 +157,7 @@ pub(super) const NAMES: &[Name] = &[
     none("overwrite_output_dir", "TF", OUT),
     none("hub_model_id", "TAF", "nothing is uploaded"),
     none("push_to_hub", "TF", "nothing is uploaded"),
-    none("report_to", "TF", METRICS),
+    near("report_to", "TF", "train.tensorboard", EVENTS),
     none("run_name", "TF", METRICS),
     none("wandb_project", "A", METRICS),
     none("logging_dir", "T", METRICS),

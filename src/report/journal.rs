@@ -1,18 +1,21 @@
-//! What a run says while it goes on: a record of each step in `metrics.jsonl`, and a line on the terminal.
+//! What a run says while it goes on: a record of each step in `metrics.jsonl` and, if that is wanted, as an event, and a line on
+//! the terminal.
 
 use anyhow::Result;
 use serde_json::Value;
 
 use super::{
+    events::Events,
     lines,
     metrics::{Metrics, MetricsRecord},
     terminal::{Talk, Terminal, talks},
 };
 use crate::loss::MetricSums;
 
-/// The two places.
+/// The places.
 pub struct Journal {
     metrics: Metrics,
+    events: Option<Events>,
     terminal: Terminal,
 }
 
@@ -44,9 +47,9 @@ pub struct StepReport<'a> {
 }
 
 impl Journal {
-    /// A journal in these two places.
-    pub fn new(metrics: Metrics, terminal: Terminal) -> Self {
-        Self { metrics, terminal }
+    /// A journal in these places.
+    pub fn new(metrics: Metrics, events: Option<Events>, terminal: Terminal) -> Self {
+        Self { metrics, events, terminal }
     }
 
     /// The last step whose evaluation is in the records.
@@ -94,12 +97,18 @@ impl Journal {
     /// # Errors
     /// The disk has no room for those that wait, or fails.
     pub fn sync(&mut self) -> Result<()> {
+        self.events.iter_mut().try_for_each(Events::sync)?;
         self.metrics.sync()
     }
 
     fn write(&mut self, record: &MetricsRecord) -> Result<()> {
         if self.metrics.write(record)? {
             self.terminal.say("disk full: the records of metrics.jsonl wait in memory");
+        }
+        if let Some(events) = &mut self.events
+            && events.write(record)?
+        {
+            self.terminal.say("disk full: the events for TensorBoard wait in memory");
         }
         Ok(())
     }

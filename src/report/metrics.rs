@@ -1,33 +1,23 @@
 //! `metrics.jsonl` of a run: one record a line.
-//!
-//! A full disk does not end a run here: records that find no room wait in memory, and no half line is left in the file.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    path::{Path, PathBuf},
+    fs,
+    io::{ErrorKind, Write},
+    path::Path,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
-use crate::files::{self, disk};
+use super::records::Records;
+use crate::files;
 
 /// One line of `metrics.jsonl`, in the order the values are written.
 pub type MetricsRecord = Map<String, Value>;
 
-/// Bytes of records that may wait for room: those of some 100,000 steps.
-const WAITING: usize = 64 << 20;
-const REMEDY: &str = "cannot be written: make room, then go on with --resume";
-
 /// The file, open for appending.
 pub struct Metrics {
-    path: PathBuf,
-    file: File,
-    /// Bytes of whole records in the file.
-    written: u64,
-    /// Whole records that found no room yet.
-    waiting: Vec<u8>,
+    records: Records,
     evaluated: Option<u64>,
 }
 
@@ -45,10 +35,7 @@ impl Metrics {
         };
         files::write_whole(path, |file| Ok(file.write_all(&kept)?))
             .context("make room in the run folder, then go on with --resume")?;
-        let open = OpenOptions::new().append(true).open(path);
-        let file = open.with_context(|| format!("{}: cannot be opened", path.display()))?;
-        let (written, waiting, evaluated) = (kept.len() as u64, Vec::new(), evaluated(&kept));
-        Ok(Self { path: path.to_path_buf(), file, written, waiting, evaluated })
+        Ok(Self { records: Records::open(path, kept.len() as u64)?, evaluated: evaluated(&kept) })
     }
 
     /// The step of the evaluation that the file ended with when it was opened, if it ended with one.
@@ -62,17 +49,9 @@ impl Metrics {
     /// # Errors
     /// The file cannot be written for another reason, or too much is waiting.
     pub fn write(&mut self, record: &MetricsRecord) -> Result<bool> {
-        let is_first = self.waiting.is_empty();
-        serde_json::to_writer(&mut self.waiting, record)?;
-        self.waiting.push(b'\n');
-        match self.drain() {
-            Ok(()) => Ok(false),
-            Err(why) if disk::is_full_error(&why) => {
-                ensure!(self.waiting.len() < WAITING, "{}: {REMEDY}: {why}", self.path.display());
-                Ok(is_first)
-            }
-            Err(why) => Err(why).with_context(|| format!("{}: {REMEDY}", self.path.display())),
-        }
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.records.write(&line)
     }
 
     /// Waits until everything written is on the disk.
@@ -80,19 +59,7 @@ impl Metrics {
     /// # Errors
     /// The file cannot be written.
     pub fn sync(&mut self) -> Result<()> {
-        let synced = self.drain().and_then(|()| self.file.sync_data());
-        synced.with_context(|| format!("{}: {REMEDY}", self.path.display()))
-    }
-
-    /// Writes what waits. What was written of it only in part is taken back.
-    fn drain(&mut self) -> io::Result<()> {
-        if let Err(why) = self.file.write_all(&self.waiting) {
-            self.file.set_len(self.written)?;
-            return Err(why);
-        }
-        self.written += self.waiting.len() as u64;
-        self.waiting.clear();
-        Ok(())
+        self.records.sync()
     }
 }
 

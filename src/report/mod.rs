@@ -5,19 +5,21 @@
 mod bar;
 #[cfg(feature = "figures")]
 mod colour;
+pub mod events;
 #[cfg(feature = "figures")]
 mod figure;
 pub mod history;
 pub mod journal;
 pub mod lines;
 pub mod metrics;
-mod numbers;
+pub mod numbers;
 #[cfg(feature = "figures")]
 mod page;
 #[cfg(feature = "figures")]
 mod panels;
 #[cfg(feature = "figures")]
 pub mod pictures;
+mod records;
 pub mod settings;
 pub mod summary;
 pub mod terminal;

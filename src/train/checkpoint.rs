@@ -27,6 +27,8 @@ use crate::{
     roles::Policy,
 };
 
+/// The model card in a final model's folder.
+const CARD: &str = "README.md";
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// 3 is bound to what the run learns from and has the hashes of its files; 2 is read as well.
@@ -271,17 +273,20 @@ pub fn prune(out: &Path, keep: usize) -> Result<()> {
     checkpoints[..surplus].iter().try_for_each(|(_, folder)| files::remove_folder(folder))
 }
 
-/// Makes `out/final`, if it is not there, from a checkpoint's model files. They are copied, so that whoever changes one
+/// Makes `out/final`, if it is not there, from a checkpoint's model files, with the card of the model. They are copied, so that whoever changes one
 /// folder does not change the other: the disk needs room for the model once more, unless it can share what is equal.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn finish(out: &Path, checkpoint: &Path) -> Result<PathBuf> {
+pub fn finish(out: &Path, checkpoint: &Path, card: impl FnOnce() -> String) -> Result<PathBuf> {
     let target = out.join("final");
     if target.exists() {
         return Ok(target);
     }
-    files::folder_whole(&target, |folder| copy_model(checkpoint, folder))?;
+    files::folder_whole(&target, |folder| {
+        copy_model(checkpoint, folder)?;
+        fs::write(folder.join(CARD), card()).context(CARD)
+    })?;
     Ok(target)
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Outcome,
     best::{self, Best},
+    card::card,
     checkpoint::{self, State},
     health::Verdict,
     run::Run,
@@ -122,7 +123,8 @@ impl<T: Float> Run<'_, T> {
         if self.session.resumed == Some(state.step) && !out.join("final").exists() {
             self.look_after()?;
         }
-        let made = self.patience.run(self.stop, say, || checkpoint::finish(out, &last));
+        let made =
+            self.patience.run(self.stop, say, || checkpoint::finish(out, &last, || card(out, self.config(), state)));
         let made = made.context("make room there, then finish with --resume: every step is done and saved")?;
         let kept =
             state.best.as_ref().filter(|_| self.config().train.save_best.is_some() && out.join(best::FOLDER).exists());

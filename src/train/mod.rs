@@ -5,6 +5,7 @@
 mod begin;
 mod best;
 pub mod binding;
+mod card;
 pub mod checkpoint;
 mod ending;
 pub mod evaluation;

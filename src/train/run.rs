@@ -21,6 +21,7 @@ use crate::{
     device::Float,
     optim::LearningRate,
     report::{
+        events::Events,
         journal::Journal,
         metrics::Metrics,
         terminal::{Terminal, conclude},
@@ -52,12 +53,13 @@ impl<'a, T: Float> Run<'a, T> {
     pub fn new(session: Session<'a, T>, mut supplies: Supplies<T>, stop: &'a Stop) -> Result<Self> {
         let Session { options, state, resumed, .. } = &session;
         let metrics = Metrics::open(&options.out.join(METRICS), *resumed)?;
+        let events = options.config.train.tensorboard.then(|| Events::begin(&options.out, *resumed)).transpose()?;
         let terminal = Terminal::new(state.step, state.total_steps, options.config.train.log_every);
         let rate = options.config.learning_rate(state.total_steps);
         Ok(Self {
             launched: state.step,
             unread: None,
-            journal: Journal::new(metrics, terminal),
+            journal: Journal::new(metrics, events, terminal),
             watch: CourseWatch::new(std::mem::take(&mut supplies.first_row)),
             saved: Instant::now(),
             patience: Patience::default(),

@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see
 /// [`binding`](super::binding).
-const FREE: [&str; 18] = [
+const FREE: [&str; 19] = [
     "cache.dir",
     "data.eval",
     "data.on_error",
@@ -28,6 +28,7 @@ const FREE: [&str; 18] = [
     "train.save_every",
     "train.save_minutes",
     "train.steps",
+    "train.tensorboard",
     "train.threads",
 ];
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod data;
 mod files;
+mod forward;
 mod hostile;
 mod hub;
 mod losses;

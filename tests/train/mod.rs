@@ -1,5 +1,6 @@
 mod ahead;
 mod bits;
+mod card;
 mod disk;
 mod evaluation;
 mod feed;
@@ -21,3 +22,4 @@ mod resume;
 mod saved;
 mod schedule;
 mod step;
+mod tensorboard;
