@@ -133,6 +133,11 @@ impl Encoder {
         self.options.limits
     }
 
+    /// The model folder's tokenizer, alone.
+    pub fn into_tokenizer(self) -> Tokenizer {
+        self.tokenizer
+    }
+
     /// The model folder's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

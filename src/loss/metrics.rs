@@ -80,6 +80,22 @@ pub struct Measured<'a> {
     pub state: Vec<f64>,
 }
 
+/// What a pair's responses are worth: the chosen one and the rejected one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Margin {
+    /// Their places in the step.
+    pub sequences: [usize; 2],
+    /// Their rewards.
+    pub rewards: [f64; 2],
+}
+
+impl Margin {
+    /// By how much the chosen one is worth more.
+    pub fn margin(&self) -> f64 {
+        self.rewards[0] - self.rewards[1]
+    }
+}
+
 /// Metrics of a step. Keeps the order in which names first came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetricSums(Vec<(String, f64)>);
@@ -161,6 +177,19 @@ impl Measured<'_> {
     fn mean(&self, sums: &mut MetricSums, name: &str, of: impl Fn(&Self, usize) -> f64) {
         let groups = self.groups.len();
         sums.add(name, (0..groups).map(|group| of(self, group)).sum::<f64>() / groups.max(1) as f64);
+    }
+
+    /// The margin of each pair, in the order of the groups; empty where the loss does not learn from pairs.
+    pub fn margins(&self) -> Vec<Margin> {
+        let pairs = if self.loss.shape() == Shape::Pair { self.groups.len() } else { 0 };
+        let margin = |group: usize| {
+            let slots = [0, 1].map(|place| self.groups.of(group).start + place);
+            Margin {
+                sequences: slots.map(|slot| self.groups.slots[slot]),
+                rewards: slots.map(|slot| self.reward(slot)),
+            }
+        };
+        (0..pairs).map(margin).collect()
     }
 
     fn pairs(&self, sums: &mut MetricSums) {

@@ -31,7 +31,7 @@ use crate::{
 };
 pub use definition::{Definition, HeadPart, LossFamily, LossHead, Mean, Parameters, Shape, Special};
 pub use groups::Groups;
-pub use metrics::{HIGHER, Measured, MetricSums, Reading, higher_is_better};
+pub use metrics::{HIGHER, Margin, Measured, MetricSums, Reading, higher_is_better};
 pub use step::{Outputs, Step};
 
 /// Every loss, by family.

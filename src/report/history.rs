@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     CONFIG, METRICS,
     metrics::MetricsRecord,
+    pairs::{self, Pair},
     settings::{self, Difference, Settings},
 };
 
@@ -81,6 +82,8 @@ pub struct History {
     pub config: String,
     /// The same by key.
     pub settings: Settings,
+    /// Held-out pairs of the widest and of the narrowest margins.
+    pub pairs: [Vec<Pair>; 2],
     /// Whether its final model is there.
     pub finished: bool,
 }
@@ -104,6 +107,7 @@ impl History {
             broken: 0,
             settings: settings::by_key(&text).with_context(|| config.display().to_string())?,
             config: text,
+            pairs: pairs::read(folder),
             finished: folder.join("final").is_dir(),
         };
         history.take_in(&metrics).with_context(|| format!("{}: cannot be read", metrics.display()))?;

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod numbers;
 #[cfg(feature = "figures")]
 mod page;
+pub mod pairs;
 #[cfg(feature = "figures")]
 mod panels;
 #[cfg(feature = "figures")]
@@ -28,6 +29,8 @@ mod thin;
 
 /// The resolved configuration in a run's folder.
 pub const CONFIG: &str = "config.toml";
+/// The held-out pairs by their margin, widest first, as the last evaluation found them.
+pub const MARGINS: &str = "held_out.jsonl";
 /// A record a step and an evaluation.
 pub const METRICS: &str = "metrics.jsonl";
 

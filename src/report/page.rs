@@ -34,6 +34,7 @@ pub fn page(runs: &[History]) -> Result<String> {
     page += &legend(runs);
     page += &figures(runs)?;
     page += &format!("<h2>Values</h2>\n{}", values(runs));
+    page += &runs.iter().map(pairs).collect::<String>();
     page += &configurations(runs);
     page += &format!("<p class=\"soft\">Written by warpo {}.</p>\n</body>\n</html>\n", env!("CARGO_PKG_VERSION"));
     Ok(page)
@@ -121,6 +122,38 @@ fn cells([training, held_out]: &[Side; 2]) -> String {
         held_out.best.map_or(String::new(), |(step, value)| format!("{} <small>at {step}</small>", short(value)));
     let [training, last] = [training.last, held_out.last].map(number);
     format!("<td class=\"first\">{training}</td><td>{last}</td><td>{best}</td>")
+}
+
+/// Held-out pairs of a run: those it tells apart best, and worst.
+fn pairs(run: &History) -> String {
+    if run.pairs[0].is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "<h2>Held-out pairs of {}</h2>\n<p class=\"soft\">At the last evaluation: the widest margins between the rewards of \
+         both responses, and the narrowest.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>row</th><th>margin</th>\
+         <th class=\"text\">prompt</th><th class=\"text\">chosen</th><th class=\"text\">rejected</th></tr></thead>\n",
+        escaped(&run.name)
+    );
+    let gap = [false, true].into_iter().zip(&run.pairs).filter(|(_, pairs)| !pairs.is_empty());
+    for (narrowest, pairs) in gap {
+        text += if narrowest { "<tr><td colspan=\"5\" class=\"gap\">[...]</td></tr>\n" } else { "" };
+        for pair in pairs {
+            let texts: String = [&pair.prompt, &pair.chosen, &pair.rejected]
+                .map(|text| format!("<td class=\"text\">{}</td>", escaped(&without_blanks(text))))
+                .concat();
+            // The file's own name is enough for people.
+            let row = pair.row.rsplit('/').next().unwrap_or(&pair.row);
+            let (row, margin) = (escaped(row), short(pair.margin));
+            writeln!(text, "<tr><td class=\"row\">{row}</td><td>{margin}</td>{texts}</tr>").expect("memory");
+        }
+    }
+    text + "</table></div>\n"
+}
+
+/// Without the blank lines of a template.
+fn without_blanks(text: &str) -> String {
+    text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// Where they differ, and each as a whole.

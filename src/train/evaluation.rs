@@ -135,7 +135,7 @@ impl Evaluation<'_> {
             !self.stop.requested()
         });
         bar.finish();
-        means
+        Ok(means?.map(|(means, _)| means))
     }
 
     fn has_values(&self) -> bool {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::binding::Bound;
 use crate::{
     config::Config,
-    data::{Dataset, batches, loader::Loader, sets::Sets},
+    data::{Dataset, batches, loader::Loader, sets::Sets, tokenize::Tokenizer},
     loss::Loss,
     model::ModelConfig,
     report::terminal,
@@ -21,6 +21,8 @@ pub struct Inputs {
     pub train: Dataset,
     /// Rows that are held out.
     pub eval: Option<Dataset>,
+    /// Where rows are held out: to show them.
+    pub tokenizer: Option<Tokenizer>,
     /// The order of the training rows, at its start.
     pub loader: Loader,
     /// Of the whole run.
@@ -44,13 +46,14 @@ impl Inputs {
         sets.reshape(loss.reshape(), config.batch.tokens)?;
         let survey = sets.survey(model.positions, |tree| loss.groups([tree]).map(drop))?;
         let bound = Bound::new(config, &sets.encoder, survey.hashes.clone())?;
-        let Sets { train, eval, mut origins, .. } = sets;
+        let Sets { train, eval, mut origins, encoder } = sets;
+        let tokenizer = eval.is_some().then(|| encoder.into_tokenizer());
         origins.extend(survey.overlap());
         let loader =
             batches::loader(&train, config.data.order, config.train.seed, config.step_size(), config.batch.tokens)?;
         let total_steps = config.train.steps.or_else(|| loader.steps_in(config.train.epochs)).with_context(|| {
             format!("`train.epochs` = {}: too many steps to count: give a smaller number", config.train.epochs)
         })?;
-        Ok(Self { model, loss, train, eval, loader, total_steps, origins, bound })
+        Ok(Self { model, loss, train, eval, tokenizer, loader, total_steps, origins, bound })
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     device::{Buffer, Float},
     feed::{HeldOut, Work},
     forest::Forest,
-    loss::{Loss, MetricSums, Step},
+    loss::{Loss, Margin, MetricSums, Step},
     model::{Batch, Masked, Model},
     ops::{head::distributions::Divergence, loss_rows::RowInputs},
     roles::{Reference, TrainedMasks},
@@ -39,7 +39,7 @@ pub(super) struct Forwarded {
 }
 
 impl<T: Float> Passes<'_, T> {
-    /// The same metrics over rows that are held out, without a gradient, as one step over all of them. What the
+    /// The same metrics over rows that are held out, without a gradient, as one step over all of them, and the margins of pairs. What the
     /// loss has `carried` so far stays as it is: see [`loss_batch::STATE`]. `None` if `go_on`, asked before each pack, says no.
     ///
     /// [`loss_batch::STATE`]: crate::ops::loss_batch::STATE
@@ -52,7 +52,7 @@ impl<T: Float> Passes<'_, T> {
         carried: &[f64],
         at_start: bool,
         go_on: impl Fn() -> bool,
-    ) -> Result<Option<MetricSums>> {
+    ) -> Result<Option<(MetricSums, Vec<Margin>)>> {
         let device = self.model.device();
         let groups = (0..rows.packs()).map(|pack| self.loss.groups(&rows.trees(pack)?)).collect::<Result<Vec<_>>>()?;
         let (loss, state) = (self.loss.held(carried), device.upload(carried)?);
@@ -75,7 +75,8 @@ impl<T: Float> Passes<'_, T> {
             }
         }
         step.run(None)?;
-        Ok(Some(step.measured()?.metrics()))
+        let measured = step.measured()?;
+        Ok(Some((measured.metrics(), measured.margins())))
     }
 
     /// Copies to the device what the passes of a pack of `work` read.

@@ -12,6 +12,7 @@ use super::{
     checkpoint::State,
     folder::METRICS,
     health::CourseWatch,
+    margins,
     patience::Patience,
     session::{Session, Supplies},
     step::UnreadStep,
@@ -146,7 +147,12 @@ impl<'a, T: Float> Run<'a, T> {
             !self.stop.requested()
         })?;
         bar.finish();
-        let Some(means) = means else { return Ok(false) };
+        let Some((means, margins)) = means else { return Ok(false) };
+        if let Some(tokenizer) = self.session.inputs.tokenizer.as_ref().filter(|_| !margins.is_empty() && step > 0) {
+            // Before the record: where that is, this is.
+            let written = margins::write(&self.session.options.out, rows, &margins, tokenizer);
+            written.unwrap_or_else(|why| self.journal.say(&format!("warning: {why:#}")));
+        }
         self.watch.evaluation(means.get("loss"));
         self.journal.evaluation(step, epoch, &means)?;
         self.judge(&means)?;

@@ -21,7 +21,7 @@ use crate::{
     data::template::Date,
     device::Device,
     files,
-    report::events,
+    report::{MARGINS, events},
 };
 
 /// The options with what the run that goes on chose for itself where the configuration leaves it open: its precision, and the
@@ -96,7 +96,8 @@ pub fn start(options: &Options) -> Result<Start> {
 }
 
 /// What a run writes into its folder, by how the names begin.
-const OWN: [&str; 8] = [CONFIG, LOCK, METRICS, REFERENCE, "checkpoint-", "final", best::FOLDER, events::PREFIX];
+const OWN: [&str; 9] =
+    [CONFIG, LOCK, MARGINS, METRICS, REFERENCE, "checkpoint-", "final", best::FOLDER, events::PREFIX];
 
 /// Refuses to remove what no run wrote.
 fn check_removable(out: &Path) -> Result<()> {

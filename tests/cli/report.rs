@@ -147,6 +147,13 @@ fn a_page_shows_every_metric_of_two_runs_and_asks_nobody_for_anything() {
     let runs = Runs::new();
     runs.add("a", 0.5, 30);
     runs.add("b<i>&", 0.25, 20);
+    let pair = |n: u64| {
+        let (row, margin) = (format!("/data/eval.jsonl:{n}"), 12.0 - n as f64);
+        format!(
+            "{{\"row\":\"{row}\",\"margin\":{margin},\"prompt\":\"\\n\\nIs it <b>?\\n\\nSay:\",\"chosen\":\"Yes\",\"rejected\":\"No\"}}\n"
+        )
+    };
+    runs.write("a", "held_out.jsonl", &(1..=12).map(pair).collect::<String>());
     let said = runs.text(&["a", "b<i>&", "--out", "report.html"]);
     assert!(said.ends_with("\nthe page is report.html\n"), "{said}");
     let page = fs::read_to_string(runs.path().join("report.html")).unwrap();
@@ -183,6 +190,21 @@ fn a_page_shows_every_metric_of_two_runs_and_asks_nobody_for_anything() {
     assert!(
         values.starts_with("<td class=\"first\">2.000</td><td>30.00</td><td>30.00 <small>at 30</small></td>"),
         "{values}"
+    );
+    let pairs = between(&page, "<h2>Held-out pairs of a</h2>", "<h2>");
+    assert_eq!(pairs.matches("<td class=\"row\">").count(), 10);
+    for row in [
+        "eval.jsonl:1</td><td>11.00",
+        "eval.jsonl:5</td><td>7.000",
+        "eval.jsonl:8</td><td>4.000",
+        "eval.jsonl:12</td><td>0<",
+    ] {
+        assert!(pairs.contains(row), "{row}: {pairs}");
+    }
+    assert!(
+        pairs.contains("<td class=\"text\">Is it &lt;b&gt;?\nSay:</td>")
+            && !pairs.contains("/data")
+            && !page.contains("Held-out pairs of b")
     );
     assert!(page.contains("b&lt;i&gt;&amp;: config.toml") && page.contains("name = &quot;dpo&quot;"));
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     evaluation::assert_as_recorded,
@@ -99,4 +99,41 @@ fn held_out_rows_have_one_source() {
     );
     let why = refused(&["data.order=length", "batch.packs=1", "batch.pairs="]);
     assert!(why.contains("`data.order` = \"length\": steps are counted in packs"), "{why}");
+}
+
+/// The file of margins against the metrics of the same evaluation, and the rows' own texts.
+#[test]
+fn pairs_are_told_by_their_margin() {
+    let fixture = Fixture::new();
+    let run = fixture.execute("run", &[]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    let text = fs::read_to_string(fixture.path("run/held_out.jsonl")).unwrap();
+    let lines: Vec<Map<String, Value>> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let number = |line: &Map<String, Value>, name: &str| line[name].as_f64().unwrap();
+    let margins: Vec<f64> = lines.iter().map(|line| number(line, "margin")).collect();
+    assert!(margins.is_sorted_by(|a, b| a >= b) && margins[0] > margins[4], "{margins:?}");
+    let metrics = fixture.metrics("run");
+    for name in ["margin", "rewards/chosen", "rewards/rejected"] {
+        let mean = lines.iter().map(|line| number(line, name)).sum::<f64>() / lines.len() as f64;
+        let known = match name {
+            "margin" => number(&metrics[metrics.len() - 1], "eval_rewards/margins"),
+            name => number(&metrics[metrics.len() - 1], &format!("eval_{name}")),
+        };
+        assert!((mean - known).abs() < 1e-9, "{name}: {mean} {known}");
+    }
+    let data = fs::read_to_string(fixture.path("eval.jsonl")).unwrap();
+    let mut seen: Vec<usize> = lines
+        .iter()
+        .map(|line| {
+            let place: usize = line["row"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+            let row: Map<String, Value> = serde_json::from_str(data.lines().nth(place - 1).unwrap()).unwrap();
+            for side in ["chosen", "rejected"] {
+                let said = line[side].as_str().unwrap();
+                assert_eq!(said, format!("{}<|endoftext|>", row[side].as_str().unwrap()), "{side} of {row:?}");
+            }
+            place
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
 }
