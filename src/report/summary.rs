@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    history::{HELD_OUT, History},
+    history::{Curve, HELD_OUT, History},
     numbers::{label, short},
     settings::Difference,
 };
@@ -52,7 +52,7 @@ impl Cost {
             time: Duration::try_from_secs_f64(milliseconds / 1e3).unwrap_or_default(),
             tokens,
             tokens_per_second: if milliseconds > 0.0 { tokens / milliseconds * 1e3 } else { 0.0 },
-            speed_of_light: run.training("speed_of_light").and_then(super::history::Curve::mean),
+            speed_of_light: run.training("speed_of_light").and_then(Curve::mean),
             memory_bytes: last("memory_bytes"),
             skipped_steps: last("skipped_steps"),
         }
@@ -112,7 +112,7 @@ pub fn row(run: &History, name: &str) -> Row {
 
 /// Where a run stands, in a line.
 pub fn state(run: &History) -> String {
-    let epoch = ["epoch"].iter().find_map(|name| run.training(name)?.last()).unwrap_or_default();
+    let epoch = run.training("epoch").and_then(Curve::last).unwrap_or_default();
     let steps = run.last_step();
     match run.finished {
         true => format!("finished after {steps} steps, {} epochs", label(epoch)),
