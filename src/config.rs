@@ -4,6 +4,7 @@
 
 mod best_metric;
 mod hub;
+pub mod init;
 mod names;
 mod options;
 mod source;

@@ -80,7 +80,7 @@ mod tests {
 
     /// The text of a page as a reader sees it, near enough: without roff's escapes and breaks.
     fn plain(page: &str) -> String {
-        page.replace("\\fB", "").replace("\\fI", "").replace("\\fR", "").replace('\\', "")
+        page.replace("\\*(Aq", "'").replace("\\fB", "").replace("\\fI", "").replace("\\fR", "").replace('\\', "")
     }
 
     #[test]

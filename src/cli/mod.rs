@@ -4,6 +4,7 @@ mod completions;
 mod data;
 mod doctor;
 mod eval;
+mod init;
 mod losses;
 mod man;
 mod report;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Writes a first configuration for a model and a data file, or from a YAML file of TRL, axolotl or LLaMA-Factory
+    Init(init::Args),
     /// Trains a model as a TOML file says
     Train(train::Args),
     /// Shows what the rows of a run become: text, tokens, what the loss covers, lengths and packs
@@ -68,6 +71,7 @@ pub fn run() -> Result<ExitCode> {
         Err(why) => return wrong_usage(&why),
     };
     match cli.command {
+        Command::Init(args) => init::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Score(args) => score::run(&args),

@@ -6,7 +6,7 @@ use syn::{Attribute, Fields, Item, ItemEnum, ItemStruct, Type};
 
 use super::{
     Config,
-    names::{NAMES, WITHOUT_TRL},
+    names::{FAMILIES, NAMES, WITHOUT_TRL},
 };
 
 /// Above it the page is written by hand.
@@ -259,6 +259,9 @@ fn foreign() -> String {
         let key = name.key.map_or("none".to_owned(), |key| format!("`{key}`"));
         let owners = name.owners().replace("'s", "").replace(" and ", ", ");
         let _ = writeln!(page, "| `{}` | {owners} | {key} | {} |", name.name, name.words);
+    }
+    for (start, words) in FAMILIES {
+        let _ = writeln!(page, "| `{start}...` | | none | {words} |");
     }
     page
 }

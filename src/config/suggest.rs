@@ -1,24 +1,31 @@
 //! What is said to an unknown key: the name it was meant to be, here or as another tool has it.
 
-use super::{Config, names::NAMES};
+use super::{
+    Config,
+    names::{self, Name},
+};
 use crate::spelling::{distance, reach};
 
 /// What comes between "unknown key" and the names that are known: empty if nothing is near.
 pub(super) fn hint(key: &str) -> String {
     let last = last_part(key);
-    let foreign = || NAMES.iter().find(|name| name.name == last);
-    match (near(key).filter(|near| last_part(near) == last), foreign()) {
+    let nearest = near(key);
+    match names::known(last) {
         // The right name in the wrong section.
-        (Some(near), _) => meant(&near),
-        (None, Some(name)) => {
-            let (owners, words) = (name.owners(), name.words);
-            match (name.key, words.is_empty()) {
-                (Some(key), true) => format!("{owners} `{last}` is `{key}` here; "),
-                (Some(key), false) => format!("{owners} `{last}` is near to `{key}` here ({words}); "),
-                (None, _) => format!("{owners} `{last}` has no counterpart: {words}; "),
-            }
-        }
-        (None, None) => near(key).map(|near| meant(&near)).unwrap_or_default(),
+        _ if nearest.as_deref().is_some_and(|near| last_part(near) == last) => {}
+        Some(Ok(name)) => return foreign(name),
+        Some(Err(words)) => return format!("another tool's `{last}` has no counterpart: {words}; "),
+        None => {}
+    }
+    nearest.map(|near| meant(&near)).unwrap_or_default()
+}
+
+fn foreign(name: &Name) -> String {
+    let (owners, words, last) = (name.owners(), name.words, name.name);
+    match (name.key, words.is_empty()) {
+        (Some(key), true) => format!("{owners} `{last}` is `{key}` here; "),
+        (Some(key), false) => format!("{owners} `{last}` is near to `{key}` here ({words}); "),
+        (None, _) => format!("{owners} `{last}` has no counterpart: {words}; "),
     }
 }
 

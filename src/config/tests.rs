@@ -226,6 +226,7 @@ fn an_unknown_key_is_told_what_it_is_here() {
         ("train.per_device_train_batch_size", "is near to `batch.pairs` here (rows a step are"),
         ("train.cutoff_len", "LLaMA-Factory's `cutoff_len` is near to `data.max_response_tokens` here"),
         ("train.output_dir", "`output_dir` has no counterpart: the run folder is named on the command line"),
+        ("train.wandb_entity", "another tool's `wandb_entity` has no counterpart: every step is in"),
         ("train.qqqqqq", "unknown key `train.qqqqqq`; correct the name"),
     ] {
         let by_set = refusal(SMALL, &[&format!("{key}=1")]);

@@ -6,6 +6,7 @@ mod files;
 mod forward;
 mod hostile;
 mod hub;
+mod init;
 mod losses;
 mod report;
 mod score;

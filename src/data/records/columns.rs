@@ -71,7 +71,8 @@ pub enum Column {
 }
 
 impl Column {
-    pub(super) fn name(self) -> &'static str {
+    /// As rows and `[data.columns]` write it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Prompt => "prompt",
             Self::Chosen => "chosen",
