@@ -297,6 +297,15 @@ pub struct TrainSection {
     /// Evaluations in a row without a better value of `save_best`'s metric (of `eval_loss` if that is not set) after which
     /// the run ends, 0 or more; 0 goes on to the last step. Example: `early_stop = 3`.
     pub early_stop: u64,
+    /// Decay of a running mean of the weights (an exponential moving average, begun at the starting weights), 0 up to but not
+    /// including 1; 0 keeps none. It is saved as `ema/` beside `final/`. Example: `ema = 0.999`.
+    pub ema: f64,
+    /// Steps after which the reference is moved towards the policy, as TR-DPO does; 0 or more, and 0 keeps it at the starting
+    /// weights. The reference then runs beside the policy in every step. Example: `ref_model_sync_steps = 64`.
+    pub ref_model_sync_steps: u64,
+    /// How far the reference is moved each time, above 0 to 1; 1 puts the policy in its place.
+    /// Example: `ref_model_mixup_alpha = 1.0`.
+    pub ref_model_mixup_alpha: f64,
     /// Steps between lines on the terminal; at least 1. `metrics.jsonl` has every step.
     /// Example: `log_every = 1`.
     pub log_every: u64,
@@ -424,6 +433,9 @@ impl Default for TrainSection {
             keep_checkpoints: 2,
             save_best: None,
             early_stop: 0,
+            ema: 0.0,
+            ref_model_sync_steps: 0,
+            ref_model_mixup_alpha: 0.6,
             log_every: 10,
             tensorboard: false,
             precision: Precision::Auto,
@@ -509,6 +521,13 @@ impl Config {
             at.of("model.older_reference"),
             if accelerated { "is not set" } else { "is set" }
         );
+        ensure!(
+            !accelerated || self.train.ref_model_sync_steps == 0,
+            "{}: `train.ref_model_sync_steps` = {}: the loss `apo_accelerated` has a reference of two models, which does not follow: \
+             remove it",
+            at.of("train.ref_model_sync_steps"),
+            self.train.ref_model_sync_steps
+        );
         self.batch.check(at)?;
         self.optim.check(at)?;
         self.train.check(at)?;
@@ -545,6 +564,9 @@ impl TrainSection {
             at.least_1("train.steps", steps)?;
         }
         at.number("train.save_minutes", self.save_minutes, |v| v >= 0.0, "a finite number of 0 or more")?;
+        at.number("train.ema", self.ema, |v| (0.0..1.0).contains(&v), "0 or more and below 1, such as 0.999")?;
+        let alpha = self.ref_model_mixup_alpha;
+        at.number("train.ref_model_mixup_alpha", alpha, |v| v > 0.0 && v <= 1.0, "above 0 and at most 1")?;
         at.least_1("train.log_every", self.log_every)
     }
 }

@@ -285,7 +285,7 @@ fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a
     let values = compute(&model, &trees, case.plan.capacity.tokens)?;
     let work = Work::of(&trees, &rows, case.plan.capacity.tokens, &values)?;
     let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
-    let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
+    let roles = Roles { policy: Policy { model, optimizer, masks: None, ema: None }, reference: Reference::Values };
     let trainer = Trainer::new(roles, Loss::named("dpo")?, StepOptions { graphed: graph })?;
     let mut unread = None;
     Ok(Box::new(move || {

@@ -52,9 +52,11 @@ impl Sets {
             .eval
             .as_ref()
             .map(|eval| survey(&eval.trees, positions, &check, |prompt| *prompts.entry(prompt).or_default() += 1));
-        let eval = held_out.transpose()?;
+        let eval = held_out.transpose();
         let meet = |prompt| known += prompts.remove(&prompt).unwrap_or_default();
+        // What is wrong with the rows to learn from is said first.
         let train = survey(&self.train.trees, positions, &check, meet)?;
+        let eval = eval?;
         if let Some(why) = train.too_long.or_else(|| eval.as_ref()?.too_long.clone()) {
             anyhow::bail!(why);
         }

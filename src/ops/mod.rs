@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod grad_norm;
 pub mod head;
 pub mod layernorm;
+pub mod lerp;
 pub mod loss_batch;
 pub mod loss_difference;
 pub mod loss_likelihood;

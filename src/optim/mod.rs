@@ -2,12 +2,14 @@
 
 mod adamw;
 pub mod clip;
+pub mod ema;
 mod rmsprop;
 mod rule;
 pub mod schedule;
 
 use anyhow::Result;
 
+pub use ema::Ema;
 pub use rule::Rule;
 pub use schedule::{LearningRate, Schedule};
 

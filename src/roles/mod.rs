@@ -7,7 +7,10 @@ pub mod reference;
 pub use masks::TrainedMasks;
 pub use plan::RunPlan;
 
-use crate::{model::Model, optim::Optimizer};
+use crate::{
+    model::Model,
+    optim::{Ema, Optimizer},
+};
 
 /// All models of a run.
 pub struct Roles<T> {
@@ -25,6 +28,8 @@ pub struct Policy<T> {
     pub optimizer: Optimizer<T>,
     /// Weights of tokens, where the loss has them.
     pub masks: Option<TrainedMasks>,
+    /// The running mean of its weights, where one is asked for.
+    pub ema: Option<Ema>,
 }
 
 /// What the policy's log-probabilities are compared with.
@@ -34,7 +39,7 @@ pub enum Reference<T> {
     /// Values that come with the rows: see [`RowValues`](reference::RowValues).
     Values,
     /// A model that runs over every micro-batch beside the policy: the starting weights, where the loss looks at their whole
-    /// distributions.
+    /// distributions, or weights that follow the policy.
     Beside(Box<Model<T>>),
 }
 

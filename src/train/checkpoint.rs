@@ -23,14 +23,16 @@ use crate::{
     },
     model::{AnyBuffer, Companions},
     ops::loss_batch,
-    optim::Optimizer,
-    roles::Policy,
+    optim::{Ema, Optimizer},
+    roles::{Policy, Roles},
 };
 
 /// The model card in a final model's folder.
 const CARD: &str = "README.md";
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Of a checkpoint: the weights of a reference that follows the policy.
+pub const REFERENCE: &str = "reference";
 /// 3 is bound to what the run learns from and has the hashes of its files; 2 is read as well.
 const FORMAT: u32 = 3;
 const OLDEST: u32 = 2;
@@ -170,16 +172,26 @@ pub fn folder(out: &Path, step: u64) -> PathBuf {
     out.join(format!("{PREFIX}{step}"))
 }
 
-/// Writes `out/checkpoint-N`, whole or not at all, and returns its path.
+/// Writes `out/checkpoint-N`, whole or not at all, and returns its path; with the reference, where it `follows` the policy.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn save<T: Float>(out: &Path, policy: &Policy<T>, companions: &Companions, state: &State) -> Result<PathBuf> {
-    let Policy { model, optimizer, masks } = policy;
+pub fn save<T: Float>(
+    out: &Path,
+    roles: &Roles<T>,
+    follows: bool,
+    companions: &Companions,
+    state: &State,
+) -> Result<PathBuf> {
+    let Policy { model, optimizer, masks, ema } = &roles.policy;
+    let following = roles.reference.beside().filter(|_| follows);
     let target = folder(out, state.step);
     files::folder_whole(&target, |folder| {
         model.save(folder, companions)?;
-        save_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER))?;
+        save_tensors(model.device(), &tensors(optimizer, ema.as_ref()), &folder.join(OPTIMIZER))?;
+        if let Some(reference) = following {
+            reference.save(&folder.join(REFERENCE), companions)?;
+        }
         masks.iter().try_for_each(|masks| masks.save(folder))?;
         fs::write(folder.join(STATE), state.sealed(folder)?).context(STATE)
     })?;
@@ -202,10 +214,11 @@ pub fn not_saved(out: &Path, step: u64) -> String {
 /// # Errors
 /// A file is missing, damaged or belongs to another model.
 pub fn load<T: Float>(folder: &Path, policy: &Policy<T>, state: &State) -> Result<()> {
-    let Policy { model, optimizer, masks } = policy;
+    let Policy { model, optimizer, masks, ema } = policy;
     model.load(folder).context(SKIP_DAMAGED)?;
     optimizer.resume(state.updates)?;
-    load_optimizer(model.device(), optimizer, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)?;
+    let tensors = tensors(optimizer, ema.as_ref());
+    load_tensors(model.device(), &tensors, &folder.join(OPTIMIZER)).context(SKIP_DAMAGED)?;
     masks.iter().try_for_each(|masks| masks.load(folder))
 }
 
@@ -295,7 +308,7 @@ fn copy_model(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (name, target) = (entry.file_name(), to.join(entry.file_name()));
-        if name == STATE || name == OPTIMIZER {
+        if name == STATE || name == OPTIMIZER || name == REFERENCE {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -328,9 +341,13 @@ pub fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// What training remembers beside the weights.
+fn tensors<T: Float>(optimizer: &Optimizer<T>, ema: Option<&Ema>) -> Vec<(&'static str, AnyBuffer)> {
+    optimizer.tensors().into_iter().chain(ema.map(Ema::tensor)).collect()
+}
+
 /// One piece of one tensor at a time is in host memory.
-fn save_optimizer<T: Float>(device: &Device, optimizer: &Optimizer<T>, path: &Path) -> Result<()> {
-    let tensors = optimizer.tensors();
+fn save_tensors(device: &Device, tensors: &[(&str, AnyBuffer)], path: &Path) -> Result<()> {
     let spec = |(name, buffer): &(&str, AnyBuffer)| Spec {
         name: name.to_string(),
         dtype: buffer.dtype(),
@@ -342,9 +359,9 @@ fn save_optimizer<T: Float>(device: &Device, optimizer: &Optimizer<T>, path: &Pa
     })
 }
 
-fn load_optimizer<T: Float>(device: &Device, optimizer: &Optimizer<T>, path: &Path) -> Result<()> {
+fn load_tensors(device: &Device, tensors: &[(&str, AnyBuffer)], path: &Path) -> Result<()> {
     let file = Reader::open(path.to_owned()).with_context(|| format!("{}: cannot be read", path.display()))?;
-    optimizer.tensors().iter().try_for_each(|(name, buffer)| buffer.load(device, &file, name, &[buffer.len()]))
+    tensors.iter().try_for_each(|(name, buffer)| buffer.load(device, &file, name, &[buffer.len()]))
 }
 
 #[cfg(test)]

@@ -9,12 +9,15 @@ use super::{
     best::{self, Best},
     card::card,
     checkpoint::{self, State},
+    folder::MEAN,
     health::Verdict,
+    plan,
     run::Run,
     session::Session,
 };
 use crate::{
     device::Float,
+    files,
     loss::MetricSums,
     report::terminal::{conclude, say},
 };
@@ -67,11 +70,11 @@ impl<T: Float> Run<'_, T> {
     pub(super) fn save(&mut self, prune: bool) -> Result<PathBuf> {
         let Self { session, journal, patience, stop, .. } = self;
         let Session { options, trainer, companions, state, .. } = session;
-        let journal = RefCell::new(journal);
+        let (journal, follows) = (RefCell::new(journal), plan::follows(&options.config, &trainer.loss));
         let attempt = || {
             // The checkpoint promises the records up to its step.
             journal.borrow_mut().sync()?;
-            checkpoint::save(&options.out, &trainer.roles.policy, companions, state)
+            checkpoint::save(&options.out, &trainer.roles, follows, companions, state)
         };
         let saved = patience.run(stop, |line| journal.borrow().say(line), attempt);
         let saved = saved.with_context(|| checkpoint::not_saved(&options.out, state.step))?;
@@ -130,7 +133,21 @@ impl<T: Float> Run<'_, T> {
             state.best.as_ref().filter(|_| self.config().train.save_best.is_some() && out.join(best::FOLDER).exists());
         let best =
             kept.map(|best| format!("; the best, {}, is in {}", best.describe(), out.join(best::FOLDER).display()));
-        conclude(&format!("done: the model is in {}{}", made.display(), best.unwrap_or_default()));
+        let mean = self.save_mean()?;
+        let mean = mean.map(|mean| format!("; the mean of its weights is in {}", mean.display())).unwrap_or_default();
+        conclude(&format!("done: the model is in {}{mean}{}", made.display(), best.unwrap_or_default()));
         Ok(Outcome::Finished)
+    }
+
+    /// Writes `ema/`, where a running mean is kept. It takes the place of the weights, which nobody needs any more.
+    fn save_mean(&self) -> Result<Option<PathBuf>> {
+        let Session { options, trainer, companions, .. } = &self.session;
+        let Some(ema) = &trainer.roles.policy.ema else { return Ok(None) };
+        let target = options.out.join(MEAN);
+        ema.replace(trainer.model().params())?;
+        let write = || files::folder_replaced(&target, |folder| trainer.model().save(folder, companions));
+        let written = self.patience.run(self.stop, say, write);
+        written.context("make room there, then finish with --resume: every step is done and saved")?;
+        Ok(Some(target))
     }
 }

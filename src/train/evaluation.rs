@@ -123,7 +123,7 @@ impl Evaluation<'_> {
         let masks_of = || format!("{}: the loss has masks that learn: name a folder of this run", folder.display());
         masks.iter().try_for_each(|masks| masks.load(folder)).with_context(masks_of)?;
         let reference = match plan.other(REFERENCE_MODEL) {
-            Some(plan) => Reference::Beside(Box::new(self.starting::<T>(plan)?)),
+            Some(plan) => Reference::Beside(Box::new(self.beside::<T>(plan)?)),
             None if self.has_values() => Reference::Values,
             None => Reference::None,
         };
@@ -136,6 +136,23 @@ impl Evaluation<'_> {
         });
         bar.finish();
         Ok(means?.map(|(means, _)| means))
+    }
+
+    /// The reference of a folder that has one of its own, as a checkpoint of a run whose reference follows the policy.
+    fn own_reference(&self) -> Option<PathBuf> {
+        let folder = self.options.model.join(checkpoint::REFERENCE);
+        (plan::follows(&self.options.config, &self.loss) && folder.is_dir()).then_some(folder)
+    }
+
+    fn runs_beside(&self) -> bool {
+        self.loss.needs_divergence() || self.own_reference().is_some()
+    }
+
+    fn beside<T: Float>(&self, plan: &MemoryPlan) -> Result<Model<T>> {
+        let Some(folder) = self.own_reference() else { return self.starting(plan) };
+        let model = self.loaded(&self.start, plan)?;
+        model.load(&folder)?;
+        Ok(model)
     }
 
     fn has_values(&self) -> bool {
@@ -152,7 +169,7 @@ impl Evaluation<'_> {
             Ok(if self.loss.needs_distributions() { plan } else { plan.on(device, shape) })
         };
         let mut plan = RunPlan::from(of(&self.shape)?);
-        if self.loss.needs_divergence() {
+        if self.runs_beside() {
             plan.others.push((REFERENCE_MODEL, of(&self.start)?));
         } else if self.has_values() {
             // One after the other.
@@ -167,6 +184,11 @@ impl Evaluation<'_> {
         say(&self.options.config.train.precision.describe(self.device));
         plan.to_string().lines().for_each(say);
         say(&format!("loss: {}", self.loss.names()));
+        if plan::follows(&self.options.config, &self.loss) && self.own_reference().is_none() {
+            say(
+                "note: the run's reference follows the policy, and only a checkpoint has it: this is against the starting weights",
+            );
+        }
         say(&format!("data: {} rows held out", self.rows.trees.len()));
     }
 
@@ -186,7 +208,7 @@ impl Evaluation<'_> {
 
     /// The reference values of the rows, where the loss takes such; `None` if the stop came first.
     fn values<T: Float>(&self) -> Result<Option<RowValues>> {
-        if self.loss.needs_divergence() || !self.has_values() {
+        if self.runs_beside() || !self.has_values() {
             return Ok(Some(RowValues::none()));
         }
         let (config, none) = (&self.options.config, Trees::default());

@@ -25,6 +25,8 @@ use crate::{config::Config, files};
 
 /// The file that is locked.
 pub const LOCK: &str = "run.lock";
+/// The folder of the running mean of the weights.
+pub const MEAN: &str = "ema";
 /// How often a folder may vanish under this process, because a refused run takes its own away again.
 const ATTEMPTS: usize = 100;
 

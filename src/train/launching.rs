@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::{
-    run::Run,
+    run::{Run, is_due},
     step::{Done, UnreadStep},
 };
 use crate::{device::Float, report::journal::StepReport};
@@ -23,6 +23,10 @@ impl<T: Float> Run<'_, T> {
         let work = feed.next(&trainer.roles, self.stop)?;
         let (lr, first) = (self.rate.at(self.launched), self.launched == 0);
         let queued = trainer.queue(&work, lr, first)?;
+        let train = &self.session.options.config.train;
+        if is_due(self.launched + 1, train.ref_model_sync_steps) {
+            trainer.follow(train.ref_model_mixup_alpha)?;
+        }
         let (data, epoch) = (feed.position(), feed.epochs());
         let time = [start, Arc::new(device.record()?)];
         self.read()?;

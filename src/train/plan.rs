@@ -10,11 +10,17 @@ use crate::{
     loss::Loss,
     model::{Capacity, MemoryPlan, ModelConfig},
     ops::head,
+    optim::ema,
     roles::RunPlan,
 };
 
 /// The role of the starting weights that run beside the policy.
 pub const REFERENCE_MODEL: &str = "reference model";
+
+/// Whether the reference follows the policy.
+pub fn follows(config: &Config, loss: &Loss) -> bool {
+    config.train.ref_model_sync_steps > 0 && loss.needs_reference()
+}
 
 /// Bytes of the run, by role, refused if the device does not have them.
 ///
@@ -24,14 +30,17 @@ pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPl
     let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
     let capacity = capacity(&files, &inputs.model, &inputs.loss, config, device);
     let precision = config.train.precision.on(device);
-    let state = config.optimizer().rule.bytes();
+    let mean = if config.train.ema > 0.0 { ema::BYTES } else { 0 };
+    let state = config.optimizer().rule.bytes() + mean;
     let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
     if !inputs.loss.needs_distributions() {
         policy = policy.on(device, &inputs.model);
     }
     let mut plan = RunPlan::from(policy);
-    if inputs.loss.needs_divergence() {
-        plan.others.push((REFERENCE_MODEL, MemoryPlan::forward_only(&inputs.model, precision, capacity)?));
+    if inputs.loss.needs_divergence() || follows(config, &inputs.loss) {
+        let reference = MemoryPlan::forward_only(&inputs.model, precision, capacity)?;
+        let whole = inputs.loss.needs_distributions();
+        plan.others.push((REFERENCE_MODEL, if whole { reference } else { reference.on(device, &inputs.model) }));
     }
     plan.check(device)?;
     Ok(plan)
@@ -60,6 +69,7 @@ pub fn check_disk(inputs: &Inputs, options: &Options, plan: &MemoryPlan, start: 
     let computed = !options.out.join(REFERENCE).is_file();
     let rows = || inputs.train.trees.all_rows() + inputs.eval.as_ref().map_or(0, |eval| eval.trees.all_rows());
     let reference_rows = if computed { rows() } else { 0 };
-    let writes = Writes { plan, reference_rows, steps: [start.step(), inputs.total_steps] };
+    let follows = follows(&options.config, &inputs.loss);
+    let writes = Writes { plan, reference_rows, follows, steps: [start.step(), inputs.total_steps] };
     writes.check(&options.out, &options.config)
 }

@@ -180,6 +180,7 @@ impl<'a, T: Float> Run<'a, T> {
     }
 }
 
-fn is_due(step: u64, every: u64) -> bool {
+/// Whether a step is one of every so many; never where that is 0.
+pub(super) fn is_due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }

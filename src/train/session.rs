@@ -9,7 +9,7 @@ use super::{
     binding::{Machine, REFERENCE},
     checkpoint::{self, State},
     inputs::Inputs,
-    plan::REFERENCE_MODEL,
+    plan::{REFERENCE_MODEL, follows},
     references::References,
     settings,
     start::Start,
@@ -22,7 +22,7 @@ use crate::{
     feed::{Feed, FileFeed, HeldOut},
     forest::Tree,
     model::{Companions, MemoryPlan, Model},
-    optim::Optimizer,
+    optim::{Ema, Optimizer},
     report::terminal::conclude,
     roles::{Policy, Reference, Roles, RunPlan, TrainedMasks, reference::RowValues},
     stop::Stop,
@@ -64,7 +64,7 @@ impl<'a, T: Float> Session<'a, T> {
             checkpoint::load(folder, &policy, saved)?;
             state = state.after(saved);
         }
-        let roles = Roles { policy, reference: reference(config, &inputs, device, plan)? };
+        let roles = Roles { policy, reference: reference(config, &inputs, device, plan, start)? };
         let graphed = config.train.cuda_graph;
         let trainer = Trainer::new(roles, inputs.loss.clone(), StepOptions { graphed })?;
         device.copy_in(&trainer.loss_state, &state.loss_state)?;
@@ -141,20 +141,33 @@ fn policy<T: Float>(
         (_, Init::Pretrained) => model.load_with(optimizer.master(), &config.model.path)?,
     }
     let masks = TrainedMasks::new(device, &inputs.loss, &inputs.model, config.train.seed, config.optimizer())?;
-    Ok(Policy { model, optimizer, masks })
+    let decay = config.train.ema;
+    let mean = || Ema::allocate(device, optimizer.master().len(), decay);
+    let ema = (decay > 0.0).then(mean).transpose()?;
+    if !matches!(start, Start::From(..)) {
+        ema.iter().try_for_each(|ema| ema.start(&optimizer))?;
+    }
+    Ok(Policy { model, optimizer, masks, ema })
 }
 
-/// What the policy is compared with, the starting weights loaded where they run beside it.
-fn reference<T: Float>(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPlan) -> Result<Reference<T>> {
+/// What the policy is compared with, the starting weights, or those that follow it, loaded where they run beside it.
+fn reference<T: Float>(
+    config: &Config,
+    inputs: &Inputs,
+    device: &Device,
+    plan: &RunPlan,
+    start: &Start,
+) -> Result<Reference<T>> {
     let loss = &inputs.loss;
     let Some(plan) = plan.other(REFERENCE_MODEL) else {
         let has_values = loss.needs_reference() || config.train.track_reference;
         return Ok(if has_values { Reference::Values } else { Reference::None });
     };
     let beside = Model::<T>::new(device, &inputs.model, plan.clone())?;
-    match config.model.init {
-        Init::Random => beside.randomize(config.train.seed)?,
-        Init::Pretrained => beside.load(&config.model.path)?,
+    match (start, config.model.init) {
+        (Start::From(folder, _), _) if follows(config, loss) => beside.load(&folder.join(checkpoint::REFERENCE))?,
+        (_, Init::Random) => beside.randomize(config.train.seed)?,
+        (_, Init::Pretrained) => beside.load(&config.model.path)?,
     }
     Ok(Reference::Beside(Box::new(beside)))
 }

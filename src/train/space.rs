@@ -19,6 +19,8 @@ pub struct Writes<'a> {
     pub plan: &'a MemoryPlan,
     /// Rows with a reference value.
     pub reference_rows: usize,
+    /// Whether a checkpoint has the weights of the reference too.
+    pub follows: bool,
     /// Steps done, and all of them.
     pub steps: [u64; 2],
 }
@@ -34,7 +36,7 @@ impl Writes<'_> {
         let Some(free) = disk::free(out) else { return Ok(None) };
         let there = checkpoint::list(out).map_or(0, |found| found.len() as u64);
         let [certain, possible] = self.checkpoints(there, config);
-        let size = self.checkpoint_bytes(&config.model.path);
+        let size = self.checkpoint_bytes(config);
         let [need, most] =
             [certain, possible].map(|count| count.saturating_mul(size).saturating_add(self.rest(config)));
         let shown = |bytes: u64| human(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -84,17 +86,20 @@ impl Writes<'_> {
     }
 
     /// Weights, moments, the master where weights are not f32, and the files that come along.
-    fn checkpoint_bytes(&self, source: &Path) -> u64 {
-        let state = if self.plan.precision == DType::F32 { 8 } else { 12 };
-        self.plan.parameters as u64 + state * self.elements() + companions(source)
+    fn checkpoint_bytes(&self, config: &Config) -> u64 {
+        let mean = if config.train.ema > 0.0 { 4 } else { 0 };
+        let state = mean + if self.plan.precision == DType::F32 { 8 } else { 12 };
+        let models = 1 + u64::from(self.follows);
+        models * (self.plan.parameters as u64 + companions(&config.model.path)) + state * self.elements()
     }
 
-    /// `final/`, `best/` and the one that takes its place, reference values, metrics.
+    /// `final/`, `ema/`, `best/` and the one that takes its place, reference values, metrics.
     fn rest(&self, config: &Config) -> u64 {
         let [done, all] = self.steps;
         let last = self.plan.parameters as u64 + companions(&config.model.path);
         let best = if config.train.save_best.is_some() { 2 * last } else { 0 };
-        last + best + 4 * self.reference_rows as u64 + RECORD * (all - done.min(all)).min(RECORDS)
+        let mean = if config.train.ema > 0.0 { last } else { 0 };
+        last + best + mean + 4 * self.reference_rows as u64 + RECORD * (all - done.min(all)).min(RECORDS)
     }
 }
 
@@ -135,7 +140,7 @@ mod tests {
         let capacity = crate::model::Capacity { tokens: 64, rows: 64, head_chunk_rows: 16 };
         let plan = MemoryPlan::new(&shape.unwrap(), DType::F32, capacity).unwrap();
         for (steps, save_every, save_minutes, keep_checkpoints, there, want) in cases {
-            let writes = Writes { plan: &plan, reference_rows: 0, steps };
+            let writes = Writes { plan: &plan, reference_rows: 0, follows: false, steps };
             let mut config = Config::default();
             config.train = crate::config::TrainSection { save_every, save_minutes, keep_checkpoints, ..config.train };
             assert_eq!(

@@ -12,7 +12,7 @@ use super::{
     Options, best,
     binding::{Machine, REFERENCE},
     checkpoint::{self, State},
-    folder::{CONFIG, LOCK, METRICS},
+    folder::{CONFIG, LOCK, MEAN, METRICS},
     inputs::Inputs,
     settings,
 };
@@ -96,8 +96,8 @@ pub fn start(options: &Options) -> Result<Start> {
 }
 
 /// What a run writes into its folder, by how the names begin.
-const OWN: [&str; 9] =
-    [CONFIG, LOCK, MARGINS, METRICS, REFERENCE, "checkpoint-", "final", best::FOLDER, events::PREFIX];
+const OWN: [&str; 10] =
+    [CONFIG, LOCK, MARGINS, METRICS, MEAN, REFERENCE, "checkpoint-", "final", best::FOLDER, events::PREFIX];
 
 /// Refuses to remove what no run wrote.
 fn check_removable(out: &Path) -> Result<()> {

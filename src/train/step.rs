@@ -15,7 +15,7 @@ use crate::{
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
     model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops},
-    ops::loss_batch,
+    ops::{lerp, loss_batch},
     optim::{self, Update},
     roles::{Policy, Roles},
 };
@@ -117,7 +117,7 @@ impl<T: Float> Trainer<T> {
     /// # Errors
     /// A launch fails, or a check of the first step does not hold.
     pub fn queue(&self, work: &Work, lr: f64, first: bool) -> Result<QueuedStep> {
-        let (device, Policy { model, optimizer, masks }) = (self.device(), &self.roles.policy);
+        let (device, Policy { model, optimizer, masks, ema }) = (self.device(), &self.roles.policy);
         let forests = work.forests()?;
         let groups = work.packs.iter().map(|pack| self.loss.groups(&work.trees[pack.clone()]));
         let groups = groups.collect::<Result<Vec<_>>>()?;
@@ -136,8 +136,20 @@ impl<T: Float> Trainer<T> {
         let reading = step.read()?;
         masks.iter().try_for_each(|masks| masks.update(lr))?;
         let update = optimizer.queue(lr)?;
+        ema.iter().try_for_each(|ema| ema.step(optimizer))?;
         let tokens = forests.iter().map(Forest::len).sum();
         Ok(QueuedStep { reading, update, masks: made, tokens, flops: self.flops(&forests, seen), notes })
+    }
+
+    /// Moves a reference that runs beside the policy part of the way to it: TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656;
+    /// `alpha` 1 is its hard update.
+    ///
+    /// # Errors
+    /// The launch fails.
+    pub fn follow(&self, alpha: f64) -> Result<()> {
+        let Some(reference) = self.roles.reference.beside() else { return Ok(()) };
+        let (theirs, ours) = (reference.params().values(), self.model().params().values());
+        lerp::lerp(self.device(), &theirs, &ours, alpha as f32, ours.len())
     }
 
     /// Where a loss couples micro-batches, runs all of them forward and the loss's heads over the whole step. True if it did.

@@ -70,6 +70,21 @@ const RULES: &[Rule] = &[
         },
     },
     Rule {
+        key: "train.ref_model_sync_steps",
+        says: UNUSED,
+        why: |facts| {
+            (!facts.loss.needs_reference()).then(|| format!("the loss {} has no reference", facts.loss.names()))
+        },
+    },
+    Rule {
+        key: "train.ref_model_mixup_alpha",
+        says: UNUSED,
+        why: |facts| {
+            (facts.config.train.ref_model_sync_steps == 0)
+                .then(|| "the reference stays as it is without train.ref_model_sync_steps".into())
+        },
+    },
+    Rule {
         key: "optim.warmup_steps",
         says: "does not end",
         why: |facts| endless_warmup(facts, facts.config.optim.warmup_steps),
@@ -225,6 +240,12 @@ mod tests {
             ("train.cuda_graph", &["train.cuda_graph=true"], "on the host device"),
             ("train.cuda_graph", &["train.cuda_graph=true", "loss.name=kto"], "the loss kto is launched"),
             ("train.track_reference", &["train.track_reference=false"], "the loss dpo needs the reference"),
+            (
+                "train.ref_model_sync_steps",
+                &["train.ref_model_sync_steps=4", "loss.name=simpo"],
+                "the loss simpo has no reference",
+            ),
+            ("train.ref_model_mixup_alpha", &["train.ref_model_mixup_alpha=0.5"], "without train.ref_model_sync_steps"),
             ("optim.warmup_steps", &["optim.warmup_steps=10"], "ends after 10 steps"),
             ("data.long_text", &["data.long_text=split"], "no plain documents"),
             ("data.template", &["data.template=DIR/t.jinja"], "plain text"),

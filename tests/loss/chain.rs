@@ -249,7 +249,7 @@ pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (T
     if let Some(masks) = &masks {
         masks::scatter(device, &masks.masks.params().values());
     }
-    let policy = Policy { model, optimizer, masks };
+    let policy = Policy { model, optimizer, masks, ema: None };
     let reference = if loss.needs_divergence() { Reference::Beside(Box::new(beside)) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let longest = trees.iter().map(Tree::tokens).max().unwrap();

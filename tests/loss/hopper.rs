@@ -43,7 +43,7 @@ fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[
     let values = compute(&beside, &rows, 48).unwrap();
     let optimizer = Optimizer::new(model.params(), &SETTINGS).unwrap();
     let masks = TrainedMasks::new(device, loss, config, 5, SETTINGS).unwrap();
-    let policy = Policy { model, optimizer, masks };
+    let policy = Policy { model, optimizer, masks, ema: None };
     let reference = if loss.needs_divergence() { Reference::Beside(Box::new(beside)) } else { Reference::Values };
     let trainer = Trainer::new(Roles { policy, reference }, loss.clone(), StepOptions::default()).unwrap();
     let work = Work::of(&rows, &(0..trees.len() as u32).collect::<Vec<_>>(), 48, &values).unwrap();

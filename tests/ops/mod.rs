@@ -14,6 +14,7 @@ mod head;
 mod head_distributions;
 mod head_sm90;
 mod layernorm;
+mod lerp;
 mod loss_batch;
 mod loss_difference;
 mod loss_likelihood;

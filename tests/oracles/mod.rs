@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod grad_norm;
 pub mod head;
 pub mod layernorm;
+pub mod lerp;
 pub mod losses;
 pub mod model;
 pub mod preference_loss;

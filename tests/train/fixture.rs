@@ -177,6 +177,6 @@ pub fn stderr(output: &Output) -> String {
 
 /// A trainer of one model whose reference comes as values.
 pub fn trainer<T: Float>(model: Model<T>, optimizer: Optimizer<T>, loss: Loss) -> Trainer<T> {
-    let roles = Roles { policy: Policy { model, optimizer, masks: None }, reference: Reference::Values };
+    let roles = Roles { policy: Policy { model, optimizer, masks: None, ema: None }, reference: Reference::Values };
     Trainer::new(roles, loss, StepOptions::default()).unwrap()
 }

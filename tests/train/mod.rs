@@ -6,6 +6,7 @@ mod evaluation;
 mod feed;
 mod files;
 pub mod fixture;
+mod following;
 mod held_out;
 mod life;
 mod lists;
