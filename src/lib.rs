@@ -48,13 +48,15 @@
 //!
 //! # Rooms
 //!
-//! Each may know those after it: [`cli`]; [`train`], [`eval`]; [`feed`] (where a step's rows come from); [`roles`] (policy and
+//! Each may know those after it: [`cli`]; `bench`; [`train`], [`eval`]; [`feed`] (where a step's rows come from); [`roles`] (policy and
 //! reference); [`loss`], [`optim`]; [`model`]; [`ops`], which check shapes; [`device`], which launches. [`data`] makes token
 //! trees of files and knows no model. [`config`] knows every room's options, and only [`train`], [`eval`] and [`cli`] know it;
 //! [`report`] is what people are told. `tests/build/house.rs` has the table.
 
 #![deny(missing_docs)]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -10,7 +10,7 @@ Liger's for DPO). All train bf16 weights with bf16 optimizer state, where warpo 
 attention is SDPA; `--compile` adds torch.compile. No padding: all sequences have one length. The micro-batch is halved until
 it fits.
 
-Shapes come from benches/step/shapes.json. Writes one JSON object in the schema of README.md.
+Shapes come from benches/shapes.json. Writes one JSON object in the schema of README.md.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 
-SHAPES = pathlib.Path(__file__).resolve().parent.parent / "step" / "shapes.json"
+SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes.json"
 UNTIMED = 2
 BETA = 0.1
 

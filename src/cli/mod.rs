@@ -1,5 +1,7 @@
 //! The command line: one file per command.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod completions;
 mod data;
 mod doctor;
@@ -14,6 +16,8 @@ mod talk;
 mod train;
 
 use std::{
+    env::args_os,
+    ffi::OsString,
     io::{ErrorKind, Write, stderr, stdout},
     process::ExitCode,
 };
@@ -21,7 +25,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::escape::visible_lines;
+use crate::escape::{visible, visible_lines};
 
 /// Trains transformers from preferences with hand-written CUDA kernels.
 #[derive(Parser)]
@@ -47,6 +51,9 @@ enum Command {
     Report(report::Args),
     /// Lists the losses, or describes one: formula, gradient, parameters, data, traps
     Losses(losses::Args),
+    /// Times kernels and whole steps, compares results, draws a roofline
+    #[cfg(feature = "bench")]
+    Bench(bench::Args),
     /// Shows the devices, the driver and the kernels this program was built with
     Doctor(doctor::Args),
     /// Writes the script by which a shell completes commands and options
@@ -61,12 +68,33 @@ fn tree() -> clap::Command {
     Cli::command()
 }
 
-/// Reads the command line and runs the command. Wrong usage gives exit code 2 (clap's own).
+/// The program: runs the command that the command line says, its errors one line each. Exit code 0: done; 1: failed; 2: wrong
+/// usage; 130: interrupted and saved.
+pub fn main() -> ExitCode {
+    exit(run(args_os()))
+}
+
+/// The program as these words, behind which come those of the command line but for `--bench`, which `cargo bench` adds.
+pub fn main_of(words: &[&str]) -> ExitCode {
+    let own = ["warpo"].iter().chain(words).map(OsString::from);
+    exit(run(own.chain(args_os().skip(1).filter(|word| word != "--bench"))))
+}
+
+fn exit(done: Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|why| {
+        let line = format!("{why:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+        // Whoever reads may be gone: the exit code still tells.
+        let _ = writeln!(stderr(), "error: {}", visible(&line));
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the command that `words` say, the first of which is the program's name. Wrong usage gives exit code 2 (clap's own).
 ///
 /// # Errors
 /// The command failed.
-pub fn run() -> Result<ExitCode> {
-    let cli = match Cli::try_parse() {
+pub fn run(words: impl Iterator<Item = OsString>) -> Result<ExitCode> {
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(why) => return wrong_usage(&why),
     };
@@ -78,6 +106,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Eval(args) => eval::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Losses(args) => losses::run(&args),
+        #[cfg(feature = "bench")]
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args, tree()),
         Command::Man(args) => man::run(&args, tree()),

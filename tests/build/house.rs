@@ -13,7 +13,7 @@ use crate::support::root;
 const LEAVES: &str = "cache error escape files forest rng spelling stop units versions";
 
 /// A room, and which rooms it may know besides itself and the leaves.
-const ROOMS: [(&str, &str); 15] = [
+const ROOMS: [(&str, &str); 16] = [
     ("device", ""),
     ("ops", "device"),
     ("model", "device ops"),
@@ -26,10 +26,11 @@ const ROOMS: [(&str, &str); 15] = [
     ("report", "loss"),
     ("eval", "device ops model data loss roles feed config report"),
     ("train", "device ops model optim data loss roles feed config report"),
-    ("cli", "device ops model optim data loss roles feed config report eval train"),
+    ("bench", "device ops model optim data loss roles feed train"),
+    ("cli", "device ops model optim data loss roles feed config report eval train bench"),
     ("main", "cli"),
     // The front page names what there is.
-    ("lib", "device ops model optim data loss roles feed config report eval train cli"),
+    ("lib", "device ops model optim data loss roles feed config report eval train bench cli"),
 ];
 
 /// Files that call each other, and why.

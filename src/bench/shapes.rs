@@ -1,17 +1,17 @@
 //! Model shapes with random weights, and the batches that are timed.
 
-use anyhow::{Context, Result};
-use half::bf16;
-use serde_json::Value;
-use warpo::{
+use crate::{
     forest::{Segment, Tree},
     model::{Model, ModelConfig},
 };
+use anyhow::{Context, Result};
+use half::bf16;
+use serde_json::Value;
 
-use crate::random::Random;
+use super::random::Random;
 
 /// `config.json` of released models by name, and of a small one for the host device; benches/baselines reads it too.
-const SHAPES: &str = include_str!("shapes.json");
+const SHAPES: &str = include_str!("../../benches/shapes.json");
 const SMALL: &str = "small";
 
 /// Names and shapes of released models.
@@ -29,13 +29,13 @@ pub fn released() -> Result<Vec<(String, ModelConfig)>> {
 /// # Errors
 /// It is not one that warpo runs.
 pub fn small() -> Result<(String, ModelConfig)> {
-    read()?.into_iter().find(|(name, _)| name == SMALL).context("shapes.json has no small model")
+    read()?.into_iter().find(|(name, _)| name == SMALL).context("benches/shapes.json has no small model")
 }
 
 fn read() -> Result<Vec<(String, ModelConfig)>> {
     let all: serde_json::Map<String, Value> = serde_json::from_str(SHAPES)?;
     let shape = |(name, config): (String, Value)| {
-        let shape = ModelConfig::parse(&config.to_string()).with_context(|| format!("shapes.json: {name}"))?;
+        let shape = ModelConfig::parse(&config.to_string()).with_context(|| format!("benches/shapes.json: {name}"))?;
         Ok((name, shape))
     };
     all.into_iter().map(shape).collect()

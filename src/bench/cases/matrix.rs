@@ -1,19 +1,23 @@
 //! Kernels whose roof is the tensor cores.
 
-use warpo::{
+use crate::{
     device::{Arch, Buffer, DType, Device, Float},
     forest::Forest,
     ops::{
         attention::sm90::{Plan, Tile},
         attention::{self, Dims, Pass},
-        gemm::{self, Gemm},
+        gemm::{self, Epilogue, Gemm},
         head::{self, HeadRows, HeadShape, Scratch},
+        rope::{self, Heads, Rotary},
+        swiglu,
     },
 };
 
+use std::rc::Rc;
+
 use anyhow::Result;
 
-use super::{Case, Prepared, Product, Size, bytes, filled};
+use super::{Case, Prepared, Product, Run, Size, bytes, filled};
 
 pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
     let (tokens, hidden) = (size.tokens(), size.hidden);
@@ -31,7 +35,11 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
         attention_fwd::<T>(size),
         attention_bwd::<T>(size),
         head_fwd::<T>(size),
-        head_bwd::<T>(size),
+        head_bwd::<T>(size, true),
+        head_bwd::<T>(size, false),
+        with_addend::<T>(Gemm::nt(tokens, hidden, size.ffn)),
+        swiglu_project::<T>(size),
+        rope_project::<T>(size),
     ]
 }
 
@@ -46,7 +54,7 @@ pub fn product<T: Float>(name: &str, of: &str, gemm: Gemm) -> Case {
         let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled::<T>(device, b, 1.0)?, device.alloc::<T>(d)?);
         let is_bf16 = T::DTYPE == DType::Bf16;
         let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide: None, a: a.cast(), b: b.cast() });
-        Ok(Prepared { run: Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)), product })
+        Ok(Prepared { run: Box::new(move |device| gemm::run(device, &gemm, &d, &a, &b)), reset: None, product })
     })
 }
 
@@ -60,7 +68,11 @@ pub fn weight_product<T: Float>(name: &str, of: &str, workspace: fn(&Device, &Ge
         let wide = Some(d.clone());
         let product = is_bf16.then(|| Product { gemm, d: d.cast(), wide, a: a.cast(), b: b.cast() });
         let workspace = device.alloc(workspace(device, &gemm))?;
-        Ok(Prepared { run: Box::new(move |device| gemm::run_split(device, &gemm, &d, &a, &b, &workspace)), product })
+        Ok(Prepared {
+            run: Box::new(move |device| gemm::run_split(device, &gemm, &d, &a, &b, &workspace)),
+            reset: None,
+            product,
+        })
     })
 }
 
@@ -203,20 +215,27 @@ fn head_fwd<T: Float>(size: &Size) -> Case {
     })
 }
 
-/// Two products; the logits that are computed again do not count.
-fn head_bwd<T: Float>(size: &Size) -> Case {
+/// Two products; a third where the logits are not `kept` and are computed again, as all but a step's last chunk are.
+fn head_bwd<T: Float>(size: &Size, kept: bool) -> Case {
     let (rows, vocab, hidden) = (size.rows(), size.vocab, size.hidden);
     let (size, head) = (*size, head(size));
     let weights = bytes::<T>(vocab * hidden) + 2.0 * bytes::<f32>(vocab * hidden);
     let moved = bytes::<T>((rows + size.tokens()) * hidden) + weights + bytes::<f32>(2 * rows);
-    let flops = 4.0 * (rows * hidden) as f64 * vocab as f64;
-    Case::new::<T>("head_bwd", head_shape(&size), flops, moved, move |device| {
-        let at = head_buffers::<T>(device, &size)?;
+    let products = if kept { 2.0 } else { 3.0 };
+    let flops = products * 2.0 * (rows * hidden) as f64 * vocab as f64;
+    let shape = head_shape(&size) + if kept { ", logits kept" } else { ", logits again" };
+    Case::of_product::<T>("head_bwd", shape, flops, moved, move |device| {
+        let at = Rc::new(head_buffers::<T>(device, &size)?);
         let dhidden = device.alloc(size.tokens() * hidden)?;
         let (dweight, slopes) = (device.zeros(vocab * hidden)?, filled(device, rows, 0.1)?);
-        head::fwd(device, &at.logps, &at.lse, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)?;
-        Ok(Box::new(move |device| {
-            let HeadBuffers { scratch, rows, hidden_states, weight, lse, .. } = &at;
+        let again = at.clone();
+        let forward = move |device: &Device| {
+            let HeadBuffers { scratch, rows, hidden_states, weight, logps, lse } = &*again;
+            head::fwd(device, logps, lse, scratch, hidden_states, weight, rows, &head)
+        };
+        forward(device)?;
+        let run: Run = Box::new(move |device| {
+            let HeadBuffers { scratch, rows, hidden_states, weight, lse, .. } = &*at;
             head::bwd(
                 device,
                 &dhidden,
@@ -228,9 +247,58 @@ fn head_bwd<T: Float>(size: &Size) -> Case {
                 &slopes,
                 rows,
                 &head,
-                false,
+                kept,
                 false,
             )
+        });
+        // The backward pass writes over what the forward pass left.
+        Ok(Prepared { run, reset: kept.then(|| Box::new(forward) as Run), product: None })
+    })
+}
+
+/// A product with the residual stream added to it.
+fn with_addend<T: Float>(gemm: Gemm) -> Case {
+    let (a, b, d) = (gemm.m * gemm.k, gemm.n * gemm.k, gemm.m * gemm.n);
+    let moved = bytes::<T>(a + b + 2 * d);
+    Case::new::<T>("gemm_nt", shape(&gemm) + ", residual added", gemm.flops(), moved, move |device| {
+        let (a, b, d) = (filled::<T>(device, a, 1.0)?, filled::<T>(device, b, 1.0)?, device.alloc::<T>(d)?);
+        let addend = filled::<T>(device, d.len(), 1.0)?;
+        Ok(Box::new(move |device| {
+            gemm::run_adding(device, &gemm, &d, &a, &b, &Epilogue { bias: None, addend: Some(&addend) })
+        }))
+    })
+}
+
+/// Gate and value, their product before them.
+fn swiglu_project<T: Float>(size: &Size) -> Case {
+    let (rows, ffn, hidden) = (size.tokens(), size.ffn, size.hidden);
+    let gemm = Gemm::nt(rows, 2 * ffn, hidden);
+    let moved = bytes::<T>(rows * (hidden + 3 * ffn) + 2 * ffn * hidden);
+    Case::new::<T>("swiglu_project", shape(&gemm), gemm.flops(), moved, move |device| {
+        let (y, gate_up) = (device.alloc::<T>(rows * ffn)?, device.alloc::<T>(rows * 2 * ffn)?);
+        let (x, w) = (filled(device, rows * hidden, 1.0)?, filled(device, 2 * ffn * hidden, 0.02)?);
+        Ok(Box::new(move |device| swiglu::project(device, &y, &gate_up, &x, &w, [rows, ffn, hidden])))
+    })
+}
+
+/// Queries, keys and values, their product before the rotation.
+fn rope_project<T: Float>(size: &Size) -> Case {
+    let Size { heads, kv_heads, head_dim, hidden, .. } = *size;
+    let (size, heads) = (*size, Heads { heads, kv_heads, head_dim });
+    let gemm = Gemm::nt(size.tokens(), heads.width(), hidden);
+    let moved = bytes::<T>(gemm.m * (gemm.n + gemm.k) + gemm.n * gemm.k);
+    Case::new::<T>("rope_project", shape(&gemm), gemm.flops(), moved, move |device| {
+        let (forest, half) = (size.forest()?, head_dim / 2);
+        let position = device.upload(&forest.position)?;
+        let table = |of: fn(f32) -> f32| {
+            let angle = |i: usize| (i / half) as f32 * 1e4f32.powf(-((i % half) as f32) / half as f32);
+            device.upload(&(0..size.tokens() * half).map(|i| of(angle(i))).collect::<Vec<_>>())
+        };
+        let rotary = Rotary { cos: table(f32::cos)?, sin: table(f32::sin)? };
+        let qkv = device.alloc::<T>(gemm.m * gemm.n)?;
+        let (x, w) = (filled(device, gemm.m * hidden, 1.0)?, filled(device, gemm.n * hidden, 0.02)?);
+        Ok(Box::new(move |device| {
+            rope::project(device, &qkv, &x, &w, None, &position, &rotary, &heads, [gemm.m, hidden])
         }))
     })
 }

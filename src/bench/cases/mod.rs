@@ -4,15 +4,15 @@ mod elementwise;
 mod matrix;
 mod models;
 
-use anyhow::Result;
-use half::bf16;
-use warpo::{
+use crate::{
     device::{Buffer, DType, Device, Element, Float},
     forest::{Forest, Segment, Tree},
     ops::gemm::Gemm,
 };
+use anyhow::Result;
+use half::bf16;
 
-use crate::random::Random;
+use super::random::Random;
 
 /// Sizes of a model and a micro-batch.
 #[derive(Clone, Copy)]
@@ -70,13 +70,15 @@ type Prepare = Box<dyn FnOnce(&Device) -> Result<Prepared>>;
 /// What is timed, with all it needs on the device.
 pub struct Prepared {
     pub run: Run,
+    /// What has to be as it was before each run, which is not timed.
+    pub reset: Option<Run>,
     /// The same as a product of bf16 matrices that the vendor's library can be asked for.
     pub product: Option<Product>,
 }
 
 impl From<Run> for Prepared {
     fn from(run: Run) -> Self {
-        Self { run, product: None }
+        Self { run, reset: None, product: None }
     }
 }
 

@@ -1,9 +1,4 @@
-//! Times whole steps of models with random weights:
-//!
-//! ```text
-//! cargo bench --bench step -- [--device cuda|cuda:N|host] [--model NAME] [--task dpo|sft|score] [--layout shared|separate]
-//!     [--pairs N] [--prompt N] [--response N] [--tokens N] [--steps N] [--graph true|false] [--json FILE]
-//! ```
+//! Times whole steps of models with random weights.
 //!
 //! A step is everything between two points at which the device has nothing left to do: index tables, forward and backward
 //! pass of every micro-batch, the loss, the update. `dpo` is launched as in training, while the step before runs, and takes
@@ -11,16 +6,9 @@
 //! log-probabilities at hand, `sft` trains on both responses, `score` runs forward only. Names select by part. On the host device the table holds what the counts say about
 //! the real shapes, and every case runs at a small one.
 
-#[path = "../random.rs"]
-mod random;
-mod shapes;
+use std::time::Instant;
 
-use std::{env, fs, process::ExitCode, time::Instant};
-
-use anyhow::{Context, Result, bail};
-use half::bf16;
-use serde_json::{Value, json};
-use warpo::{
+use crate::{
     data::trees::Trees,
     device::{Choice, DType, Device, GemmBackend, HostOptions},
     feed::Work,
@@ -33,10 +21,16 @@ use warpo::{
         Policy, Reference, Roles, RunPlan,
         reference::{RowValues, compute},
     },
-    train::step::{StepOptions, Trainer},
+    train::step::{self, Trainer},
 };
+use anyhow::{Result, ensure};
+use half::bf16;
+use serde_json::{Value, json};
 
-use shapes::{Layout, Lengths};
+use super::{
+    row,
+    shapes::{self, Layout, Lengths},
+};
 
 const SETTINGS: Settings =
     Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.0, max_grad_norm: 1.0 };
@@ -70,19 +64,35 @@ impl Task {
     }
 }
 
-struct Options {
-    device: Choice,
-    model: String,
-    task: String,
-    layout: String,
-    pairs: usize,
-    lengths: Lengths,
-    /// Tokens of a micro-batch.
-    tokens: usize,
-    steps: usize,
+/// What is timed, and where. Names select by part, all without one.
+#[derive(Clone, Debug)]
+pub struct StepOptions {
+    /// Where.
+    pub device: Choice,
+    /// Of a released model.
+    pub model: String,
+    /// `dpo`, `sft` or `score`.
+    pub task: String,
+    /// `shared` or `separate` prompts.
+    pub layout: String,
+    /// Pairs of a step.
+    pub pairs: usize,
+    /// Tokens of a prompt.
+    pub prompt: usize,
+    /// Tokens of a response.
+    pub response: usize,
+    /// Tokens of a micro-batch at most.
+    pub tokens: usize,
+    /// Steps that are timed.
+    pub steps: usize,
     /// Whether a micro-batch of a `dpo` step is launched as a graph.
-    graph: bool,
-    json: Option<String>,
+    pub graph: bool,
+}
+
+impl StepOptions {
+    fn lengths(&self) -> Lengths {
+        Lengths { prompt: self.prompt, response: self.response }
+    }
 }
 
 /// A model, a task and the batches of one step.
@@ -96,63 +106,18 @@ struct Case<'a> {
     plan: MemoryPlan,
 }
 
-fn main() -> ExitCode {
-    match options().and_then(|options| run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn options() -> Result<Options> {
-    let mut options = Options {
-        device: Choice::Auto,
-        model: String::new(),
-        task: String::new(),
-        layout: String::new(),
-        pairs: 64,
-        lengths: Lengths { prompt: 512, response: 512 },
-        tokens: 16384,
-        steps: 10,
-        graph: false,
-        json: None,
-    };
-    let mut args = env::args().skip(1);
-    while let Some(arg) = args.next() {
-        if arg == "--bench" {
-            continue;
-        }
-        let value = args.next().with_context(|| format!("{arg}: expected a value"))?;
-        let number = || {
-            value.parse::<usize>().ok().filter(|&n| n > 0).with_context(|| format!("{arg} {value}: expected 1 or more"))
-        };
-        match arg.as_str() {
-            "--device" => options.device = value.parse()?,
-            "--model" => options.model = value,
-            "--task" => options.task = value,
-            "--layout" => options.layout = value,
-            "--pairs" => options.pairs = number()?,
-            "--prompt" => options.lengths.prompt = number()?,
-            "--response" => options.lengths.response = number()?,
-            "--tokens" => options.tokens = number()?,
-            "--steps" => options.steps = number()?,
-            "--graph" => options.graph = value.parse().context("--graph: expected true or false")?,
-            "--json" => options.json = Some(value),
-            other => bail!("argument `{other}`: the head of benches/step/main.rs has the list"),
-        }
-    }
-    Ok(options)
-}
-
-fn run(options: &Options) -> Result<()> {
+/// Runs the cases, printing a row each, and gives their results: an object each, in the schema of `benches/baselines`.
+///
+/// # Errors
+/// There is no such device or model, or a launch fails.
+pub fn run(options: &StepOptions) -> Result<Vec<Value>> {
+    check(options)?;
     let device = Device::open(options.device, HostOptions::default())?;
-    println!("{}\n", device.describe());
+    row!("{}\n", device.describe());
     if !device.is_cuda() {
         account(options)?;
     }
-    println!(
+    row!(
         "| model | task | layout | ms a step | pairs/s | packed tokens/s | % of peak | GB | ms, others | ms to queue a micro-batch |\n\
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"
     );
@@ -161,20 +126,29 @@ fn run(options: &Options) -> Result<()> {
         for (task, layout) in selected(options, &model, !device.is_cuda()) {
             let case = case(options, &device, &model, &shape, task, layout)?;
             if let Err(why) = RunPlan::from(case.plan.clone()).check(&device) {
-                println!("| {model} | {} | {} | {why} | | | | | | |", task.name(), layout.name());
+                row!("| {model} | {} | {} | {why} | | | | | | |", task.name(), layout.name());
                 continue;
             }
-            results.push(report(&device, &case, options, &timed(&device, &case, options)?));
+            results.push(report(&device, &case, options, &timed(&device, &case, options)?)?);
         }
     }
-    if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.clone())?;
-    }
-    Ok(())
+    Ok(results)
+}
+
+/// Names that select nothing are refused.
+fn check(options: &StepOptions) -> Result<()> {
+    let models: Vec<String> = shapes::released()?.into_iter().map(|(name, _)| name).collect();
+    let known = |what: &str, part: &str, all: &[&str]| {
+        ensure!(all.iter().any(|name| name.contains(part)), "--{what} {part}: there are {}", all.join(", "));
+        Ok(())
+    };
+    known("model", &options.model, &models.iter().map(String::as_str).collect::<Vec<_>>())?;
+    known("task", &options.task, &Task::ALL.map(Task::name))?;
+    known("layout", &options.layout, &Layout::ALL.map(Layout::name))
 }
 
 /// Tasks and layouts asked for; a small model stands for all.
-fn selected(options: &Options, model: &str, stands_for_all: bool) -> Vec<(Task, Layout)> {
+fn selected(options: &StepOptions, model: &str, stands_for_all: bool) -> Vec<(Task, Layout)> {
     let wanted = |name: &str, part: &str| name.contains(part);
     let tasks = Task::ALL.into_iter().filter(|task| wanted(task.name(), &options.task));
     let layouts = || Layout::ALL.into_iter().filter(|layout| wanted(layout.name(), &options.layout));
@@ -183,7 +157,7 @@ fn selected(options: &Options, model: &str, stands_for_all: bool) -> Vec<(Task, 
 }
 
 fn case<'a>(
-    options: &Options,
+    options: &StepOptions,
     device: &Device,
     model: &'a str,
     shape: &'a ModelConfig,
@@ -192,8 +166,7 @@ fn case<'a>(
 ) -> Result<Case<'a>> {
     // The host device does a sixteenth, in one piece.
     let share = if device.is_cuda() { 1 } else { 16 };
-    let lengths =
-        Lengths { prompt: options.lengths.prompt.div_ceil(share), response: options.lengths.response.div_ceil(share) };
+    let lengths = Lengths { prompt: options.prompt.div_ceil(share), response: options.response.div_ceil(share) };
     let trees = shapes::pairs(options.pairs.div_ceil(share), layout, lengths, shape.vocab);
     Case::new(model, shape, task, layout, trees, options.tokens, device)
 }
@@ -238,7 +211,7 @@ struct Measured {
 /// Runs a step; of a task that queues one micro-batch after another says when the first was queued.
 type RunStep<'a> = Box<dyn FnMut() -> Result<Option<Instant>> + 'a>;
 
-fn timed(device: &Device, case: &Case, options: &Options) -> Result<Measured> {
+fn timed(device: &Device, case: &Case, options: &StepOptions) -> Result<Measured> {
     let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
     shapes::fill(&model)?;
     let mut step: RunStep = match case.task {
@@ -286,7 +259,7 @@ fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a
     let work = Work::of(&trees, &rows, case.plan.capacity.tokens, &values)?;
     let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
     let roles = Roles { policy: Policy { model, optimizer, masks: None, ema: None }, reference: Reference::Values };
-    let trainer = Trainer::new(roles, Loss::named("dpo")?, StepOptions { graphed: graph })?;
+    let trainer = Trainer::new(roles, Loss::named("dpo")?, step::StepOptions { graphed: graph })?;
     let mut unread = None;
     Ok(Box::new(move || {
         let queued = trainer.queue(&work, LEARNING_RATE, false)?;
@@ -317,7 +290,7 @@ fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunSte
 }
 
 /// One row of the table, and the result in the schema of benches/baselines/README.md.
-fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) -> Value {
+fn report(device: &Device, case: &Case, options: &StepOptions, measured: &Measured) -> Result<Value> {
     let Measured { step_ms, queued_ms, peak } = measured;
     let sorted = |times: &[f64]| {
         let mut times = times.to_vec();
@@ -331,7 +304,7 @@ fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) 
     let (pairs, flops) = (case.work.trees.len(), case.task.passes() * forward_flops(case));
     let share = flops / (median / 1e3) / device.peak_flops(DType::Bf16);
     let rate = |count: usize| count as f64 / median * 1e3;
-    println!(
+    row!(
         "| {} | {} | {} | {median:.1} | {:.1} | {:.0} | {:.1} | {:.1} | {:.1} to {:.1} | {} |",
         case.model,
         case.task.name(),
@@ -344,14 +317,14 @@ fn report(device: &Device, case: &Case, options: &Options, measured: &Measured) 
         sorted[sorted.len() - 1],
         queued.map_or(String::new(), |ms| format!("{ms:.2} of {:.1}", median / case.forests.len() as f64))
     );
-    json!({
+    Ok(json!({
         "engine": format!("warpo {}", env!("CARGO_PKG_VERSION")), "model": case.model, "task": case.task.name(),
         "layout": case.layout.name(), "precision": "bf16", "device": device.describe(), "pairs": pairs,
-        "prompt": options.lengths.prompt, "response": options.lengths.response, "packed_tokens": tokens,
+        "prompt": options.prompt, "response": options.response, "packed_tokens": tokens,
         "micro_batches": case.forests.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
         "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
         "queued_ms": queued, "graph": options.graph,
-    })
+    }))
 }
 
 fn forward_flops(case: &Case) -> f64 {
@@ -359,16 +332,16 @@ fn forward_flops(case: &Case) -> f64 {
 }
 
 /// What the counts say about the real shapes: FLOPs of a step, the time they take at the peak of an H100, memory.
-fn account(options: &Options) -> Result<()> {
+fn account(options: &StepOptions) -> Result<()> {
     // Its head stores what a Hopper GPU's does.
     let counted = Device::host(HostOptions { hopper: true, gemm: GemmBackend::Kernel, ..HostOptions::default() })?;
-    println!(
+    row!(
         "| model | task | layout | micro-batches | packed tokens | PFLOP | ms at an H100's peak | GB planned | loss head's share |\n\
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     for (model, shape) in shapes::released()? {
         for (task, layout) in selected(options, &model, false) {
-            let trees = shapes::pairs(options.pairs, layout, options.lengths, shape.vocab);
+            let trees = shapes::pairs(options.pairs, layout, options.lengths(), shape.vocab);
             let case = Case::new(&model, &shape, task, layout, trees, options.tokens, &counted)?;
             let flops = task.passes() * forward_flops(&case);
             let heads = case
@@ -379,7 +352,7 @@ fn account(options: &Options) -> Result<()> {
                 Task::Dpo => format!("{:.0e}", heads.sum::<Result<f64>>()? / flops),
                 _ => String::new(),
             };
-            println!(
+            row!(
                 "| {model} | {} | {} | {} | {} | {:.3} | {:.0} | {:.1} | {share} |",
                 task.name(),
                 layout.name(),
@@ -391,6 +364,6 @@ fn account(options: &Options) -> Result<()> {
             );
         }
     }
-    println!();
+    row!("");
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Kernels whose roof is memory.
 
-use warpo::{
+use crate::{
     device::{DType, Float},
     forest::Forest,
     loss::{Groups, Loss, Outputs, Shape, Step},
     ops::{
-        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, loss_batch,
+        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, lerp, loss_batch,
         loss_rows::RowInputs,
         residual,
         rmsnorm::{self, RmsNorm},
@@ -36,6 +36,7 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
         bias_add::<T>(size),
         bias_bwd::<T>(size),
         residual_add::<T>(size),
+        lerp_by::<T>(size),
         adamw_step::<T>(size),
     ];
     if T::DTYPE == DType::F32 {
@@ -244,6 +245,15 @@ fn residual_add<T: Float>(size: &Size) -> Case {
             Ok(Box::new(move |device| residual::add(device, &y, &a, &b, elements)))
         },
     )
+}
+
+fn lerp_by<T: Float>(size: &Size) -> Case {
+    let elements = size.parameters;
+    let moved = bytes::<T>(3 * elements);
+    Case::new::<T>("lerp", format!("{elements}"), 3.0 * elements as f64, moved, move |device| {
+        let (y, x) = (filled::<T>(device, elements, 1.0)?, filled::<T>(device, elements, 1.0)?);
+        Ok(Box::new(move |device| lerp::lerp(device, &y, &x, 1e-3, elements)))
+    })
 }
 
 /// Rows to sums, one head, sums to rows: all a loss costs besides the model.

@@ -1,12 +1,12 @@
 //! Shapes of released models: their linear layers' products on 16384 tokens, and attention over documents as the published
 //! figures of FlashAttention-3 have it (16384 tokens, heads of 64 and 128 in a width of 2048).
 
-use half::bf16;
-use warpo::ops::{
+use crate::ops::{
     attention::sm90::Tile,
     gemm::sm90::Plan,
     gemm::{self, Gemm},
 };
+use half::bf16;
 
 use super::{
     Case, GPU_SIZE, NOT_SPLIT, Size,

@@ -1,0 +1,226 @@
+//! Times every kernel of a training step.
+//!
+//! On a GPU: normal random data, device events, the L2 cache read over before each run so that it holds nothing of the run's
+//! and nothing that has yet to be written, median and spread of at least 20 runs.
+//! The roof is the longer of bytes / memory bandwidth and FLOPs / peak, each tensor counted once. Products of bf16 are also
+//! timed in cuBLASLt, if that can be loaded, on the same buffers in turn with ours; on Hopper every case that takes its units
+//! is timed by the portable kernels as well. On the host device the table holds what the counts say about the GPU's shapes,
+//! and every case runs once at a small shape.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{
+    cases::{self, Case, GPU_SIZE, Product, SMALL_SIZE},
+    flush::Flush,
+    row,
+};
+use crate::{
+    device::{Arch, Choice, CudaOptions, DType, Device, GemmBackend, HostOptions},
+    ops::gemm::library::Library,
+};
+
+/// Bytes that are copied to find out the bandwidth.
+const COPIED_BYTES: usize = 512 << 20;
+/// On the host device the shapes of released models are so many times smaller.
+const SMALL_SHARE: usize = 128;
+const MIN_RUNS: usize = 20;
+const ENOUGH_MS: f64 = 200.0;
+
+/// What is timed, and where.
+#[derive(Clone, Debug)]
+pub struct KernelOptions {
+    /// Where.
+    pub device: Choice,
+    /// Part of the names of kernels; all without one.
+    pub filter: String,
+}
+
+/// Runs the cases, printing a row each, and gives their results: an object each, with the times of all runs.
+///
+/// # Errors
+/// There is no such device, or a launch fails.
+pub fn run(options: &KernelOptions) -> Result<Vec<Value>> {
+    let host = HostOptions { gemm: GemmBackend::Kernel, ..HostOptions::default() };
+    let device = Device::open(options.device, host)?;
+    row!("{}\n", device.describe());
+    match device.is_cuda() {
+        true => on_gpu(&device, options.device, &options.filter),
+        false => on_host(&device, &options.filter),
+    }
+}
+
+fn on_gpu(device: &Device, choice: Choice, filter: &str) -> Result<Vec<Value>> {
+    let bandwidth = match device.peak_bandwidth() {
+        Some(known) => known,
+        None => measured_bandwidth(device)?,
+    };
+    row!("roof: {:.0} GB/s", bandwidth / 1e9);
+    let library = match Library::open(device) {
+        Ok(library) => Some(library),
+        Err(why) => {
+            row!("no library to compare with: {why:#}");
+            None
+        }
+    };
+    let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
+    let portable = CudaOptions { portable: true, ..CudaOptions::default() };
+    let portable = (device.arch() == Arch::Sm90).then(|| Device::cuda_with(ordinal, portable)).transpose()?;
+    let flush = Flush::new(device)?;
+    row!(
+        "\n| kernel | shape | µs | spread | rate | % of roof | of cuBLASLt's rate | of the portable kernels' |\n\
+         | --- | --- | ---: | --- | --- | ---: | ---: | ---: |"
+    );
+    let (mut results, mut ratios) = (Vec::new(), Vec::new());
+    for case in cases::all(&GPU_SIZE, 1).into_iter().filter(|case| case.name.contains(filter)) {
+        let Case { name, shape, dtype, flops, bytes, prepare } = case;
+        let prepared = prepare(device).with_context(|| format!("{name} {shape}"))?;
+        let before = || {
+            prepared.reset.as_ref().map_or(Ok(()), |reset| reset(device))?;
+            flush.run(device)
+        };
+        let ours = || (prepared.run)(device);
+        let theirs = library.as_ref().zip(prepared.product.as_ref()).map(|(library, product)| plan(library, product));
+        let theirs = theirs.transpose()?;
+        let mut times = vec![Times::of(device, ours, before)?];
+        if let Some(run) = &theirs {
+            // In turn, so that both see the same clocks.
+            let library = Times::of(device, || run(device), before)?;
+            times[0] = times[0].with(Times::of(device, ours, before)?);
+            times.push(library);
+        }
+        let portable = portable.as_ref().filter(|_| uses_units(&name, dtype));
+        let plain = portable.map(|device| {
+            let before = || {
+                prepared.reset.as_ref().map_or(Ok(()), |reset| reset(device))?;
+                flush.run(device)
+            };
+            Times::of(device, || (prepared.run)(device), before)
+        });
+        let (own, plain) = (times[0].median(), plain.transpose()?.map(|times| times.median()));
+        let vendor = times.get(1).map(Times::median);
+        if !shape.ends_with(cases::NOT_SPLIT) {
+            ratios.extend(vendor.map(|vendor| vendor / own));
+        }
+        let (by_memory, by_compute) = (bytes / bandwidth, flops / device.peak_flops(dtype));
+        let share = by_memory.max(by_compute) * 1e3 / own;
+        let rate = match by_compute > by_memory {
+            true => format!("{:.1} TFLOP/s", flops / own / 1e9),
+            false => format!("{:.0} GB/s", bytes / own / 1e6),
+        };
+        let ratio = |other: Option<f64>| other.map_or(String::new(), |other| format!("{:.2}", other / own));
+        row!(
+            "| {name} | {shape} | {:.1} | {} | {rate} | {:.1} | {} | {} |",
+            own * 1e3,
+            times[0].spread(),
+            100.0 * share,
+            ratio(vendor),
+            ratio(plain)
+        );
+        results.push(json!({
+            "kernel": name, "shape": shape, "ms": times[0].0, "flops": flops, "bytes": bytes, "share_of_roof": share,
+            "cublaslt_ms": vendor, "portable_ms": plain, "device": device.describe(), "dtype": format!("{dtype:?}").to_lowercase(),
+            "peak_flops": device.peak_flops(dtype), "bandwidth": bandwidth,
+        }));
+    }
+    if !ratios.is_empty() {
+        let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
+        row!("\n{} products at {mean:.3} of cuBLASLt's rate (geometric mean)", ratios.len());
+    }
+    Ok(results)
+}
+
+/// Whether there are kernels with Hopper's units for a case.
+fn uses_units(name: &str, dtype: DType) -> bool {
+    let families = ["gemm_", "attention_", "head_", "swiglu_project", "rope_project"];
+    dtype == DType::Bf16 && families.iter().any(|family| name.starts_with(family))
+}
+
+type LibraryRun<'a> = Box<dyn Fn(&Device) -> Result<()> + 'a>;
+
+/// The vendor's product on the same buffers.
+fn plan<'a>(library: &'a Library, product: &Product) -> Result<LibraryRun<'a>> {
+    let Product { gemm, d, wide, a, b } = product;
+    Ok(match wide {
+        Some(wide) => {
+            let planned = library.plan(gemm, wide, a, b)?;
+            Box::new(move |device| planned.run(device))
+        }
+        None => {
+            let planned = library.plan(gemm, d, a, b)?;
+            Box::new(move |device| planned.run(device))
+        }
+    })
+}
+
+fn on_host(device: &Device, filter: &str) -> Result<Vec<Value>> {
+    row!("| kernel | shape | MFLOP | MB | FLOP/byte | small run |\n| --- | --- | ---: | ---: | ---: | ---: |");
+    let small = cases::all(&SMALL_SIZE, SMALL_SHARE);
+    let mut results = Vec::new();
+    for (case, small) in cases::all(&GPU_SIZE, 1).into_iter().zip(small).filter(|(case, _)| case.name.contains(filter))
+    {
+        let prepared = (small.prepare)(device).with_context(|| format!("{} {}", small.name, small.shape))?;
+        let start = Instant::now();
+        (prepared.run)(device).with_context(|| format!("{} {}", small.name, small.shape))?;
+        let Case { name, shape, flops, bytes, .. } = &case;
+        row!(
+            "| {name} | {shape} | {:.1} | {:.1} | {:.1} | {:.0} µs |",
+            flops / 1e6,
+            bytes / 1e6,
+            flops / bytes,
+            start.elapsed().as_secs_f64() * 1e6
+        );
+        results.push(json!({"kernel": name, "shape": shape, "flops": flops, "bytes": bytes}));
+    }
+    Ok(results)
+}
+
+/// Milliseconds of runs, each between two events on the device.
+struct Times(Vec<f64>);
+
+impl Times {
+    fn of(device: &Device, run: impl Fn() -> Result<()>, before: impl Fn() -> Result<()>) -> Result<Self> {
+        for _ in 0..3 {
+            run()?;
+        }
+        let mut times = Vec::new();
+        while times.len() < MIN_RUNS || times.iter().sum::<f64>() < ENOUGH_MS && times.len() < 10 * MIN_RUNS {
+            // The flush is still running when the events and the launch are queued, so launching costs nothing in between.
+            before()?;
+            let start = device.record()?;
+            run()?;
+            let end = device.record()?;
+            times.push(device.elapsed_ms(&start, &end)?);
+        }
+        Ok(Self(times))
+    }
+
+    fn with(&self, other: Self) -> Self {
+        Self([self.0.clone(), other.0].concat())
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut times = self.0.clone();
+        times.sort_by(f64::total_cmp);
+        times
+    }
+
+    fn median(&self) -> f64 {
+        self.sorted()[self.0.len() / 2]
+    }
+
+    /// The middle four fifths.
+    fn spread(&self) -> String {
+        let (times, tenth) = (self.sorted(), self.0.len() / 10);
+        format!("{:.1} to {:.1}", times[tenth] * 1e3, times[times.len() - 1 - tenth] * 1e3)
+    }
+}
+
+/// Bytes read and written a second by a copy on the device.
+fn measured_bandwidth(device: &Device) -> Result<f64> {
+    let (a, b) = (device.zeros::<u8>(COPIED_BYTES)?, device.alloc::<u8>(COPIED_BYTES)?);
+    let ms = Times::of(device, || device.copy(&b, &a), || Ok(()))?.median();
+    Ok(2.0 * a.bytes() as f64 / ms * 1e3)
+}
