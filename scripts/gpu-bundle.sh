@@ -17,7 +17,7 @@ bundle=gpu-bundle
 # would be of no use.
 REQUIRE_NVCC=1 WAIT_LIMIT=500000 cargo build --release --locked --features bench --test main --message-format=json \
     >target/gpu-bundle.json || fail "the build of the tests failed"
-# Cargo names its test and bench binaries by a hash; its messages say which they are.
+# Cargo names its test binary by a hash; its messages say which it is.
 binary() {
     python3 - "$1" "$2" <<'PYTHON'
 import json, sys
@@ -43,14 +43,12 @@ place() {
     gzip "$partial/$3"
 }
 place test main warpo-tests
-REQUIRE_NVCC=1 cargo build --release --locked --features bench --bin warpo --bench kernels --bench step --message-format=json \
+REQUIRE_NVCC=1 cargo build --release --locked --features bench --bin warpo --message-format=json \
     >target/gpu-bundle.json || fail "the build failed"
 place bin warpo warpo
-place bench kernels warpo-bench
-place bench step warpo-step-bench
-mkdir -p "$partial/benches/step"
+mkdir -p "$partial/benches"
 cp -r benches/baselines "$partial/benches/baselines"
-cp benches/step/shapes.json "$partial/benches/step/"
+cp benches/shapes.json "$partial/benches/"
 cp -r examples "$partial/examples"
 cp -r tests/fixtures "$partial/tests/fixtures"
 find tests -name '*.snap' -exec cp --parents {} "$partial" \;

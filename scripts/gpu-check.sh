@@ -25,7 +25,7 @@ done
 [[ $device =~ ^(cuda|cuda:[0-9]+|host)$ && -n $out ]] || { echo "gpu-check: --device $device: expected cuda, cuda:N or host" >&2; exit 2; }
 [[ ,${only:-units}, =~ ^,((units|kernels|models|sizes|training|bench|steps|baselines),)+$ ]] || { echo "gpu-check: --only $only: no such part" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
-for program in warpo warpo-tests warpo-bench warpo-step-bench; do
+for program in warpo warpo-tests; do
     [[ -x $program ]] || { gzip -dc $program.gz >$program.part && chmod +x $program.part && mv $program.part $program; } ||
         { echo "gpu-check: no $program here: run the copy inside gpu-bundle/" >&2; exit 2; }
 done
@@ -169,7 +169,7 @@ same_bits() {
 
 bench() {
     local log=$out/bench.md
-    if ! timeout 1800 ./warpo-bench --device "$device" --json "$out/bench.json" >"$log" 2>&1; then
+    if ! timeout 1800 ./warpo bench kernels --device "$device" --json "$out/bench.json" >"$log" 2>&1; then
         check FAIL bench "$(reason "$log")"
         return
     fi
@@ -192,7 +192,7 @@ step_bench() {
     local name=$1 file=$2
     shift 2
     local log=$out/$file.md
-    if ! timeout 1800 ./warpo-step-bench --device "$device" --steps "$step_count" --json "$out/$file.json" "$@" >"$log" 2>&1; then
+    if ! timeout 1800 ./warpo bench step --device "$device" --steps "$step_count" --json "$out/$file.json" "$@" >"$log" 2>&1; then
         check FAIL "$name" "$(reason "$log")"
         return
     fi

@@ -101,6 +101,8 @@ pub fn read(text: &str) -> Result<Vec<Value>> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use serde_json::json;
 
     use super::*;
@@ -124,11 +126,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_compared_is_said() {
-        let of = |before: &[Value], now: &[Value]| table(before, now).unwrap_err().to_string();
+        let of = |before: &Value, now: &Value| table(from_ref(before), from_ref(now)).unwrap_err().to_string();
         let (timed, counted) = (case("a", &[1.0]), json!({"kernel": "a", "shape": "8x8", "flops": 1.0}));
-        assert!(of(&[counted.clone()], &[timed.clone()]).starts_with("the results before have no times"));
-        assert!(of(&[timed.clone()], &[counted]).starts_with("the results now have no times"));
-        assert_eq!(of(&[timed], &[case("b", &[1.0])]), "no case of one file is in the other");
+        assert!(of(&counted, &timed).starts_with("the results before have no times"));
+        assert!(of(&timed, &counted).starts_with("the results now have no times"));
+        assert_eq!(of(&timed, &case("b", &[1.0])), "no case of one file is in the other");
         assert_eq!(read("{}").unwrap_err().to_string(), "not a list of results, as --json writes it");
     }
 }
