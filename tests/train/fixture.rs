@@ -121,7 +121,8 @@ impl Fixture {
         records
     }
 
-    /// Every file of a run folder by relative path, but for the metrics and the configuration.
+    /// Every file of a run folder by relative path, but for the metrics, the configuration and the model's card, which name the
+    /// files of rows.
     pub fn files(&self, out: &str) -> BTreeMap<String, Vec<u8>> {
         let root = self.path(out);
         let mut found = BTreeMap::new();
@@ -132,7 +133,7 @@ impl Fixture {
                 let name = path.strip_prefix(&root).unwrap().display().to_string();
                 match path.is_dir() {
                     true => folders.push(path),
-                    false if ["metrics.jsonl", "config.toml"].contains(&name.as_str()) => {}
+                    false if ["metrics.jsonl", "config.toml", "final/README.md"].contains(&name.as_str()) => {}
                     false => drop(found.insert(name, fs::read(&path).unwrap())),
                 }
             }
