@@ -5,31 +5,17 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::times::Times;
+
 /// The keys that say what was timed, in both benches.
 const NAMES: [&str; 9] = ["kernel", "shape", "model", "task", "layout", "pairs", "prompt", "response", "graph"];
 /// The keys that have times in milliseconds.
 const TIMES: [&str; 2] = ["ms", "step_ms"];
 
-/// Milliseconds of the runs of a case, ascending.
-struct Times(Vec<f64>);
-
-impl Times {
-    fn of(result: &Value) -> Option<Self> {
-        let times = TIMES.iter().find_map(|key| result.get(key)?.as_array())?;
-        let mut times: Vec<f64> = times.iter().filter_map(Value::as_f64).collect();
-        times.sort_by(f64::total_cmp);
-        (!times.is_empty()).then_some(Self(times))
-    }
-
-    fn median(&self) -> f64 {
-        self.0[self.0.len() / 2]
-    }
-
-    /// The middle four fifths.
-    fn spread(&self) -> [f64; 2] {
-        let tenth = self.0.len() / 10;
-        [self.0[tenth], self.0[self.0.len() - 1 - tenth]]
-    }
+/// The runs of a result, where it has any.
+fn times(result: &Value) -> Option<Times> {
+    let runs = TIMES.iter().find_map(|key| result.get(key)?.as_array())?;
+    Times::of(runs.iter().filter_map(Value::as_f64).collect())
 }
 
 /// A table of the cases that both have, one row each: medians, the middle four fifths, the ratio of the medians (below 1 is
@@ -42,7 +28,7 @@ pub fn table(before: &[Value], now: &[Value]) -> Result<String> {
         let found: BTreeMap<String, (usize, Times)> = results
             .iter()
             .enumerate()
-            .filter_map(|(place, result)| Some((name_of(result), (place, Times::of(result)?))))
+            .filter_map(|(place, result)| Some((name_of(result), (place, times(result)?))))
             .collect();
         ensure!(
             !found.is_empty(),

@@ -16,6 +16,7 @@ use super::{
     cases::{self, Case, GPU_SIZE, Product, SMALL_SIZE},
     flush::Flush,
     row,
+    times::Times,
 };
 use crate::{
     device::{Arch, Choice, CudaOptions, DType, Device, GemmBackend, HostOptions},
@@ -52,84 +53,130 @@ pub fn run(options: &KernelOptions) -> Result<Vec<Value>> {
     }
 }
 
+/// A GPU and what its kernels are compared with.
+struct Gpu<'a> {
+    device: &'a Device,
+    /// The same GPU by its portable kernels, where it has others.
+    portable: Option<Device>,
+    library: Option<Library>,
+    flush: Flush,
+    /// Bytes a second.
+    bandwidth: f64,
+}
+
 fn on_gpu(device: &Device, choice: Choice, filter: &str) -> Result<Vec<Value>> {
-    let bandwidth = match device.peak_bandwidth() {
-        Some(known) => known,
-        None => measured_bandwidth(device)?,
-    };
-    row!("roof: {:.0} GB/s", bandwidth / 1e9);
-    let library = match Library::open(device) {
-        Ok(library) => Some(library),
-        Err(why) => {
-            row!("no library to compare with: {why:#}");
-            None
-        }
-    };
-    let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
-    let portable = CudaOptions { portable: true, ..CudaOptions::default() };
-    let portable = (device.arch() == Arch::Sm90).then(|| Device::cuda_with(ordinal, portable)).transpose()?;
-    let flush = Flush::new(device)?;
+    let gpu = Gpu::open(device, choice)?;
     row!(
         "\n| kernel | shape | µs | spread | rate | % of roof | of cuBLASLt's rate | of the portable kernels' |\n\
          | --- | --- | ---: | --- | --- | ---: | ---: | ---: |"
     );
     let (mut results, mut ratios) = (Vec::new(), Vec::new());
     for case in cases::all(&GPU_SIZE, 1).into_iter().filter(|case| case.name.contains(filter)) {
-        let Case { name, shape, dtype, flops, bytes, prepare } = case;
-        let prepared = prepare(device).with_context(|| format!("{name} {shape}"))?;
-        let before = || {
-            prepared.reset.as_ref().map_or(Ok(()), |reset| reset(device))?;
-            flush.run(device)
-        };
-        let ours = || (prepared.run)(device);
-        let theirs = library.as_ref().zip(prepared.product.as_ref()).map(|(library, product)| plan(library, product));
-        let theirs = theirs.transpose()?;
-        let mut times = vec![Times::of(device, ours, before)?];
-        if let Some(run) = &theirs {
-            // In turn, so that both see the same clocks.
-            let library = Times::of(device, || run(device), before)?;
-            times[0] = times[0].with(Times::of(device, ours, before)?);
-            times.push(library);
+        let timed = gpu.time(case)?;
+        if !timed.shape.ends_with(cases::NOT_SPLIT) {
+            ratios.extend(timed.vendor.map(|vendor| vendor / timed.own.median()));
         }
-        let portable = portable.as_ref().filter(|_| uses_units(&name, dtype));
-        let plain = portable.map(|device| {
-            let before = || {
-                prepared.reset.as_ref().map_or(Ok(()), |reset| reset(device))?;
-                flush.run(device)
-            };
-            Times::of(device, || (prepared.run)(device), before)
-        });
-        let (own, plain) = (times[0].median(), plain.transpose()?.map(|times| times.median()));
-        let vendor = times.get(1).map(Times::median);
-        if !shape.ends_with(cases::NOT_SPLIT) {
-            ratios.extend(vendor.map(|vendor| vendor / own));
-        }
-        let (by_memory, by_compute) = (bytes / bandwidth, flops / device.peak_flops(dtype));
-        let share = by_memory.max(by_compute) * 1e3 / own;
-        let rate = match by_compute > by_memory {
-            true => format!("{:.1} TFLOP/s", flops / own / 1e9),
-            false => format!("{:.0} GB/s", bytes / own / 1e6),
-        };
-        let ratio = |other: Option<f64>| other.map_or(String::new(), |other| format!("{:.2}", other / own));
-        row!(
-            "| {name} | {shape} | {:.1} | {} | {rate} | {:.1} | {} | {} |",
-            own * 1e3,
-            times[0].spread(),
-            100.0 * share,
-            ratio(vendor),
-            ratio(plain)
-        );
-        results.push(json!({
-            "kernel": name, "shape": shape, "ms": times[0].0, "flops": flops, "bytes": bytes, "share_of_roof": share,
-            "cublaslt_ms": vendor, "portable_ms": plain, "device": device.describe(), "dtype": format!("{dtype:?}").to_lowercase(),
-            "peak_flops": device.peak_flops(dtype), "bandwidth": bandwidth,
-        }));
+        results.push(timed.report(&gpu)?);
     }
     if !ratios.is_empty() {
         let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
         row!("\n{} products at {mean:.3} of cuBLASLt's rate (geometric mean)", ratios.len());
     }
     Ok(results)
+}
+
+impl<'a> Gpu<'a> {
+    fn open(device: &'a Device, choice: Choice) -> Result<Self> {
+        let bandwidth = match device.peak_bandwidth() {
+            Some(known) => known,
+            None => measured_bandwidth(device)?,
+        };
+        row!("roof: {:.0} GB/s", bandwidth / 1e9);
+        let library = match Library::open(device) {
+            Ok(library) => Some(library),
+            Err(why) => {
+                row!("no library to compare with: {why:#}");
+                None
+            }
+        };
+        let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
+        let portable = CudaOptions { portable: true, ..CudaOptions::default() };
+        let portable = (device.arch() == Arch::Sm90).then(|| Device::cuda_with(ordinal, portable)).transpose()?;
+        Ok(Self { device, portable, library, flush: Flush::new(device)?, bandwidth })
+    }
+
+    fn time(&self, case: Case) -> Result<Timed> {
+        let Case { name, shape, dtype, flops, bytes, prepare } = case;
+        let prepared = prepare(self.device).with_context(|| format!("{name} {shape}"))?;
+        let of = |device: &Device, run: &dyn Fn(&Device) -> Result<()>| {
+            runs(
+                device,
+                || run(device),
+                || {
+                    prepared.reset.as_ref().map_or(Ok(()), |reset| reset(device))?;
+                    self.flush.run(device)
+                },
+            )
+        };
+        let mut ours = of(self.device, &prepared.run)?;
+        let mut vendor = None;
+        if let (Some(library), Some(product)) = (&self.library, &prepared.product) {
+            // In turn, so that both see the same clocks.
+            vendor = Some(median(of(self.device, &plan(library, product)?)?));
+            ours.extend(of(self.device, &prepared.run)?);
+        }
+        let portable = self.portable.as_ref().filter(|_| uses_units(&name, dtype));
+        let portable = portable.map(|device| of(device, &prepared.run).map(median)).transpose()?;
+        let own = Times::of(ours.clone()).context("no run")?;
+        Ok(Timed { name, shape, dtype, flops, bytes, ms: ours, own, vendor, portable })
+    }
+}
+
+/// A case and its times, in milliseconds.
+struct Timed {
+    name: String,
+    shape: String,
+    dtype: DType,
+    flops: f64,
+    bytes: f64,
+    /// Of each run, in their order.
+    ms: Vec<f64>,
+    /// The same.
+    own: Times,
+    /// The median of the vendor's library.
+    vendor: Option<f64>,
+    /// The median of the portable kernels.
+    portable: Option<f64>,
+}
+
+impl Timed {
+    /// One row of the table, and the result.
+    fn report(&self, gpu: &Gpu) -> Result<Value> {
+        let Self { name, shape, dtype, flops, bytes, ms, own, vendor, portable } = self;
+        let (device, peak) = (gpu.device, gpu.device.peak_flops(*dtype));
+        let (own, [low, high]) = (own.median(), own.spread());
+        let (by_memory, by_compute) = (bytes / gpu.bandwidth, flops / peak);
+        let share = by_memory.max(by_compute) * 1e3 / own;
+        let rate = match by_compute > by_memory {
+            true => format!("{:.1} TFLOP/s", flops / own / 1e9),
+            false => format!("{:.0} GB/s", bytes / own / 1e6),
+        };
+        let ratio = |other: &Option<f64>| other.map_or(String::new(), |other| format!("{:.2}", other / own));
+        row!(
+            "| {name} | {shape} | {:.1} | {:.1} to {:.1} | {rate} | {:.1} | {} | {} |",
+            own * 1e3,
+            low * 1e3,
+            high * 1e3,
+            100.0 * share,
+            ratio(vendor),
+            ratio(portable)
+        );
+        Ok(json!({
+            "kernel": name, "shape": shape, "ms": ms, "flops": flops, "bytes": bytes, "share_of_roof": share,
+            "cublaslt_ms": vendor, "portable_ms": portable, "device": device.describe(),
+            "dtype": format!("{dtype:?}").to_lowercase(), "peak_flops": peak, "bandwidth": gpu.bandwidth,
+        }))
+    }
 }
 
 /// Whether there are kernels with Hopper's units for a case.
@@ -178,49 +225,29 @@ fn on_host(device: &Device, filter: &str) -> Result<Vec<Value>> {
 }
 
 /// Milliseconds of runs, each between two events on the device.
-struct Times(Vec<f64>);
-
-impl Times {
-    fn of(device: &Device, run: impl Fn() -> Result<()>, before: impl Fn() -> Result<()>) -> Result<Self> {
-        for _ in 0..3 {
-            run()?;
-        }
-        let mut times = Vec::new();
-        while times.len() < MIN_RUNS || times.iter().sum::<f64>() < ENOUGH_MS && times.len() < 10 * MIN_RUNS {
-            // The flush is still running when the events and the launch are queued, so launching costs nothing in between.
-            before()?;
-            let start = device.record()?;
-            run()?;
-            let end = device.record()?;
-            times.push(device.elapsed_ms(&start, &end)?);
-        }
-        Ok(Self(times))
+fn runs(device: &Device, run: impl Fn() -> Result<()>, before: impl Fn() -> Result<()>) -> Result<Vec<f64>> {
+    for _ in 0..3 {
+        run()?;
     }
-
-    fn with(&self, other: Self) -> Self {
-        Self([self.0.clone(), other.0].concat())
+    let mut times = Vec::new();
+    while times.len() < MIN_RUNS || times.iter().sum::<f64>() < ENOUGH_MS && times.len() < 10 * MIN_RUNS {
+        // The flush is still running when the events and the launch are queued, so launching costs nothing in between.
+        before()?;
+        let start = device.record()?;
+        run()?;
+        let end = device.record()?;
+        times.push(device.elapsed_ms(&start, &end)?);
     }
+    Ok(times)
+}
 
-    fn sorted(&self) -> Vec<f64> {
-        let mut times = self.0.clone();
-        times.sort_by(f64::total_cmp);
-        times
-    }
-
-    fn median(&self) -> f64 {
-        self.sorted()[self.0.len() / 2]
-    }
-
-    /// The middle four fifths.
-    fn spread(&self) -> String {
-        let (times, tenth) = (self.sorted(), self.0.len() / 10);
-        format!("{:.1} to {:.1}", times[tenth] * 1e3, times[times.len() - 1 - tenth] * 1e3)
-    }
+fn median(runs: Vec<f64>) -> f64 {
+    Times::of(runs).map_or(f64::NAN, |times| times.median())
 }
 
 /// Bytes read and written a second by a copy on the device.
 fn measured_bandwidth(device: &Device) -> Result<f64> {
     let (a, b) = (device.zeros::<u8>(COPIED_BYTES)?, device.alloc::<u8>(COPIED_BYTES)?);
-    let ms = Times::of(device, || device.copy(&b, &a), || Ok(()))?.median();
+    let ms = median(runs(device, || device.copy(&b, &a), || Ok(()))?);
     Ok(2.0 * a.bytes() as f64 / ms * 1e3)
 }

@@ -9,6 +9,7 @@ mod random;
 pub mod roofline;
 mod shapes;
 pub mod step;
+mod times;
 
 use std::io::{Write, stdout};
 

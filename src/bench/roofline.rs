@@ -10,6 +10,8 @@ use plotters::{
 };
 use serde_json::Value;
 
+use super::times::Times;
+
 /// The drawing's size in pixels; coordinates of an SVG file are whole pixels.
 const SIZE: (u32, u32) = (1600, 1000);
 const COLORS: [RGBColor; 8] = [
@@ -42,10 +44,9 @@ impl Case {
     fn of(result: &Value) -> Option<Self> {
         let number = |key: &str| result.get(key)?.as_f64().filter(|&number| number > 0.0);
         let (name, flops, bytes) = (result.get("kernel")?.as_str()?, number("flops")?, number("bytes")?);
-        let mut times: Vec<f64> = result.get("ms")?.as_array()?.iter().filter_map(Value::as_f64).collect();
-        times.sort_by(f64::total_cmp);
+        let runs = result.get("ms")?.as_array()?.iter().filter_map(Value::as_f64).collect();
         // A file may keep fewer runs than its shares are of.
-        let seconds = number("median_ms").or_else(|| times.get(times.len() / 2).copied())? / 1e3;
+        let seconds = number("median_ms").or_else(|| Times::of(runs).map(|times| times.median()))? / 1e3;
         let family = name.split('_').next()?.to_owned();
         let least = number("share_of_roof")? * seconds;
         Some(Self {

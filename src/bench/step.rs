@@ -23,13 +23,14 @@ use crate::{
     },
     train::step::{self, Trainer},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use half::bf16;
 use serde_json::{Value, json};
 
 use super::{
     row,
     shapes::{self, Layout, Lengths},
+    times::Times,
 };
 
 const SETTINGS: Settings =
@@ -292,14 +293,9 @@ fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunSte
 /// One row of the table, and the result in the schema of benches/baselines/README.md.
 fn report(device: &Device, case: &Case, options: &StepOptions, measured: &Measured) -> Result<Value> {
     let Measured { step_ms, queued_ms, peak } = measured;
-    let sorted = |times: &[f64]| {
-        let mut times = times.to_vec();
-        times.sort_by(f64::total_cmp);
-        times
-    };
-    let queued = sorted(queued_ms).get(queued_ms.len() / 2).copied();
-    let sorted = sorted(step_ms);
-    let median = sorted[sorted.len() / 2];
+    let queued = Times::of(queued_ms.clone()).map(|times| times.median());
+    let times = Times::of(step_ms.clone()).context("no step was timed")?;
+    let ([shortest, longest], median) = (times.ends(), times.median());
     let tokens: usize = case.forests.iter().map(Forest::len).sum();
     let (pairs, flops) = (case.work.trees.len(), case.task.passes() * forward_flops(case));
     let share = flops / (median / 1e3) / device.peak_flops(DType::Bf16);
@@ -313,8 +309,8 @@ fn report(device: &Device, case: &Case, options: &StepOptions, measured: &Measur
         rate(tokens),
         100.0 * share,
         *peak as f64 / 1e9,
-        sorted[0],
-        sorted[sorted.len() - 1],
+        shortest,
+        longest,
         queued.map_or(String::new(), |ms| format!("{ms:.2} of {:.1}", median / case.forests.len() as f64))
     );
     Ok(json!({

@@ -14,7 +14,10 @@ use crate::{
     config::Config,
     device::Choice,
     loss::MetricSums,
-    report::terminal::{conclude, leave_output_alone},
+    report::{
+        history::HELD_OUT,
+        terminal::{conclude, leave_output_alone},
+    },
     stop::Stop,
     train::evaluation::{self, EvaluationOptions},
 };
@@ -77,11 +80,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Every metric, by the name it has in `metrics.jsonl`.
 fn json(found: &MetricSums) -> Result<String> {
-    let named = found.iter().map(|(name, value)| (format!("eval_{name}"), Value::from(value)));
+    let named = found.iter().map(|(name, value)| (format!("{HELD_OUT}{name}"), Value::from(value)));
     Ok(format!("{}\n", serde_json::to_string(&Map::from_iter(named))?))
 }
 
 fn line(found: &MetricSums) -> String {
-    let text: Vec<String> = found.iter().map(|(name, value)| format!("eval_{name} {value:.4}")).collect();
+    let text: Vec<String> = found.iter().map(|(name, value)| format!("{HELD_OUT}{name} {value:.4}")).collect();
     text.join("  ")
 }

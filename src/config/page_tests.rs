@@ -12,8 +12,14 @@ use super::{
 /// Above it the page is written by hand.
 const LINE: &str = "\n---\n\n";
 /// Files whose types the configuration is made of.
-const SOURCES: [&str; 5] =
-    ["src/config.rs", "src/data/loader.rs", "src/data/long.rs", "src/data/mod.rs", "src/optim/schedule.rs"];
+const SOURCES: [&str; 6] = [
+    "src/config.rs",
+    "src/config/optim.rs",
+    "src/data/loader.rs",
+    "src/data/long.rs",
+    "src/data/mod.rs",
+    "src/optim/schedule.rs",
+];
 /// What a value is, by its type. An enum lists its values, a struct of SOURCES is a table with keys of its own.
 const KINDS: [(&str, &str); 11] = [
     ("PathBuf", "a path"),

@@ -123,6 +123,13 @@ impl TokenCache {
         Ok(Self { cache: Cache::new(folder), key })
     }
 
+    /// The same cache for a file that is read in a way of its own, which `how` says.
+    pub fn reading(&self, how: &str) -> Self {
+        let mut own = self.clone();
+        own.key.part("own", how.as_bytes());
+        own
+    }
+
     /// The trees of `file`, read as a file of `kind`, from the cache, or those of `encode`, kept from then on. A cache
     /// that is damaged or cannot be written costs a warning and never the run.
     ///

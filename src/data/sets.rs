@@ -72,7 +72,9 @@ impl Sets {
     /// A file is missing or malformed, or a row is bad.
     pub fn read(encoder: Encoder, options: &SetOptions, watch: Progress) -> Result<Self> {
         blob::allow_many();
-        let cache_key = format!("{}\n{}", encoder.key().hex(), options.key);
+        let key = format!("{}\n{}", encoder.key().hex(), options.key);
+        let open = |folder| TokenCache::new(folder, options.model, &key);
+        let cache = options.cache.map(open).transpose()?;
         let mut origins = Vec::new();
         let mut load = |key: &str, files: &Files| -> Result<Dataset> {
             let mut all = Dataset::default();
@@ -83,8 +85,11 @@ impl Sets {
             };
             for (number, (file, own)) in (1..).zip(&files) {
                 let columns = own.columns_over(options.columns);
-                let cache = options.cache.map(|folder| cache_of(folder, options, &cache_key, own)).transpose()?;
-                let reading = Reading { options, columns: &columns, encoder: &encoder, cache: cache.as_ref(), watch };
+                let plain = own.columns.is_empty();
+                let renamed =
+                    cache.as_ref().filter(|_| !plain).map(|cache| cache.reading(&format!("{:?}", own.columns)));
+                let cache = renamed.as_ref().or(cache.as_ref());
+                let reading = Reading { options, columns: &columns, encoder: &encoder, cache, watch };
                 let (mut data, origin) = reading.load(file)?;
                 describe(file, &data, origin, &mut origins);
                 data.fit(&file.display().to_string(), options.budget, options.on_error)?;
@@ -150,12 +155,6 @@ fn expand<'a>(key: &str, files: &'a Files) -> Result<Vec<(PathBuf, &'a WeightedF
         }
     }
     Ok(found)
-}
-
-/// The cache of files whose columns are called as this one's.
-fn cache_of(folder: &Path, options: &SetOptions, key: &str, file: &WeightedFile) -> Result<TokenCache> {
-    let own = if file.columns.is_empty() { String::new() } else { format!("\n{:?}", file.columns) };
-    TokenCache::new(folder, options.model, &format!("{key}{own}"))
 }
 
 /// How a file is read.

@@ -77,7 +77,11 @@ fn data(config: &Config, state: &State) -> String {
         let names = files.0.iter().map(|file| file.path.file_name().unwrap_or_default().to_string_lossy());
         names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     };
-    let held_out = config.data.eval.as_ref().map_or(String::new(), |files| format!(" Held out: {}.", names(files)));
+    let held_out = match (&config.data.eval, config.data.eval_fraction) {
+        (Some(files), _) => format!(" Held out: {}.", names(files)),
+        (None, share) if share > 0.0 => format!(" Held out: {share} of the rows."),
+        _ => String::new(),
+    };
     format!(
         "{} steps, {} epochs of {}: {} tokens, prompts that responses share counted once.{held_out}",
         state.step,

@@ -9,15 +9,15 @@ use super::{
     checkpoint,
     passes::Passes,
     plan::{self, REFERENCE_MODEL},
-    references::Making,
+    references::{self, Making},
 };
 use crate::{
-    config::{Config, Init},
+    config::Config,
     data::{Dataset, sets::Sets, trees::Trees},
     device::{Choice, DType, Device, Float},
     error::Error,
     feed::HeldOut,
-    loss::{Loss, MetricSums},
+    loss::{Loss, Margin, MetricSums},
     model::{MemoryPlan, Model, ModelConfig, check_kernels},
     ops::loss_batch,
     report::terminal::{self, Terminal, say},
@@ -76,6 +76,26 @@ fn begin(options: &EvaluationOptions, stop: &Stop) -> Result<Option<MetricSums>>
     }
 }
 
+/// The metrics of held-out rows and the margins of pairs, with a bar meanwhile; `None` if the stop came first.
+///
+/// # Errors
+/// As [`Passes::evaluate`].
+pub fn watched<T: Float>(
+    passes: &Passes<T>,
+    rows: &HeldOut,
+    carried: &[f64],
+    at_start: bool,
+    stop: &Stop,
+) -> Result<Option<(MetricSums, Vec<Margin>)>> {
+    let (bar, packs) = (Terminal::new(0, rows.packs() as u64, u64::MAX), Cell::new(0));
+    let found = passes.evaluate(rows, carried, at_start, || {
+        bar.show(packs.replace(packs.get() + 1), "evaluating");
+        !stop.requested()
+    });
+    bar.finish();
+    found
+}
+
 /// Token numbers must mean the same in both folders: the rows are tokenised once.
 fn check_vocabulary(options: &EvaluationOptions, shape: &ModelConfig, start: &ModelConfig) -> Result<()> {
     let (own, run) = (options.model.display(), options.config.model.path.display());
@@ -129,13 +149,7 @@ impl Evaluation<'_> {
         };
         let rows = HeldOut::new(std::mem::take(&mut self.rows), config.batch.tokens, values)?;
         let passes = Passes { model: &model, masks: masks.as_ref(), reference: &reference, loss: &self.loss };
-        let (bar, packs) = (Terminal::new(0, rows.packs() as u64, u64::MAX), Cell::new(0));
-        let means = passes.evaluate(&rows, &self.carried()?, false, || {
-            bar.show(packs.replace(packs.get() + 1), "evaluating");
-            !self.stop.requested()
-        });
-        bar.finish();
-        Ok(means?.map(|(means, _)| means))
+        Ok(watched(&passes, &rows, &self.carried()?, false, self.stop)?.map(|(means, _)| means))
     }
 
     /// The reference of a folder that has one of its own, as a checkpoint of a run whose reference follows the policy.
@@ -161,22 +175,22 @@ impl Evaluation<'_> {
 
     /// Of forward passes only: of the model, and of the starting weights where they run beside it.
     fn plan(&self) -> Result<RunPlan> {
-        let (config, device) = (&self.options.config, self.device);
-        let precision = config.train.precision.on(device);
-        let of = |shape: &ModelConfig| -> Result<MemoryPlan> {
-            let capacity = plan::capacity(&[&self.rows], shape, &self.loss, config, device);
-            let plan = MemoryPlan::forward_only(shape, precision, capacity)?;
-            Ok(if self.loss.needs_distributions() { plan } else { plan.on(device, shape) })
-        };
-        let mut plan = RunPlan::from(of(&self.shape)?);
+        let mut plan = RunPlan::from(self.plan_of(&self.shape)?);
         if self.runs_beside() {
-            plan.others.push((REFERENCE_MODEL, of(&self.start)?));
+            plan.others.push((REFERENCE_MODEL, self.plan_of(&self.start)?));
         } else if self.has_values() {
             // One after the other.
-            RunPlan::from(of(&self.start)?).check(device)?;
+            RunPlan::from(self.plan_of(&self.start)?).check(self.device)?;
         }
-        plan.check(device)?;
+        plan.check(self.device)?;
         Ok(plan)
+    }
+
+    fn plan_of(&self, shape: &ModelConfig) -> Result<MemoryPlan> {
+        let (config, device) = (&self.options.config, self.device);
+        let capacity = plan::capacity(&[&self.rows], shape, &self.loss, config, device);
+        let plan = MemoryPlan::forward_only(shape, config.train.precision.on(device), capacity)?;
+        Ok(if self.loss.needs_distributions() { plan } else { plan.on(device, shape) })
     }
 
     fn introduce(&self, plan: &RunPlan) {
@@ -198,11 +212,8 @@ impl Evaluation<'_> {
 
     /// The starting weights of the run.
     fn starting<T: Float>(&self, plan: &MemoryPlan) -> Result<Model<T>> {
-        let (config, model) = (&self.options.config, self.loaded(&self.start, plan)?);
-        match config.model.init {
-            Init::Random => model.randomize(config.train.seed)?,
-            Init::Pretrained => model.load(&config.model.path)?,
-        }
+        let model = self.loaded(&self.start, plan)?;
+        references::start(&model, &self.options.config)?;
         Ok(model)
     }
 
@@ -212,10 +223,7 @@ impl Evaluation<'_> {
             return Ok(Some(RowValues::none()));
         }
         let (config, none) = (&self.options.config, Trees::default());
-        let capacity = plan::capacity(&[&self.rows], &self.start, &self.loss, config, self.device);
-        let precision = config.train.precision.on(self.device);
-        let plan = MemoryPlan::forward_only(&self.start, precision, capacity)?.on(self.device, &self.start);
-        let (model, sets) = (self.starting::<T>(&plan)?, [&self.rows.trees, &none]);
+        let (model, sets) = (self.starting::<T>(&self.plan_of(&self.start)?)?, [&self.rows.trees, &none]);
         let file = ValueFile::nameless(sets)?;
         let making = Making { config, loss: &self.loss, sets, model: &model, stop: self.stop };
         let Some(_) = making.make(&file)? else { return Ok(None) };

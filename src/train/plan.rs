@@ -66,10 +66,10 @@ pub(super) fn capacity(
 /// # Errors
 /// Names need, room and remedy.
 pub fn check_disk(inputs: &Inputs, options: &Options, plan: &MemoryPlan, start: &Start) -> Result<Option<String>> {
-    let computed = !options.out.join(REFERENCE).is_file();
+    let follows = follows(&options.config, &inputs.loss);
+    let computed = !follows && !options.out.join(REFERENCE).is_file();
     let rows = || inputs.train.trees.all_rows() + inputs.eval.as_ref().map_or(0, |eval| eval.trees.all_rows());
     let reference_rows = if computed { rows() } else { 0 };
-    let follows = follows(&options.config, &inputs.loss);
     let writes = Writes { plan, reference_rows, follows, steps: [start.step(), inputs.total_steps] };
     writes.check(&options.out, &options.config)
 }

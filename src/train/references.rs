@@ -23,6 +23,17 @@ use crate::{
     units::duration,
 };
 
+/// Fills a model with the starting weights of a run.
+///
+/// # Errors
+/// Their files cannot be used.
+pub fn start<T: Float>(model: &Model<T>, config: &Config) -> Result<()> {
+    match config.model.init {
+        Init::Random => model.randomize(config.train.seed),
+        Init::Pretrained => model.load(&config.model.path),
+    }
+}
+
 /// What values are made of: the rows and the model that holds the starting weights.
 pub struct Making<'a, T> {
     pub config: &'a Config,
@@ -113,10 +124,7 @@ impl<T: Float> Making<'_, T> {
             let found = self.pass("older reference", &before);
             // The run has not begun: the weights are those of its start.
             let config = self.config;
-            match config.model.init {
-                Init::Random => self.model.randomize(config.train.seed)?,
-                Init::Pretrained => self.model.load(&config.model.path)?,
-            }
+            start(self.model, config)?;
             if found?.is_none() {
                 return Ok(None);
             }

@@ -1,15 +1,13 @@
 //! The run itself: steps, evaluations, checkpoints, in that order.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::{
     Outcome,
     checkpoint::State,
+    evaluation,
     folder::METRICS,
     health::CourseWatch,
     margins,
@@ -141,12 +139,7 @@ impl<'a, T: Float> Run<'a, T> {
     fn evaluate(&mut self) -> Result<bool> {
         let Some(rows) = &self.supplies.held_out else { return Ok(true) };
         let State { step, epoch, ref loss_state, .. } = self.session.state;
-        let (bar, packs) = (Terminal::new(0, rows.packs() as u64, u64::MAX), Cell::new(0));
-        let means = self.session.trainer.passes().evaluate(rows, loss_state, step == 0, || {
-            bar.show(packs.replace(packs.get() + 1), "evaluating");
-            !self.stop.requested()
-        })?;
-        bar.finish();
+        let means = evaluation::watched(&self.session.trainer.passes(), rows, loss_state, step == 0, self.stop)?;
         let Some((means, margins)) = means else { return Ok(false) };
         if let Some(tokenizer) = self.session.inputs.tokenizer.as_ref().filter(|_| !margins.is_empty() && step > 0) {
             // Before the record: where that is, this is.

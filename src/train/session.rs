@@ -10,7 +10,7 @@ use super::{
     checkpoint::{self, State},
     inputs::Inputs,
     plan::{REFERENCE_MODEL, follows},
-    references::References,
+    references::{self, References},
     settings,
     start::Start,
     step::{StepOptions, Trainer},
@@ -164,10 +164,9 @@ fn reference<T: Float>(
         return Ok(if has_values { Reference::Values } else { Reference::None });
     };
     let beside = Model::<T>::new(device, &inputs.model, plan.clone())?;
-    match (start, config.model.init) {
-        (Start::From(folder, _), _) if follows(config, loss) => beside.load(&folder.join(checkpoint::REFERENCE))?,
-        (_, Init::Random) => beside.randomize(config.train.seed)?,
-        (_, Init::Pretrained) => beside.load(&config.model.path)?,
+    match start {
+        Start::From(folder, _) if follows(config, loss) => beside.load(&folder.join(checkpoint::REFERENCE))?,
+        _ => references::start(&beside, config)?,
     }
     Ok(Reference::Beside(Box::new(beside)))
 }
