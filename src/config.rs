@@ -8,6 +8,7 @@ pub mod init;
 mod names;
 mod optim;
 mod options;
+mod recompute;
 mod source;
 mod suggest;
 
@@ -34,6 +35,7 @@ pub use crate::{
 };
 pub use best_metric::BestMetric;
 pub use optim::{OptimName, OptimSection};
+pub use recompute::Recompute;
 use source::Origins;
 
 /// Everything that determines a run. Unknown keys are refused.
@@ -258,6 +260,11 @@ pub struct TrainSection {
     /// has what was chosen.
     /// Example: `precision = "f32"`.
     pub precision: Precision,
+    /// What the backward pass computes again instead of keeping it, the same bits for less memory: "none"; "attention", what
+    /// attention gives; "gate_up", the MLP's gate and up as well; "qkv", queries, keys and values too; "block", all but the
+    /// stream between layers. A rung for all layers, or so many layers each from the first on.
+    /// Example: `recompute = "gate_up"`.
+    pub recompute: Recompute,
     /// Worker threads of the host device; 0 or more, and 0 takes all cores. The results do not depend on it.
     /// Example: `threads = 8`.
     pub threads: usize,
@@ -360,6 +367,7 @@ impl Default for TrainSection {
             log_every: 10,
             tensorboard: false,
             precision: Precision::Auto,
+            recompute: Recompute::default(),
             threads: 0,
             cuda_graph: false,
             track_reference: true,

@@ -407,6 +407,7 @@ pub(super) const WITHOUT_TRL: &[&str] = &[
     "train.ema",
     "train.threads",
     "train.cuda_graph",
+    "train.recompute",
     "train.track_reference",
     "cache.dir",
 ];

@@ -35,7 +35,7 @@ const KINDS: [(&str, &str); 11] = [
     ("Columns", "a table"),
 ];
 /// Further kinds that are written as text.
-const TEXTS: [&str; 2] = ["BestMetric", "Date"];
+const TEXTS: [&str; 3] = ["BestMetric", "Date", "Recompute"];
 /// What else an example needs.
 const NEEDS: [(&str, &str); 5] = [
     ("model.older_reference", "loss.name = \"apo_accelerated\"\n"),

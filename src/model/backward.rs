@@ -1,7 +1,7 @@
 //! The backward pass of one micro-batch: adds every parameter's gradient to the gradient arena.
 //!
-//! Outputs of norms before a product and of the activation are computed again from what the forward pass kept. One
-//! buffer carries the gradient of the residual stream from the last layer to the first; others change their meaning
+//! Outputs of norms before a product and of the activation are computed again from what the forward pass kept, and so is
+//! what the plan's rungs dropped. One buffer carries the gradient of the residual stream from the last layer to the first; others change their meaning
 //! within a layer as the memory plan says.
 
 use std::ops::Range;
@@ -103,6 +103,7 @@ impl<T: Float> Model<T> {
         let (dy, x) = (self.part(spans.normed, tokens * hidden), self.part(spans.x_final, tokens * hidden));
         self.norm_bwd(&dx, &dy, &x, spans.final_stats, &self.params.layout().final_norm, false)?;
         for (i, (ranges, layer)) in self.params.layout().layers.iter().zip(&spans.layers).enumerate().rev() {
+            self.recompute(batch, i)?;
             self.mlp_bwd(tokens, ranges, layer, &dx)?;
             self.attention_bwd(batch, i, ranges, layer, &dx)?;
         }

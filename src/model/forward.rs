@@ -37,10 +37,7 @@ impl<T: Float> Model<T> {
     pub fn forward_visiting(&self, batch: &Batch, visit: &mut dyn FnMut(&Visit<T>) -> Result<()>) -> Result<()> {
         let (tokens, hidden) = (batch.tokens, self.config.hidden);
         let spans = &self.plan.spans;
-        let stream = |layer: usize| {
-            let span = spans.layers.get(layer).map_or(spans.x_final, |layer| layer.x);
-            self.part::<T>(span, tokens * hidden)
-        };
+        let stream = |layer: usize| self.stream(tokens, layer);
         self.embed(batch, &stream(0))?;
         for (i, (ranges, layer)) in self.params.layout().layers.iter().zip(&spans.layers).enumerate() {
             self.attention_fwd(batch, i, ranges, layer)?;
@@ -50,6 +47,13 @@ impl<T: Float> Model<T> {
         }
         let y = self.part(spans.hidden, tokens * hidden);
         self.norm(&y, spans.final_stats, &stream(self.config.layers), &self.params.layout().final_norm, tokens)
+    }
+
+    /// The residual stream that enters a layer, or leaves the last one.
+    pub(super) fn stream(&self, tokens: usize, layer: usize) -> Buffer<T> {
+        let spans = &self.plan.spans;
+        let span = spans.layers.get(layer).map_or(spans.x_final, |layer| layer.x);
+        self.part(span, tokens * self.config.hidden)
     }
 
     /// The log-probability of each row's target; needs [`forward`](Self::forward) on the same batch. The buffer is the
@@ -211,24 +215,45 @@ impl<T: Float> Model<T> {
     }
 
     fn attention_fwd(&self, batch: &Batch, index: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
-        let (device, config, tokens) = (&self.device, &self.config, batch.tokens);
-        let (hidden, q) = (config.hidden, config.q_width());
-        let x = self.part::<T>(layer.x, tokens * hidden);
-        let input = self.block_input(&x, layer.before_attention, &ranges.before_attention, tokens)?;
-        let qkv = self.part::<T>(layer.qkv, tokens * config.qkv_width());
-        self.qkv_fwd(&qkv, &input, batch, index, ranges, layer)?;
+        self.project_qkv(batch, index, ranges, layer)?;
+        self.attend(batch, index, layer)?;
+        self.leave_attention(batch.tokens, ranges, layer)
+    }
 
-        let attended = self.part::<T>(layer.attended, tokens * q);
+    /// Queries, keys and values of the normed stream.
+    pub(super) fn project_qkv(
+        &self,
+        batch: &Batch,
+        index: usize,
+        ranges: &LayerRanges,
+        layer: &LayerSpans,
+    ) -> Result<()> {
+        let tokens = batch.tokens;
+        let x = self.part::<T>(layer.x, tokens * self.config.hidden);
+        let input = self.block_input(&x, layer.before_attention, &ranges.before_attention, tokens)?;
+        let qkv = self.part::<T>(layer.qkv, tokens * self.config.qkv_width());
+        self.qkv_fwd(&qkv, &input, batch, index, ranges, layer)
+    }
+
+    /// What each token gathers of the values that it sees.
+    pub(super) fn attend(&self, batch: &Batch, index: usize, layer: &LayerSpans) -> Result<()> {
+        let (config, tokens) = (&self.config, batch.tokens);
         attention::fwd(
-            device,
-            &attended,
+            &self.device,
+            &self.part::<T>(layer.attended, tokens * config.q_width()),
             &self.part(layer.lse, config.heads * tokens),
-            &qkv,
+            &self.part(layer.qkv, tokens * config.qkv_width()),
             &batch.mask(),
             config.attention_scale as f32,
             &self.attention_dims(index, tokens),
-        )?;
-        let middle = self.part(layer.middle, tokens * hidden);
+        )
+    }
+
+    /// The stream between attention and MLP.
+    pub(super) fn leave_attention(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<()> {
+        let part = |span, width: usize| self.part::<T>(span, tokens * width);
+        let (x, middle) = (part(layer.x, self.config.hidden), part(layer.middle, self.config.hidden));
+        let attended = part(layer.attended, self.config.q_width());
         let after = (layer.after_attention, &ranges.after_attention);
         self.end_block(&middle, layer.attention_out, &x, &attended, &ranges.o, after)
     }
@@ -316,11 +341,28 @@ impl<T: Float> Model<T> {
     }
 
     fn mlp_fwd(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans, y: &Buffer<T>) -> Result<()> {
+        let inner = self.enter_mlp(tokens, ranges, layer)?;
+        self.leave_mlp(ranges, layer, &inner, y)
+    }
+
+    /// What the second matrix of the MLP reads, from the stream in the middle.
+    pub(super) fn enter_mlp(&self, tokens: usize, ranges: &LayerRanges, layer: &LayerSpans) -> Result<Buffer<T>> {
         let x = self.part(layer.middle, tokens * self.config.hidden);
         let input = self.block_input(&x, layer.before_mlp, &ranges.before_mlp, tokens)?;
-        let inner = self.gate_fwd(tokens, ranges, layer, &input)?;
+        self.gate_fwd(tokens, ranges, layer, &input)
+    }
+
+    /// The stream `y` that leaves the layer.
+    pub(super) fn leave_mlp(
+        &self,
+        ranges: &LayerRanges,
+        layer: &LayerSpans,
+        inner: &Buffer<T>,
+        y: &Buffer<T>,
+    ) -> Result<()> {
+        let x = self.part(layer.middle, y.len());
         let after = (layer.after_mlp, &ranges.after_mlp);
-        self.end_block(y, layer.mlp_out, &x, &inner, &ranges.down, after)
+        self.end_block(y, layer.mlp_out, &x, inner, &ranges.down, after)
     }
 
     /// The first matrix of the MLP and its activation, in one kernel where there is one.

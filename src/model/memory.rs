@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::{
-    Layout, ModelConfig,
+    Layout, ModelConfig, Rung,
     config::{NormKind, QkNorm},
     linear::dw_partials,
 };
@@ -45,7 +45,8 @@ pub(super) struct Span {
 }
 
 /// What one layer's backward pass needs of its forward pass; outputs of norms before a product and of the activation are
-/// recomputed. A part the model has no use for is empty.
+/// recomputed. A part the model has no use for is empty; one that the layer's rung drops lies where that of every other layer
+/// lies that drops it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LayerSpans {
     /// (tokens, hidden) the residual stream that enters the layer
@@ -120,6 +121,8 @@ pub struct MemoryPlan {
     pub capacity: Capacity,
     /// Whether there is room for what a backward pass and an optimizer need.
     pub trains: bool,
+    /// What each layer computes again on the way back, from the first that runs.
+    pub levels: Vec<Rung>,
     /// Rows of the rotary table: no path can be longer.
     pub positions: usize,
     /// Whether the head keeps exponentials in bf16 instead of logits in f32: see [`head::keeps_exponentials`].
@@ -140,6 +143,8 @@ pub struct MemoryPlan {
     pub tables: usize,
     /// Bytes of the arena of activations, scratch and head.
     pub arena: usize,
+    /// Elements for parts of weights' gradients.
+    pub(super) parts: usize,
     pub(super) spans: Spans,
 }
 
@@ -170,53 +175,68 @@ impl MemoryPlan {
         let capacity = Capacity { head_chunk_rows: capacity.head_chunk_rows.min(capacity.rows), ..capacity };
         let elements = Layout::new(config).elements;
         let (width, state) = if precision == DType::Bf16 { (2, 12) } else { (4, 8) };
-        let positions = config.positions.min(capacity.tokens);
-        let mut arena = Places { width, end: 0, trains };
-        let mut spans = Spans::default();
-        arena.place_saved(&mut spans, config, capacity.tokens);
-        let saved = arena.end;
-        arena.place_scratch(&mut spans, config, capacity, positions, 0);
-        let scratch = arena.end - saved;
-        arena.place_head(&mut spans, config, capacity, false);
-        Ok(Self {
+        let mut plan = Self {
             precision,
-            exponentials: false,
             capacity,
             trains,
-            positions,
+            levels: vec![Rung::None; config.layers],
+            positions: config.positions.min(capacity.tokens),
+            exponentials: false,
             parameters: elements * width,
             gradients: if trains { elements * 4 } else { 0 },
             optimizer: if trains { elements * state } else { 0 },
-            saved,
-            scratch,
-            head: arena.end - saved - scratch,
+            saved: 0,
+            scratch: 0,
+            head: 0,
             tables: table_bytes(capacity, config.learned_positions()),
-            arena: arena.end,
-            spans,
-        })
+            arena: 0,
+            parts: 0,
+            spans: Spans::default(),
+        };
+        plan.place(config);
+        Ok(plan)
+    }
+
+    /// Finds the places of everything in the arena.
+    fn place(&mut self, config: &ModelConfig) {
+        let mut arena = Places { width: width(self.precision), end: 0, trains: self.trains };
+        let mut spans = Spans::default();
+        arena.place_saved(&mut spans, config, self.capacity.tokens, &self.levels);
+        self.saved = arena.end;
+        arena.place_scratch(&mut spans, config, self.capacity, self.positions, self.parts);
+        self.scratch = arena.end - self.saved;
+        arena.place_head(&mut spans, config, self.capacity, self.exponentials);
+        self.head = arena.end - self.saved - self.scratch;
+        (self.arena, self.spans) = (arena.end, spans);
     }
 
     /// The same plan on a device: where the head keeps exponentials, the memory for logits in f32 is saved; where sums of
     /// weights' gradients are split, their parts have room.
     pub fn on(mut self, device: &Device, config: &ModelConfig) -> Self {
         let is_bf16 = self.precision == DType::Bf16;
-        let (width, trains) = (if is_bf16 { 2 } else { 4 }, self.trains);
         self.exponentials = is_bf16 && head::keeps_exponentials::<bf16>(device, &head(config, self.capacity));
-        let parts = if is_bf16 { dw_partials(device, config, self.capacity.tokens) } else { 0 };
-        let mut arena = Places { width, end: self.saved, trains };
-        arena.place_scratch(&mut self.spans, config, self.capacity, self.positions, parts);
-        self.scratch = arena.end - self.saved;
-        arena.place_head(&mut self.spans, config, self.capacity, self.exponentials);
-        self.head = arena.end - self.saved - self.scratch;
-        self.arena = arena.end;
+        self.parts = if is_bf16 { dw_partials(device, config, self.capacity.tokens) } else { 0 };
+        self.place(config);
         self
+    }
+
+    /// The same plan with so much of each layer computed again on the way back. What a layer drops lies in one slot for all.
+    ///
+    /// # Errors
+    /// There is not one rung a layer, or the plan is for forward passes only.
+    pub fn recomputing(mut self, config: &ModelConfig, levels: Vec<Rung>) -> Result<Self> {
+        ensure!(levels.len() == config.layers, "{} rungs for {} layers", levels.len(), config.layers);
+        ensure!(self.trains, "nothing is computed again without a backward pass");
+        self.levels = levels;
+        self.place(config);
+        Ok(self)
     }
 
     /// The same plan for an optimizer that remembers so many bytes of each weight beside an f32 master; without this it is
     /// two moments.
     pub fn remembering(mut self, bytes: usize) -> Self {
-        let (width, master) = if self.precision == DType::Bf16 { (2, 4) } else { (4, 0) };
-        self.optimizer = if self.trains { self.parameters / width * (bytes + master) } else { 0 };
+        let master = if self.precision == DType::Bf16 { 4 } else { 0 };
+        self.optimizer = if self.trains { self.parameters / width(self.precision) * (bytes + master) } else { 0 };
         self
     }
 
@@ -242,6 +262,11 @@ impl MemoryPlan {
             ("batch tables", self.tables),
         ]
     }
+}
+
+/// Bytes of an activation.
+fn width(precision: DType) -> usize {
+    if precision == DType::Bf16 { 2 } else { 4 }
 }
 
 /// Index tables of a forest: seven per token (two of them one longer), sequences at most one per token,
@@ -305,8 +330,35 @@ impl Places {
         Span { start, bytes }
     }
 
-    fn place_saved(&mut self, spans: &mut Spans, config: &ModelConfig, tokens: usize) {
-        let stats = if config.norm == NormKind::Layer { 2 * tokens } else { tokens };
+    fn place_saved(&mut self, spans: &mut Spans, config: &ModelConfig, tokens: usize, levels: &[Rung]) {
+        let highest = levels.iter().max().copied().unwrap_or_default();
+        let slot = self.layer(config, tokens, |rung| rung <= highest, &LayerSpans::default());
+        // A layer reads its stream before it writes the next one's, so forward alone all of them can be one place.
+        for level in if self.trains { levels } else { &levels[..1] } {
+            let x = self.wide(tokens * config.hidden);
+            let kept = self.layer(config, tokens, |rung| rung > *level, &slot);
+            spans.layers.push(LayerSpans { x, ..kept });
+        }
+        if !self.trains {
+            spans.layers.resize(config.layers, spans.layers[0]);
+        }
+        spans.x_final = if self.trains { self.wide(tokens * config.hidden) } else { spans.layers[0].x };
+        spans.final_stats = self.exact(stats(config, tokens));
+        spans.hidden = self.wide(tokens * config.hidden);
+    }
+
+    /// All that a layer keeps beside its stream: what the rungs that are `here` drop gets a place, the rest has the slot's.
+    fn layer(
+        &mut self,
+        config: &ModelConfig,
+        tokens: usize,
+        here: impl Fn(Rung) -> bool,
+        slot: &LayerSpans,
+    ) -> LayerSpans {
+        let width = self.width;
+        let mut part = |rung, place: Span, bytes: usize| if here(rung) { self.take(bytes) } else { place };
+        let stream = tokens * config.hidden * width;
+        let stats = 4 * stats(config, tokens);
         let [before, after] = [config.norm_before, config.norm_after].map(usize::from);
         let qk_norms = match config.qk_norm {
             QkNorm::None => 0,
@@ -314,31 +366,22 @@ impl Places {
             QkNorm::Width => 2,
         };
         let qk = if qk_norms == 0 { 0 } else { config.q_width() + config.kv_width() };
-        // A layer reads its stream before it writes the next one's, so forward alone all of them can be one place.
-        for _ in 0..if self.trains { config.layers } else { 1 } {
-            spans.layers.push(LayerSpans {
-                x: self.wide(tokens * config.hidden),
-                before_attention: self.exact(before * stats),
-                qk: self.wide(tokens * qk),
-                qk_rrms: self.exact(tokens * qk_norms),
-                qkv: self.wide(tokens * config.qkv_width()),
-                attended: self.wide(tokens * config.q_width()),
-                lse: self.exact(config.heads * tokens),
-                attention_out: self.wide(after * tokens * config.hidden),
-                after_attention: self.exact(after * stats),
-                middle: self.wide(tokens * config.hidden),
-                before_mlp: self.exact(before * stats),
-                gate_up: self.wide(tokens * config.gate_width()),
-                mlp_out: self.wide(after * tokens * config.hidden),
-                after_mlp: self.exact(after * stats),
-            });
+        LayerSpans {
+            x: slot.x,
+            before_attention: part(Rung::Qkv, slot.before_attention, before * stats),
+            qk: part(Rung::Qkv, slot.qk, tokens * qk * width),
+            qk_rrms: part(Rung::Qkv, slot.qk_rrms, tokens * qk_norms * 4),
+            qkv: part(Rung::Qkv, slot.qkv, tokens * config.qkv_width() * width),
+            attended: part(Rung::Attention, slot.attended, tokens * config.q_width() * width),
+            lse: part(Rung::Attention, slot.lse, config.heads * tokens * 4),
+            attention_out: part(Rung::Block, slot.attention_out, after * stream),
+            after_attention: part(Rung::Block, slot.after_attention, after * stats),
+            middle: part(Rung::Block, slot.middle, stream),
+            before_mlp: part(Rung::Block, slot.before_mlp, before * stats),
+            gate_up: part(Rung::GateUp, slot.gate_up, tokens * config.gate_width() * width),
+            mlp_out: part(Rung::Block, slot.mlp_out, after * stream),
+            after_mlp: part(Rung::Block, slot.after_mlp, after * stats),
         }
-        if !self.trains {
-            spans.layers.resize(config.layers, spans.layers[0]);
-        }
-        spans.x_final = if self.trains { self.wide(tokens * config.hidden) } else { spans.layers[0].x };
-        spans.final_stats = self.exact(stats);
-        spans.hidden = self.wide(tokens * config.hidden);
     }
 
     /// `parts` are elements for parts of gradients.
@@ -375,6 +418,11 @@ impl Places {
         // In f32 the gradient overwrites the logits.
         spans.dlogits = if self.width == 4 { spans.logits } else { self.wide(self.backward(logits)) };
     }
+}
+
+/// Elements that a norm of the stream keeps.
+fn stats(config: &ModelConfig, tokens: usize) -> usize {
+    if config.norm == NormKind::Layer { 2 * tokens } else { tokens }
 }
 
 fn head(config: &ModelConfig, capacity: Capacity) -> HeadShape {

@@ -42,6 +42,8 @@ pub struct StepReport<'a> {
     pub seconds: f64,
     /// Share of the device's peak; `None` where that is not known.
     pub speed_of_light: Option<f64>,
+    /// FLOPs that the memory plan has computed again, relative to those that the step needs; `None` if nothing is.
+    pub recompute_flops_share: Option<f64>,
     /// Device memory, at most so far.
     pub memory_bytes: usize,
 }
@@ -133,6 +135,7 @@ impl StepReport<'_> {
             ("memory_bytes", self.memory_bytes.into()),
         ];
         record.extend(rest.map(|(name, value)| (name.to_string(), value)));
+        record.extend(self.recompute_flops_share.map(|share| ("recompute_flops_share".to_string(), share.into())));
         record
     }
 

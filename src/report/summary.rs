@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What says how a step went, and not what was learnt.
-pub const ABOUT_STEPS: [&str; 8] = [
+pub const ABOUT_STEPS: [&str; 9] = [
     "epoch",
     "learning_rate",
     "num_tokens",
@@ -22,6 +22,7 @@ pub const ABOUT_STEPS: [&str; 8] = [
     "speed_of_light",
     "step_ms",
     "memory_bytes",
+    "recompute_flops_share",
 ];
 
 /// What a run cost.

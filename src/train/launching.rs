@@ -65,6 +65,7 @@ impl<T: Float> Run<'_, T> {
             tokens: done.tokens,
             seconds,
             speed_of_light: (peak > 0.0).then(|| done.flops / (peak * seconds)),
+            recompute_flops_share: (done.recomputed_flops > 0.0).then(|| done.recomputed_flops / done.flops),
             memory_bytes: device.memory().peak,
         })
     }

@@ -32,7 +32,9 @@ pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPl
     let precision = config.train.precision.on(device);
     let mean = if config.train.ema > 0.0 { ema::BYTES } else { 0 };
     let state = config.optimizer().rule.bytes() + mean;
-    let mut policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
+    let levels = config.train.recompute.levels(inputs.model.layers)?;
+    let policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
+    let mut policy = policy.recomputing(&inputs.model, levels)?;
     if !inputs.loss.needs_distributions() {
         policy = policy.on(device, &inputs.model);
     }

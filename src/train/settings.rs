@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see
 /// [`binding`](super::binding).
-const FREE: [&str; 19] = [
+const FREE: [&str; 20] = [
     "cache.dir",
     "data.eval",
     "data.on_error",
@@ -24,6 +24,7 @@ const FREE: [&str; 19] = [
     "train.eval_every",
     "train.keep_checkpoints",
     "train.log_every",
+    "train.recompute",
     "train.save_best",
     "train.save_every",
     "train.save_minutes",

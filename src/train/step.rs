@@ -14,7 +14,7 @@ use crate::{
     feed::Work,
     forest::Forest,
     loss::{Loss, MetricSums, Outputs, Reading, Step},
-    model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops},
+    model::{Batch, DivergenceSlopes, Masked, Model, Slopes, flops, recomputed_flops},
     ops::{lerp, loss_batch},
     optim::{self, Update},
     roles::{Policy, Roles},
@@ -48,6 +48,7 @@ pub struct QueuedStep {
     masks: Vec<[Readback<f32>; 2]>,
     tokens: usize,
     flops: f64,
+    again: f64,
     notes: Vec<String>,
 }
 
@@ -71,6 +72,8 @@ pub struct Done {
     pub tokens: usize,
     /// Floating-point operations the model's matrix products and attention need for these tokens, nothing recomputed.
     pub flops: f64,
+    /// Those that the memory plan has computed again beside them.
+    pub recomputed_flops: f64,
     /// What the loss carries on to the next step: see [`loss_batch::STATE`].
     pub loss_state: Vec<f64>,
     /// What a first step shows that people should know, a line each.
@@ -138,7 +141,8 @@ impl<T: Float> Trainer<T> {
         let update = optimizer.queue(lr)?;
         ema.iter().try_for_each(|ema| ema.step(optimizer))?;
         let tokens = forests.iter().map(Forest::len).sum();
-        Ok(QueuedStep { reading, update, masks: made, tokens, flops: self.flops(&forests, seen), notes })
+        let (flops, again) = (self.flops(&forests, seen), self.recomputed_flops(&forests));
+        Ok(QueuedStep { reading, update, masks: made, tokens, flops, again, notes })
     }
 
     /// Moves a reference that runs beside the policy part of the way to it: TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656;
@@ -189,16 +193,22 @@ impl<T: Float> Trainer<T> {
         passes * forests.iter().map(|forest| flops(self.model().config(), forest)).sum::<f64>()
     }
 
+    fn recomputed_flops(&self, forests: &[Forest]) -> f64 {
+        let (config, levels) = (self.model().config(), &self.model().plan().levels);
+        forests.iter().map(|forest| recomputed_flops(config, forest, levels)).sum()
+    }
+
     /// Waits for a step, and no longer if others were launched after it.
     ///
     /// # Errors
     /// A launch failed.
     pub fn finish(&self, queued: QueuedStep) -> Result<Done> {
-        let QueuedStep { reading, update, masks, tokens, flops, notes } = queued;
+        let QueuedStep { reading, update, masks, tokens, flops, again, notes } = queued;
         let measured = reading.wait(&self.loss)?;
         let mut metrics = measured.metrics();
         sparsity(masks, &mut metrics)?;
-        Ok(Done { metrics, update: update.wait()?, tokens, flops, loss_state: measured.state, notes })
+        let (update, recomputed_flops) = (update.wait()?, again);
+        Ok(Done { metrics, update, tokens, flops, recomputed_flops, loss_state: measured.state, notes })
     }
 
     /// `coefficients` (rows) is room for the slopes of the rows.

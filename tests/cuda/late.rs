@@ -123,9 +123,11 @@ pub fn train() {
     let precisions = if head_dim == 64 { &["f32", "bf16"][..] } else { &["f32"] };
     let host = HostOptions { threads: 2, gemm: GemmBackend::Kernel, hopper, ..HostOptions::default() };
     for &precision in precisions {
-        let by = |device, name: &str, graph: bool| {
+        // What is computed again has the bits of what was kept.
+        let by = |device, name: &str, graph: bool, recompute: &str| {
             let (precision, graph) = (format!("train.precision=\"{precision}\""), format!("train.cuda_graph={graph}"));
-            let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", &precision, &graph];
+            let recompute = format!("train.recompute=\"{recompute}\"");
+            let set = ["cache.dir=\"off\"", "train.eval_every=0", "train.save_every=6", &precision, &graph, &recompute];
             let options = Options {
                 config: fixture.config(&set),
                 device,
@@ -136,12 +138,12 @@ pub fn train() {
             assert_eq!(run_with(&options, host, &false.into()).unwrap(), Outcome::Finished);
         };
         let [straight, late, graph] = ["host", "late", "graph"].map(|name| format!("{name}-{precision}"));
-        by(Choice::Host, &straight, false);
+        by(Choice::Host, &straight, false, "none");
         let before = graph_launches();
-        by(Choice::Cuda(0), &late, false);
+        by(Choice::Cuda(0), &late, false, "block");
         fixture.assert_same_run(&straight, &late);
         assert_eq!(graph_launches(), before);
-        by(Choice::Cuda(0), &graph, true);
+        by(Choice::Cuda(0), &graph, true, "gate_up:1,attention:1");
         fixture.assert_same_run(&straight, &graph);
         assert_eq!((launches_changed(), loaded_late()), (0, 0), "in {precision}");
         check_large_launches(&config, if precision == "f32" { DType::F32 } else { DType::Bf16 });

@@ -24,7 +24,7 @@ use crate::loss::{on_rows, pairs_of};
 use crate::support::{assert_same_bits, fast_device};
 
 /// Folders of `tests/fixtures/parity` that run.
-const FAMILIES: &[&str] = &[
+pub const FAMILIES: &[&str] = &[
     "gemma2",
     "gemma3",
     "gpt2",

@@ -9,6 +9,7 @@ mod heads;
 mod host_memory;
 mod memory;
 mod optional_keys;
+mod recompute;
 mod saved;
 mod sets;
 mod weights;

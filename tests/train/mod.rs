@@ -16,6 +16,7 @@ mod memory;
 mod older_run;
 mod paths;
 mod precision;
+mod recompute;
 mod recorded;
 mod reference_cache;
 mod refusals;
