@@ -142,6 +142,7 @@ fn rust_type(param: &Param, ty: Type) -> String {
         Type::Int => "i32",
         Type::Unsigned => "u32",
         Type::UnsignedChar => "u8",
+        Type::UnsignedShort => "u16",
         Type::LongLong => "i64",
         Type::UnsignedLongLong => "u64",
         Type::TensorMap => "&'a TensorMap",

@@ -53,6 +53,7 @@ pub enum Type {
     Int,
     Unsigned,
     UnsignedChar,
+    UnsignedShort,
     LongLong,
     UnsignedLongLong,
     /// `const __grid_constant__ CUtensorMap`, by value.
@@ -69,6 +70,7 @@ impl Type {
             Self::Int => "int",
             Self::Unsigned => "unsigned",
             Self::UnsignedChar => "unsigned char",
+            Self::UnsignedShort => "unsigned short",
             Self::LongLong => "long long",
             Self::UnsignedLongLong => "unsigned long long",
             Self::TensorMap => "CUtensorMap",
@@ -83,6 +85,7 @@ impl Type {
             ["int"] => Self::Int,
             ["unsigned"] | ["unsigned", "int"] => Self::Unsigned,
             ["unsigned", "char"] => Self::UnsignedChar,
+            ["unsigned", "short"] => Self::UnsignedShort,
             ["long", "long"] => Self::LongLong,
             ["unsigned", "long", "long"] => Self::UnsignedLongLong,
             ["CUtensorMap"] => Self::TensorMap,
@@ -238,7 +241,7 @@ fn read_param(text: &str) -> Result<Param, String> {
     let words: Vec<&str> = spaced.split_whitespace().filter(|w| *w != "const").collect();
     let bad = || {
         format!(
-            "parameter `{}`: expected `[const] TYPE [*] name` with float, bf16, double, int, unsigned, unsigned char, long long, unsigned long long or CUtensorMap",
+            "parameter `{}`: expected `[const] TYPE [*] name` with float, bf16, double, int, unsigned, unsigned char, unsigned short, long long, unsigned long long or CUtensorMap",
             text.trim()
         )
     };

@@ -5,10 +5,12 @@
 // first decay_elements elements, 0 for the rest. The decay is part of the one subtraction, because a factor
 // 1 - lr * weight_decay of its own is exactly 1 in f32 below 6e-8.
 // stats[2] == 0 (a gradient that is not finite) leaves everything as it is, t too: so t is counted here, and the host need not
-// know whether an update was applied to launch the next. adamw_advance: one thread. adamw_step reads and writes w, m, v once,
-// reads grads once, writes params = w rounded. One thread per eight elements, arithmetic in f32. Roof: memory.
+// know whether an update was applied to launch the next. adamw_advance: one thread. adamw_step reads and writes w, m, v once
+// and reads grads once; a bf16 weight and its low bits are the f32 w (lib/split_master.cuh). One thread per eight elements,
+// arithmetic in f32. Roof: memory.
 
 #include <chunk.cuh>
+#include <split_master.cuh>
 #include <types.cuh>
 
 // ---- device code
@@ -23,14 +25,14 @@ struct Step {
 };
 
 template <class T>
-__device__ void adamw_step(T* params, float* master, float* m, float* v, const float* grads, const float* stats,
+__device__ void adamw_step(T* params, unsigned short* low, float* m, float* v, const float* grads, const float* stats,
                            const double* progress, Step step, long long decay_elements, long long elements) {
     const long long i = ((long long)blockIdx.x * kThreads + threadIdx.x) * kChunk, count = elements - i;
     if (count <= 0 || stats[2] == 0.0f) return;
     const float scale = stats[1], step_size = (float)progress[kStepSize], correction = (float)progress[kCorrection];
     const int decayed = i < decay_elements ? (int)min(decay_elements - i, (long long)kChunk) : 0;
     float w[kChunk], mean[kChunk], square[kChunk], g[kChunk];
-    load_chunk(w, master + i, count);
+    load_master(w, params + i, low + i, count);
     load_chunk(mean, m + i, count);
     load_chunk(square, v + i, count);
     load_chunk(g, grads + i, count);
@@ -44,8 +46,7 @@ __device__ void adamw_step(T* params, float* master, float* m, float* v, const f
     }
     store_chunk(m + i, mean, count);
     store_chunk(v + i, square, count);
-    store_chunk(master + i, w, count);
-    store_chunk(params + i, w, count);
+    store_master(params + i, low + i, w, count);
 }
 
 // ---- entry points
@@ -63,8 +64,8 @@ extern "C" __global__ void adamw_advance(
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_f32(
-    float* params,           // (elements), may be master
-    float* master,           // (elements)
+    float* params,           // (elements)
+    unsigned short* low,     // none: the weights are their own master
     float* m,                // (elements)
     float* v,                // (elements)
     const float* grads,      // (elements)
@@ -73,12 +74,12 @@ extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_f32(
     float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
     long long elements) {
     const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
-    adamw_step<float>(params, master, m, v, grads, stats, progress, step, decay_elements, elements);
+    adamw_step<float>(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_bf16(
     bf16* params,            // (elements)
-    float* master,           // (elements)
+    unsigned short* low,     // (elements) the rest of the master
     float* m,                // (elements)
     float* v,                // (elements)
     const float* grads,      // (elements)
@@ -87,5 +88,5 @@ extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_bf16(
     float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
     long long elements) {
     const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
-    adamw_step<bf16>(params, master, m, v, grads, stats, progress, step, decay_elements, elements);
+    adamw_step<bf16>(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
 }

@@ -6,6 +6,7 @@ mod cuda;
 mod data;
 mod device;
 mod files;
+mod formats;
 mod fuzz;
 mod loss;
 mod model;

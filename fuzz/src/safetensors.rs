@@ -88,7 +88,7 @@ impl Target for Safetensors {
 impl Safetensors {
     fn load<T: Float>(&self, config: &ModelConfig) -> Result<Vec<T>> {
         let params = ParamSet::<T>::frozen(&self.device, Layout::new(config))?;
-        weights::load(&params, None, config, &self.folder)?;
+        weights::load(&params, config, &self.folder)?;
         self.device.download(&params.values())
     }
 }

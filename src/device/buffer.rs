@@ -20,6 +20,8 @@ pub enum DType {
     I32,
     /// Unsigned.
     U32,
+    /// Sixteen bits, unsigned.
+    U16,
     /// Bytes.
     U8,
 }
@@ -33,7 +35,7 @@ pub trait Element: Pod + Send + Sync + PartialEq + std::fmt::Debug {
 macro_rules! element {
     ($($ty:ty => $dtype:ident),*) => { $(impl Element for $ty { const DTYPE: DType = DType::$dtype; })* };
 }
-element!(f32 => F32, bf16 => Bf16, f64 => F64, i32 => I32, u32 => U32, u8 => U8);
+element!(f32 => F32, bf16 => Bf16, f64 => F64, i32 => I32, u32 => U32, u16 => U16, u8 => U8);
 
 /// The two types activations and weights come in. A kernel `op_pass` for `T` is the entry `op_pass_f32` or
 /// `op_pass_bf16`.
@@ -42,6 +44,11 @@ pub trait Float: Element + Default {
     fn from_f32(value: f32) -> Self;
     /// The same value: both types fit f32.
     fn to_f32(self) -> f32;
+    /// A trained weight of this f32 master, and what more the master has: to nearest, ties away from zero, and the 16 bits that
+    /// [`join`](Self::join) takes. In f32 the weight is the master.
+    fn split(master: f32) -> (Self, u16);
+    /// The master of a weight and its low bits: exact, but for the payload of a NaN.
+    fn join(self, low: u16) -> f32;
 }
 
 impl Float for f32 {
@@ -49,6 +56,12 @@ impl Float for f32 {
         value
     }
     fn to_f32(self) -> f32 {
+        self
+    }
+    fn split(master: f32) -> (Self, u16) {
+        (master, 0)
+    }
+    fn join(self, _low: u16) -> f32 {
         self
     }
 }
@@ -60,6 +73,18 @@ impl Float for bf16 {
     }
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+    /// Ties to even would need one value more than 16 bits have. The twin of `kernels/lib/split_master.cuh`.
+    fn split(master: f32) -> (Self, u16) {
+        if !master.is_finite() {
+            return (bf16::from_f32(master), 0);
+        }
+        let bits = master.to_bits();
+        (bf16::from_bits(((bits + 0x8000) >> 16) as u16), bits as u16)
+    }
+    fn join(self, low: u16) -> f32 {
+        let high = u32::from(self.to_bits()).wrapping_sub(u32::from(low >> 15));
+        f32::from_bits(high << 16 | u32::from(low))
     }
 }
 

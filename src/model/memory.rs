@@ -129,9 +129,11 @@ pub struct MemoryPlan {
     pub exponentials: bool,
     /// Bytes of the named parts, in the order of the table.
     pub parameters: usize,
+    /// What the f32 masters of trained bf16 weights have beside them.
+    pub low: usize,
     /// Of the trained weights.
     pub gradients: usize,
-    /// Masters and what the optimizer remembers.
+    /// What the optimizer remembers.
     pub optimizer: usize,
     /// Activations that the backward pass needs.
     pub saved: usize,
@@ -174,7 +176,7 @@ impl MemoryPlan {
         ensure!(matches!(precision, DType::F32 | DType::Bf16), "memory plan: {precision:?} is not a precision");
         let capacity = Capacity { head_chunk_rows: capacity.head_chunk_rows.min(capacity.rows), ..capacity };
         let elements = Layout::new(config).elements;
-        let (width, state) = if precision == DType::Bf16 { (2, 12) } else { (4, 8) };
+        let low = if precision == DType::Bf16 { 2 } else { 0 };
         let mut plan = Self {
             precision,
             capacity,
@@ -182,9 +184,10 @@ impl MemoryPlan {
             levels: vec![Rung::None; config.layers],
             positions: config.positions.min(capacity.tokens),
             exponentials: false,
-            parameters: elements * width,
+            parameters: elements * width(precision),
+            low: if trains { elements * low } else { 0 },
             gradients: if trains { elements * 4 } else { 0 },
-            optimizer: if trains { elements * state } else { 0 },
+            optimizer: if trains { elements * 8 } else { 0 },
             saved: 0,
             scratch: 0,
             head: 0,
@@ -232,11 +235,9 @@ impl MemoryPlan {
         Ok(self)
     }
 
-    /// The same plan for an optimizer that remembers so many bytes of each weight beside an f32 master; without this it is
-    /// two moments.
+    /// The same plan for an optimizer that remembers so many bytes of each weight; without this it is two moments.
     pub fn remembering(mut self, bytes: usize) -> Self {
-        let master = if self.precision == DType::Bf16 { 4 } else { 0 };
-        self.optimizer = if self.trains { self.parameters / width(self.precision) * (bytes + master) } else { 0 };
+        self.optimizer = if self.trains { self.parameters / width(self.precision) * bytes } else { 0 };
         self
     }
 
@@ -251,9 +252,10 @@ impl MemoryPlan {
     }
 
     /// Bytes by what they are for.
-    pub fn parts(&self) -> [(&'static str, usize); 7] {
+    pub fn parts(&self) -> [(&'static str, usize); 8] {
         [
             ("parameters", self.parameters),
+            ("rest of masters", self.low),
             ("gradients", self.gradients),
             ("optimizer state", self.optimizer),
             ("saved activations", self.saved),

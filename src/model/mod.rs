@@ -152,15 +152,7 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// As [`weights::load`].
     pub fn load(&self, folder: &Path) -> Result<()> {
-        weights::load(&self.params, None, &self.config, folder)
-    }
-
-    /// The same, and fills the optimizer's f32 master with the values as they are in the files.
-    ///
-    /// # Errors
-    /// As [`weights::load`].
-    pub fn load_with(&self, master: &Buffer<f32>, folder: &Path) -> Result<()> {
-        weights::load(&self.params, Some(master), &self.config, folder)
+        weights::load(&self.params, &self.config, folder)
     }
 
     /// Draws the weights from a seed: see [`weights::random`].

@@ -1,14 +1,15 @@
 //! The weights of one model as a set: where they lie, which are learnt and by which groups, and their gradients.
 //!
 //! A set is trained or frozen as a whole. A trained one has an arena of gradients beside its arena of weights and groups
-//! for the optimizer; a frozen one is bytes that several models may read. Knows neither activations nor optimizers.
+//! for the optimizer, and trained bf16 weights have the low bits of their f32 masters; a frozen set is bytes that several
+//! models may read. Knows neither activations nor optimizers.
 
 use std::{ops::Range, sync::Arc};
 
 use anyhow::{Result, ensure};
 
 use super::Layout;
-use crate::device::{Buffer, Device, Float};
+use crate::device::{Buffer, DType, Device, Float};
 
 /// Where the values of a range of the layout are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct ParamSet<T> {
     device: Device,
     layout: Arc<Layout>,
     trained: Buffer<T>,
+    /// What the f32 masters of trained bf16 weights have beside them; f32 weights are their own.
+    low: Buffer<u16>,
     grads: Buffer<f32>,
     frozen: Buffer<u8>,
     groups: Vec<Group>,
@@ -52,6 +55,7 @@ impl<T: Float> ParamSet<T> {
         Ok(Self {
             device: device.clone(),
             trained: device.alloc(layout.elements)?,
+            low: device.alloc(if T::DTYPE == DType::F32 { 0 } else { layout.elements })?,
             grads: device.zeros(layout.elements)?,
             frozen: device.alloc(0)?,
             groups: layout.groups(),
@@ -67,6 +71,7 @@ impl<T: Float> ParamSet<T> {
         Ok(Self {
             device: device.clone(),
             trained: device.alloc(0)?,
+            low: device.alloc(0)?,
             grads: device.alloc(0)?,
             frozen: device.alloc(layout.elements * size_of::<T>())?,
             groups: Vec::new(),
@@ -129,6 +134,42 @@ impl<T: Float> ParamSet<T> {
             Home::Trained(range) => self.trained.slice(range),
             Home::Frozen(bytes) => self.frozen.slice(bytes).cast(),
         }
+    }
+
+    /// The low bits of the masters of a range of the layout; nothing where the weights are their own masters or are frozen.
+    pub fn low(&self, range: &Range<usize>) -> Buffer<u16> {
+        if self.low.is_empty() { self.low.clone() } else { self.low.slice(range.clone()) }
+    }
+
+    /// Fills a range of the layout by masters.
+    ///
+    /// # Errors
+    /// The copy fails.
+    pub fn fill(&self, range: &Range<usize>, masters: &[f32]) -> Result<()> {
+        let (weights, low): (Vec<T>, Vec<u16>) = masters.iter().map(|&master| T::split(master)).unzip();
+        self.device.copy_in(&self.weight(range), &weights)?;
+        if self.low.is_empty() { Ok(()) } else { self.device.copy_in(&self.low(range), &low) }
+    }
+
+    /// The masters of a range of the layout.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn masters(&self, range: &Range<usize>) -> Result<Vec<f32>> {
+        let weights = self.device.download(&self.weight(range))?;
+        if self.low.is_empty() {
+            return Ok(weights.into_iter().map(T::to_f32).collect());
+        }
+        let low = self.device.download(&self.low(range))?;
+        Ok(weights.into_iter().zip(low).map(|(weight, low)| weight.join(low)).collect())
+    }
+
+    /// Makes the weights, as they are, their masters.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn start(&self) -> Result<()> {
+        self.device.fill_zero(&self.low)
     }
 
     /// The gradients of a range of the layout.

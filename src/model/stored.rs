@@ -3,51 +3,77 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
+use half::bf16;
 
 use crate::{
-    device::{Buffer, DType, Device, Element},
+    device::{Buffer, DType, Device, Element, Float},
     files::safetensors::{Dtype, PIECE_BYTES, Reader, Writer},
 };
 
 /// A buffer of whatever elements, to be saved and restored byte for byte.
 #[derive(Clone)]
-pub struct AnyBuffer {
-    dtype: DType,
-    bytes: Buffer<u8>,
+pub struct AnyBuffer(Parts);
+
+#[derive(Clone)]
+enum Parts {
+    Whole {
+        dtype: DType,
+        bytes: Buffer<u8>,
+    },
+    /// f32 masters.
+    Split {
+        weights: Buffer<bf16>,
+        low: Buffer<u16>,
+    },
 }
 
 impl<E: Element> From<&Buffer<E>> for AnyBuffer {
     fn from(buffer: &Buffer<E>) -> Self {
-        Self { dtype: E::DTYPE, bytes: buffer.cast() }
+        Self(Parts::Whole { dtype: E::DTYPE, bytes: buffer.cast() })
     }
 }
 
 impl AnyBuffer {
+    /// The f32 masters of bf16 weights: in a file they are one tensor.
+    pub fn masters(weights: &Buffer<bf16>, low: &Buffer<u16>) -> Self {
+        Self(Parts::Split { weights: weights.clone(), low: low.clone() })
+    }
+
     /// The element type as a file names it.
     pub fn dtype(&self) -> Dtype {
-        match self.dtype {
-            DType::F32 => Dtype::F32,
-            DType::Bf16 => Dtype::BF16,
-            DType::F64 => Dtype::F64,
-            DType::I32 => Dtype::I32,
-            DType::U32 => Dtype::U32,
-            DType::U8 => Dtype::U8,
+        match self.0 {
+            Parts::Split { .. } => Dtype::F32,
+            Parts::Whole { dtype, .. } => match dtype {
+                DType::F32 => Dtype::F32,
+                DType::Bf16 => Dtype::BF16,
+                DType::F64 => Dtype::F64,
+                DType::I32 => Dtype::I32,
+                DType::U32 => Dtype::U32,
+                DType::U16 => Dtype::U16,
+                DType::U8 => Dtype::U8,
+            },
         }
     }
 
-    /// The buffer, if its elements are of this type.
+    /// The buffer, if it is one and its elements are of this type.
     pub fn typed<E: Element>(&self) -> Option<Buffer<E>> {
-        (E::DTYPE == self.dtype).then(|| self.bytes.cast())
+        match &self.0 {
+            Parts::Whole { dtype, bytes } if *dtype == E::DTYPE => Some(bytes.cast()),
+            _ => None,
+        }
     }
 
     /// Elements.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.width()
+        match &self.0 {
+            Parts::Whole { bytes, .. } => bytes.len() / self.width(),
+            Parts::Split { low, .. } => low.len(),
+        }
     }
 
     /// True for a buffer of no elements.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
     /// A view of some of the elements.
@@ -56,7 +82,14 @@ impl AnyBuffer {
     /// The range does not lie within the buffer.
     pub fn slice(&self, range: Range<usize>) -> Self {
         let width = self.width();
-        Self { dtype: self.dtype, bytes: self.bytes.slice(range.start * width..range.end * width) }
+        Self(match &self.0 {
+            Parts::Whole { dtype, bytes } => {
+                Parts::Whole { dtype: *dtype, bytes: bytes.slice(range.start * width..range.end * width) }
+            }
+            Parts::Split { weights, low } => {
+                Parts::Split { weights: weights.slice(range.clone()), low: low.slice(range) }
+            }
+        })
     }
 
     /// Writes it as tensor number `tensor` of a file.
@@ -64,8 +97,8 @@ impl AnyBuffer {
     /// # Errors
     /// An earlier launch failed, or the file cannot be written to.
     pub fn save(&self, device: &Device, file: &mut Writer, tensor: usize) -> Result<()> {
-        for piece in pieces(0..self.bytes.len(), PIECE_BYTES) {
-            file.write(tensor, piece.start, &device.download(&self.bytes.slice(piece.clone()))?)?;
+        for piece in self.pieces() {
+            file.write(tensor, piece.start * self.width(), &self.slice(piece.clone()).download(device)?)?;
         }
         Ok(())
     }
@@ -84,12 +117,40 @@ impl AnyBuffer {
             info.dtype,
             info.shape
         );
-        for piece in pieces(0..self.bytes.len(), PIECE_BYTES) {
-            let mut bytes = vec![0; piece.len()];
-            file.read(name, piece.start, &mut bytes)?;
-            device.copy_in(&self.bytes.slice(piece), &bytes)?;
+        for piece in self.pieces() {
+            let mut bytes = vec![0; piece.len() * self.width()];
+            file.read(name, piece.start * self.width(), &mut bytes)?;
+            self.slice(piece).upload(device, &bytes)?;
         }
         Ok(())
+    }
+
+    /// What is in host memory at a time.
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        pieces(0..self.len(), PIECE_BYTES / self.width())
+    }
+
+    fn download(&self, device: &Device) -> Result<Vec<u8>> {
+        match &self.0 {
+            Parts::Whole { bytes, .. } => device.download(bytes),
+            Parts::Split { weights, low } => {
+                let (weights, low) = (device.download(weights)?, device.download(low)?);
+                let masters = weights.into_iter().zip(low).map(|(weight, low)| weight.join(low).to_le_bytes());
+                Ok(masters.collect::<Vec<_>>().into_flattened())
+            }
+        }
+    }
+
+    fn upload(&self, device: &Device, from: &[u8]) -> Result<()> {
+        match &self.0 {
+            Parts::Whole { bytes, .. } => device.copy_in(bytes, from),
+            Parts::Split { weights, low } => {
+                let masters = from.as_chunks().0.iter().map(|&bytes| bf16::split(f32::from_le_bytes(bytes)));
+                let (high, rest): (Vec<bf16>, Vec<u16>) = masters.unzip();
+                device.copy_in(weights, &high)?;
+                device.copy_in(low, &rest)
+            }
+        }
     }
 
     fn width(&self) -> usize {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::{CONFIG_FILE, Family, ModelConfig, NormKind, ParamSet, TensorSpec, pieces};
 use crate::{
-    device::{Buffer, DType, Float},
+    device::{DType, Float},
     files::{
         LARGEST_TEXT, read_regular,
         safetensors::{self, Dtype, PIECE_BYTES, Reader, Spec, TensorInfo},
@@ -41,31 +41,24 @@ const NAMED: usize = 4;
 /// Elements of a tensor that are converted at a time.
 const PIECE: usize = PIECE_BYTES / size_of::<f32>();
 
-/// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`. `master`, if
-/// there is one, gets the values as they are in the files: f16 and bf16 fit in f32 exactly.
+/// Fills `params` from a folder's `model.safetensors` or its shards; f32, f16 and bf16 are converted to `T`. Masters of trained
+/// weights have the values as they are in the files: f16 and bf16 fit in f32 exactly.
 ///
 /// With a tied head a `lm_head.weight` in the file is accepted if it equals the embedding.
 ///
 /// # Errors
 /// A file is missing, cut short or malformed; a tensor is missing, unknown or has another shape or element type; a
 /// value is not finite in `T`.
-pub fn load<T: Float>(
-    params: &ParamSet<T>,
-    master: Option<&Buffer<f32>>,
-    config: &ModelConfig,
-    folder: &Path,
-) -> Result<()> {
+pub fn load<T: Float>(params: &ParamSet<T>, config: &ModelConfig, folder: &Path) -> Result<()> {
     let mut checkpoint = Checkpoint::open(folder)?;
     checkpoint.add_prefix(config);
     checkpoint.check_names(params, config)?;
     for spec in &params.layout().tensors {
         checkpoint.check_shape(spec)?;
     }
-    // In f32 the weights are their own master.
-    let master = master.filter(|_| T::DTYPE != DType::F32);
     for spec in &params.layout().tensors {
         for piece in file_pieces(spec) {
-            checkpoint.load(params, master, spec, piece)?;
+            checkpoint.load(params, spec, piece)?;
         }
         if spec.offset == params.layout().embedding.start {
             checkpoint.check_tied_head(spec, config)?;
@@ -76,7 +69,8 @@ pub fn load<T: Float>(
 
 /// Fills `params` with a random start: norms that change nothing, biases 0, matrices normal with the config's deviation.
 ///
-/// A matrix's values depend on the seed and on its place in the layout, which a tied head does not change.
+/// A matrix's values depend on the seed and on its place in the layout, which a tied head does not change. Weights are their
+/// own masters.
 ///
 /// # Errors
 /// The copy to the device fails.
@@ -93,7 +87,7 @@ pub fn random<T: Float>(params: &ParamSet<T>, config: &ModelConfig, seed: u64) -
             params.device().copy_in(&params.weight(&spec.part(piece)), &values)?;
         }
     }
-    Ok(())
+    params.start()
 }
 
 /// Writes `model.safetensors` into a folder, as `T` and whole.
@@ -289,22 +283,13 @@ impl Checkpoint {
     }
 
     /// Fills a piece of a tensor.
-    fn load<T: Float>(
-        &self,
-        params: &ParamSet<T>,
-        master: Option<&Buffer<f32>>,
-        spec: &TensorSpec,
-        piece: Range<usize>,
-    ) -> Result<()> {
+    fn load<T: Float>(&self, params: &ParamSet<T>, spec: &TensorSpec, piece: Range<usize>) -> Result<()> {
         let values = self.values(spec, &piece)?;
-        let cast: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
-        if let Some(at) = cast.iter().position(|value| !value.to_f32().is_finite()) {
+        if let Some(at) = values.iter().position(|&value| !T::split(value).0.to_f32().is_finite()) {
             let path = self.shard(&spec.name).path().display();
             bail!("{path}: tensor `{}`: element {} is {}", spec.name, piece.start + at, values[at]);
         }
-        let place = spec.part(piece);
-        params.device().copy_in(&params.weight(&place), &cast)?;
-        master.map_or(Ok(()), |master| params.device().copy_in(&master.slice(place), &values))
+        params.fill(&spec.part(piece), &values)
     }
 
     fn check_tied_head(&self, embedding: &TensorSpec, config: &ModelConfig) -> Result<()> {

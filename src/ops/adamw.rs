@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{element_launch, expect_len};
+use super::{element_launch, expect_len, expect_low};
 use crate::device::{Buffer, Device, Float, Launch, kernels::adamw as kernel};
 
 /// Entries of what is kept from update to update: see [`progress`].
@@ -34,11 +34,11 @@ pub fn progress(updates: u64, beta1: f64, beta2: f64) -> [f64; PROGRESS] {
 
 /// One AdamW step with PyTorch's semantics; the first `decay_elements` elements get weight decay.
 ///
-/// `master` holds the weights in f32 and `params` becomes their rounded copy; for `T = f32` both may be one buffer.
+/// The f32 masters are `params` with `low`: see [`Float::split`]. f32 weights have no low bits.
 /// `stats` comes from [`super::grad_norm::run`]: the gradients are scaled by its clip factor, and if it says that they
 /// are not finite, nothing is written. `progress` counts the updates that are.
 ///
-/// Shapes: `params`, `master`, `m`, `v`, `grads` (elements); `stats` (3); `progress` (5).
+/// Shapes: `params`, `m`, `v`, `grads` (elements); `low` (elements), of f32 weights (0); `stats` (3); `progress` (5).
 ///
 /// # Errors
 /// A buffer does not have its shape, or a launch fails.
@@ -46,7 +46,7 @@ pub fn progress(updates: u64, beta1: f64, beta2: f64) -> [f64; PROGRESS] {
 pub fn step<T: Float>(
     device: &Device,
     params: &Buffer<T>,
-    master: &Buffer<f32>,
+    low: &Buffer<u16>,
     m: &Buffer<f32>,
     v: &Buffer<f32>,
     grads: &Buffer<f32>,
@@ -57,7 +57,8 @@ pub fn step<T: Float>(
     elements: usize,
 ) -> Result<()> {
     expect_len("adamw params", params, &[elements])?;
-    for (what, buffer) in [("adamw master", master), ("adamw m", m), ("adamw v", v), ("adamw grads", grads)] {
+    expect_low("adamw low", params, low)?;
+    for (what, buffer) in [("adamw m", m), ("adamw v", v), ("adamw grads", grads)] {
         expect_len(what, buffer, &[elements])?;
     }
     expect_len("adamw stats", stats, &[3])?;
@@ -69,7 +70,7 @@ pub fn step<T: Float>(
         kernel::AdamwAdvance { progress, stats, lr, beta1, beta2 }.launch(device, Launch::linear(1, 32))?;
         kernel::AdamwStep {
             params,
-            master,
+            low,
             m,
             v,
             grads,

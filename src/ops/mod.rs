@@ -29,7 +29,7 @@ pub mod token_mask;
 
 use anyhow::{Result, ensure};
 
-use crate::device::{Buffer, Element, Launch};
+use crate::device::{Buffer, DType, Element, Float, Launch};
 
 /// Elements one thread of an elementwise kernel handles: `kChunk` in `kernels/lib/chunk.cuh`.
 pub(crate) const CHUNK: usize = 8;
@@ -61,6 +61,11 @@ pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[us
     let len: usize = shape.iter().product();
     ensure!(buffer.len() == len, "{what}: expected {shape:?} = {len} elements, found {}", buffer.len());
     Ok(())
+}
+
+/// Checks that there are low bits for the masters of bf16 weights, and none of f32 weights.
+pub(crate) fn expect_low<T: Float>(what: &str, params: &Buffer<T>, low: &Buffer<u16>) -> Result<()> {
+    expect_len(what, low, &[if T::DTYPE == DType::F32 { 0 } else { params.len() }])
 }
 
 /// A soft cap as the kernels take it: 0 is none.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{element_launch, expect_len};
+use super::{element_launch, expect_len, expect_low};
 use crate::device::{Buffer, Device, Float, kernels::rmsprop as kernel};
 
 /// What one step of RMSprop needs to know besides the tensors.
@@ -20,10 +20,10 @@ pub struct Hyper {
 
 /// What a step reads and writes.
 pub struct Tensors<'a, T> {
-    /// (elements) the rounded copy of `master`; for `T = f32` both may be one buffer.
+    /// (elements)
     pub params: &'a Buffer<T>,
-    /// (elements) the weights in f32.
-    pub master: &'a Buffer<f32>,
+    /// (elements) the low bits of their f32 masters: see [`Float::split`]; of f32 weights (0).
+    pub low: &'a Buffer<u16>,
     /// (elements)
     pub square_avg: &'a Buffer<f32>,
     /// (elements)
@@ -42,9 +42,10 @@ pub struct Tensors<'a, T> {
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
 pub fn step<T: Float>(device: &Device, tensors: &Tensors<T>, hyper: Hyper, decay_elements: usize) -> Result<()> {
-    let Tensors { params, master, square_avg, grads, stats, updates } = *tensors;
+    let Tensors { params, low, square_avg, grads, stats, updates } = *tensors;
     let elements = params.len();
-    for (what, buffer) in [("master", master), ("square_avg", square_avg), ("grads", grads)] {
+    expect_low("rmsprop low", params, low)?;
+    for (what, buffer) in [("square_avg", square_avg), ("grads", grads)] {
         expect_len(&format!("rmsprop {what}"), buffer, &[elements])?;
     }
     expect_len("rmsprop stats", stats, &[3])?;
@@ -55,7 +56,7 @@ pub fn step<T: Float>(device: &Device, tensors: &Tensors<T>, hyper: Hyper, decay
     unsafe {
         kernel::RmspropStep {
             params,
-            master,
+            low,
             square_avg,
             updates,
             grads,

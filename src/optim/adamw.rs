@@ -38,12 +38,13 @@ impl AdamW {
 }
 
 impl<T: Float> Rule<T> for AdamW {
-    fn step(&self, params: &ParamSet<T>, master: &Buffer<f32>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
+    fn step(&self, params: &ParamSet<T>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
         for (Sweep { range, decay_elements, lr_scale }, progress) in &self.sweeps {
-            let [master, m, v, grads] = [master, &self.m, &self.v, params.grads()].map(|all| all.slice(range.clone()));
-            let (weights, hyper) = (params.weight(range), Hyper { lr: lr * lr_scale, ..self.hyper });
+            let [m, v, grads] = [&self.m, &self.v, params.grads()].map(|all| all.slice(range.clone()));
+            let (weights, low) = (params.weight(range), params.low(range));
+            let hyper = Hyper { lr: lr * lr_scale, ..self.hyper };
             let (device, elements) = (params.device(), range.len());
-            adamw::step(device, &weights, &master, &m, &v, &grads, stats, progress, hyper, *decay_elements, elements)?;
+            adamw::step(device, &weights, &low, &m, &v, &grads, stats, progress, hyper, *decay_elements, elements)?;
         }
         Ok(())
     }

@@ -4,12 +4,14 @@
 
 use anyhow::Result;
 
-use super::{Optimizer, PIECE};
 use crate::{
     device::{Buffer, Device, Float},
     model::{AnyBuffer, ParamSet, pieces},
     ops::lerp,
 };
+
+/// Elements of the mean that are in host memory at a time.
+const PIECE: usize = 4 << 20;
 
 /// Bytes of a weight's mean.
 pub const BYTES: usize = size_of::<f32>();
@@ -33,17 +35,22 @@ impl Ema {
     /// The mean is what the weights are.
     ///
     /// # Errors
-    /// The copy fails.
-    pub fn start<T: Float>(&self, optimizer: &Optimizer<T>) -> Result<()> {
-        self.device.copy(&self.mean, optimizer.master())
+    /// The launch fails.
+    pub fn start<T: Float>(&self, params: &ParamSet<T>) -> Result<()> {
+        self.approach(params, 1.0)
     }
 
     /// Takes in the weights. Waits for nothing.
     ///
     /// # Errors
     /// The launch fails.
-    pub fn step<T: Float>(&self, optimizer: &Optimizer<T>) -> Result<()> {
-        lerp::lerp(&self.device, &self.mean, optimizer.master(), (1.0 - self.decay) as f32, self.mean.len())
+    pub fn step<T: Float>(&self, params: &ParamSet<T>) -> Result<()> {
+        self.approach(params, (1.0 - self.decay) as f32)
+    }
+
+    fn approach<T: Float>(&self, params: &ParamSet<T>, way: f32) -> Result<()> {
+        let all = 0..self.mean.len();
+        lerp::master(&self.device, &self.mean, &params.weight(&all), &params.low(&all), way, all.end)
     }
 
     /// What has to be saved: its name and values.
@@ -56,11 +63,9 @@ impl Ema {
     /// # Errors
     /// A copy fails.
     pub fn replace<T: Float>(&self, params: &ParamSet<T>) -> Result<()> {
-        let values = params.values();
-        for piece in pieces(0..values.len(), PIECE) {
+        for piece in pieces(0..self.mean.len(), PIECE) {
             let mean = self.device.download(&self.mean.slice(piece.clone()))?;
-            let narrow: Vec<T> = mean.into_iter().map(T::from_f32).collect();
-            self.device.copy_in(&values.slice(piece), &narrow)?;
+            params.fill(&piece, &mean)?;
         }
         Ok(())
     }

@@ -15,13 +15,10 @@ pub use schedule::{LearningRate, Schedule};
 
 use crate::{
     device::{Buffer, DType, Float, Readback},
-    model::{AnyBuffer, ParamSet, pieces},
+    model::{AnyBuffer, ParamSet},
     ops,
 };
 use clip::GradNorm;
-
-/// Elements of the master that are in host memory at a time.
-const PIECE: usize = 4 << 20;
 
 /// What does not change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +53,7 @@ pub enum RuleKind {
 }
 
 impl RuleKind {
-    /// Bytes that the rule remembers of each weight, beside its f32 master.
+    /// Bytes that the rule remembers of each weight.
     pub fn bytes(&self) -> usize {
         match self {
             Self::AdamW { .. } => adamw::AdamW::BYTES,
@@ -104,60 +101,34 @@ impl QueuedUpdate {
     }
 }
 
-/// What trains a set of weights: the norm of all its gradients, a rule, and the weights in f32.
+/// What trains a set of weights: the norm of all its gradients, and a rule.
 pub struct Optimizer<T> {
     params: ParamSet<T>,
-    /// The weights themselves where these are f32.
-    master: Buffer<f32>,
     norm: GradNorm,
     rule: Box<dyn Rule<T>>,
 }
 
 impl<T: Float> Optimizer<T> {
-    /// For weights that were never updated. The master is what they are now.
+    /// For weights that were never updated. They are made their own masters.
     ///
     /// # Errors
     /// The device is out of memory.
     pub fn new(params: &ParamSet<T>, settings: &Settings) -> Result<Self> {
-        let optimizer = Self::allocate(params, settings)?;
-        optimizer.start()?;
-        Ok(optimizer)
+        params.start()?;
+        Self::allocate(params, settings)
     }
 
-    /// As [`new`](Self::new), with a master that is undefined until it is [started](Self::start), loaded or read back.
+    /// As [`new`](Self::new), for weights whose masters are there or will be.
     ///
     /// # Errors
     /// The device is out of memory.
     pub fn allocate(params: &ParamSet<T>, settings: &Settings) -> Result<Self> {
         let (device, elements) = (params.device(), params.grads().len());
         Ok(Self {
-            master: if T::DTYPE == DType::F32 { params.values().cast() } else { device.alloc(elements)? },
             norm: GradNorm::new(device, elements, settings.max_grad_norm as f32)?,
             rule: settings.rule(params)?,
             params: params.clone(),
         })
-    }
-
-    /// Fills the master with the weights.
-    ///
-    /// # Errors
-    /// The driver refuses.
-    pub fn start(&self) -> Result<()> {
-        if T::DTYPE == DType::F32 {
-            return Ok(());
-        }
-        let (device, values) = (self.params.device(), self.params.values());
-        for piece in pieces(0..values.len(), PIECE) {
-            let narrow = device.download(&values.slice(piece.clone()))?;
-            let wide: Vec<f32> = narrow.into_iter().map(T::to_f32).collect();
-            device.copy_in(&self.master.slice(piece), &wide)?;
-        }
-        Ok(())
-    }
-
-    /// The trained weights in f32.
-    pub fn master(&self) -> &Buffer<f32> {
-        &self.master
     }
 
     /// Clips and applies the gradients; skips the update on the device if their norm is not finite. Waits for nothing.
@@ -186,15 +157,17 @@ impl<T: Float> Optimizer<T> {
 
     fn launch(&self, learning_rate: f64) -> Result<&Buffer<f32>> {
         let stats = self.norm.run(self.params.device(), self.params.grads())?;
-        self.rule.step(&self.params, &self.master, stats, learning_rate)?;
+        self.rule.step(&self.params, stats, learning_rate)?;
         Ok(stats)
     }
 
-    /// What has to be saved beside the weights, by name: what the rule remembers, and the master where it is not the weights.
+    /// What has to be saved beside the weights, by name: what the rule remembers, and the masters where they are not the weights.
     pub fn tensors(&self) -> Vec<(&'static str, AnyBuffer)> {
         let mut tensors = self.rule.tensors();
         if T::DTYPE != DType::F32 {
-            tensors.push(("master", AnyBuffer::from(&self.master)));
+            let all = 0..self.params.grads().len();
+            let weights = self.params.weight(&all).cast();
+            tensors.push(("master", AnyBuffer::masters(&weights, &self.params.low(&all))));
         }
         tensors
     }

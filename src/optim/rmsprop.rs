@@ -36,13 +36,12 @@ impl RmsProp {
 }
 
 impl<T: Float> Rule<T> for RmsProp {
-    fn step(&self, params: &ParamSet<T>, master: &Buffer<f32>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
+    fn step(&self, params: &ParamSet<T>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
         for (Sweep { range, decay_elements, lr_scale }, updates) in &self.sweeps {
-            let [master, square_avg, grads] =
-                [master, &self.square_avg, params.grads()].map(|all| all.slice(range.clone()));
+            let [square_avg, grads] = [&self.square_avg, params.grads()].map(|all| all.slice(range.clone()));
             let tensors = rmsprop::Tensors {
                 params: &params.weight(range),
-                master: &master,
+                low: &params.low(range),
                 square_avg: &square_avg,
                 grads: &grads,
                 stats,

@@ -11,15 +11,14 @@ use crate::{
 
 /// A rule with its state for one set of weights.
 pub trait Rule<T> {
-    /// Moves all groups. `master` has the trained weights in f32 and may be the weights themselves; `stats` is the norm of
-    /// all gradients, the factor that clips them and whether they are finite, as [`grad_norm`] leaves them on the device:
-    /// if they are not, nothing changes and no update is counted.
+    /// Moves the masters of all groups. `stats` is the norm of all gradients, the factor that clips them and whether they are
+    /// finite, as [`grad_norm`] leaves them on the device: if they are not, nothing changes and no update is counted.
     ///
     /// # Errors
     /// A launch fails.
     ///
     /// [`grad_norm`]: crate::ops::grad_norm
-    fn step(&self, params: &ParamSet<T>, master: &Buffer<f32>, stats: &Buffer<f32>, lr: f64) -> Result<()>;
+    fn step(&self, params: &ParamSet<T>, stats: &Buffer<f32>, lr: f64) -> Result<()>;
 
     /// What it remembers of each trained element, by name, in the order of the arena.
     fn tensors(&self) -> Vec<(&'static str, AnyBuffer)>;

@@ -16,7 +16,7 @@ use super::{
     step::{StepOptions, Trainer},
 };
 use crate::{
-    config::{Config, Init},
+    config::Config,
     data::trees::Trees,
     device::{Device, Float},
     feed::{Feed, FileFeed, HeldOut},
@@ -131,21 +131,17 @@ fn policy<T: Float>(
 ) -> Result<Policy<T>> {
     let model = Model::<T>::new(device, &inputs.model, plan)?;
     let optimizer = Optimizer::allocate(model.params(), &config.optimizer())?;
-    match (start, config.model.init) {
+    match start {
         // The checkpoint's follow.
-        (Start::From(..), _) => {}
-        (_, Init::Random) => {
-            model.randomize(config.train.seed)?;
-            optimizer.start()?;
-        }
-        (_, Init::Pretrained) => model.load_with(optimizer.master(), &config.model.path)?,
+        Start::From(..) => {}
+        _ => references::start(&model, config)?,
     }
     let masks = TrainedMasks::new(device, &inputs.loss, &inputs.model, config.train.seed, config.optimizer())?;
     let decay = config.train.ema;
-    let mean = || Ema::allocate(device, optimizer.master().len(), decay);
+    let mean = || Ema::allocate(device, model.layout().elements, decay);
     let ema = (decay > 0.0).then(mean).transpose()?;
     if !matches!(start, Start::From(..)) {
-        ema.iter().try_for_each(|ema| ema.start(&optimizer))?;
+        ema.iter().try_for_each(|ema| ema.start(model.params()))?;
     }
     Ok(Policy { model, optimizer, masks, ema })
 }

@@ -139,7 +139,7 @@ impl<T: Float> Trainer<T> {
         let reading = step.read()?;
         masks.iter().try_for_each(|masks| masks.update(lr))?;
         let update = optimizer.queue(lr)?;
-        ema.iter().try_for_each(|ema| ema.step(optimizer))?;
+        ema.iter().try_for_each(|ema| ema.step(model.params()))?;
         let tokens = forests.iter().map(Forest::len).sum();
         let (flops, again) = (self.flops(&forests, seen), self.recomputed_flops(&forests));
         Ok(QueuedStep { reading, update, masks: made, tokens, flops, again, notes })

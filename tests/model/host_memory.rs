@@ -40,10 +40,9 @@ fn run<T: Float>(folder: &Path) {
     let settings = Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 };
     let optimizer = Optimizer::allocate(model.params(), &settings).unwrap();
     model.randomize(1).unwrap();
-    optimizer.start().unwrap();
     model.save(folder, &Companions::none()).unwrap();
     save(model.params(), &optimizer, &folder.join("optimizer.safetensors"));
-    model.load_with(optimizer.master(), folder).unwrap();
+    model.load(folder).unwrap();
     let file = Reader::open(folder.join("optimizer.safetensors")).unwrap();
     for (name, tensor) in optimizer.tensors() {
         tensor.load(&device, &file, name, &[tensor.len()]).unwrap();

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 use warpo::{
-    device::{Buffer, Device, Float, HostOptions},
+    device::{Device, Float, HostOptions},
     model::{Layout, ModelConfig, ParamSet, weights},
 };
 
@@ -67,7 +67,7 @@ fn write_sharded(folder: &Path, tensors: &Tensors) {
 fn load<T: Float>(config: &ModelConfig, folder: &Path) -> anyhow::Result<Vec<T>> {
     let device = device();
     let params = ParamSet::<T>::frozen(&device, Layout::new(config))?;
-    weights::load(&params, None, config, folder)?;
+    weights::load(&params, config, folder)?;
     device.download(&params.values())
 }
 
@@ -125,13 +125,13 @@ fn the_master_has_the_values_of_the_files() {
         let folder = TempDir::new().unwrap();
         write(&folder.path().join("model.safetensors"), &tensors(&layout, dtype));
         let device = device();
-        let params = ParamSet::<bf16>::frozen(&device, layout.clone()).unwrap();
-        let master: Buffer<f32> = device.alloc(layout.elements).unwrap();
-        weights::load(&params, Some(&master), &config, folder.path()).unwrap();
+        let params = ParamSet::<bf16>::trained(&device, layout.clone()).unwrap();
+        weights::load(&params, &config, folder.path()).unwrap();
         let exact = load::<f32>(&config, folder.path()).unwrap();
-        assert_eq!(device.download(&master).unwrap(), exact, "{dtype:?}");
-        let rounded: Vec<bf16> = exact.iter().map(|&value| bf16::from_f32(value)).collect();
+        assert_eq!(params.masters(&(0..layout.elements)).unwrap(), exact, "{dtype:?}");
+        let rounded: Vec<bf16> = exact.iter().map(|&value| bf16::split(value).0).collect();
         assert_eq!(device.download(&params.values()).unwrap(), rounded, "{dtype:?}");
+        assert_eq!(load::<bf16>(&config, folder.path()).unwrap(), rounded, "{dtype:?}, frozen");
         let lost = exact.iter().zip(&rounded).filter(|(exact, rounded)| rounded.to_f32() != **exact).count();
         assert_eq!(lost == 0, dtype == Dtype::BF16, "{lost} values that bf16 cannot hold");
     }
@@ -159,7 +159,7 @@ fn element_types_and_shards() {
         write_sharded(sharded.path(), &stored);
         assert_eq!(load::<f32>(&config, single.path()).unwrap(), want, "{dtype:?}");
         assert_eq!(load::<f32>(&config, sharded.path()).unwrap(), want, "{dtype:?} sharded");
-        let rounded: Vec<bf16> = want.iter().map(|&x| bf16::from_f32(x)).collect();
+        let rounded: Vec<bf16> = want.iter().map(|&x| bf16::split(x).0).collect();
         assert_eq!(load::<bf16>(&config, sharded.path()).unwrap(), rounded, "{dtype:?} to bf16");
     }
 }

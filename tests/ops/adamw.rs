@@ -1,14 +1,14 @@
+use std::iter::repeat;
+
 use half::bf16;
 use warpo::{
-    device::{Buffer, Device, Float},
+    device::{Buffer, DType, Device, Float},
     ops::adamw::{self, Hyper},
 };
 
 use crate::{
     oracles,
-    support::{
-        assert_same_bits, assert_within_rule, cast, for_each_device, max_abs, normal, roundoff, type_name, widen,
-    },
+    support::{assert_same_bits, assert_within_rule, for_each_device, max_abs, normal, roundoff, type_name, widen},
 };
 
 /// (elements, decayed elements): one element, ragged with the boundary inside a chunk, exact, all and none decayed.
@@ -20,9 +20,7 @@ const HYPER: Hyper = Hyper { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weig
 fn step_f32() {
     for_each_device(|device, on| {
         for &(elements, decay) in SHAPES {
-            let state = State::new(device, elements);
-            // For f32 the weights are their own master copy.
-            follow(device, on, &state.master.clone(), &state, decay);
+            follow(device, on, &State::<f32>::new(device, elements), decay);
         }
     });
 }
@@ -31,50 +29,60 @@ fn step_f32() {
 fn step_bf16() {
     for_each_device(|device, on| {
         for &(elements, decay) in SHAPES {
-            let state = State::new(device, elements);
-            let params = device.alloc::<bf16>(elements).unwrap();
-            follow(device, on, &params, &state, decay);
-            let rounded: Vec<bf16> = cast(&device.download(&state.master).unwrap());
-            assert_same_bits(&format!("adamw bf16 copy on {on}"), &device.download(&params).unwrap(), &rounded);
+            let state = State::<bf16>::new(device, elements);
+            follow(device, on, &state, decay);
+            let halves: (Vec<bf16>, Vec<u16>) = state.masters(device).into_iter().map(bf16::split).unzip();
+            assert_same_bits(&format!("adamw weights on {on}"), &device.download(&state.params).unwrap(), &halves.0);
+            assert_same_bits(&format!("adamw low bits on {on}"), &device.download(&state.low).unwrap(), &halves.1);
         }
     });
 }
 
-struct State {
-    master: Buffer<f32>,
+struct State<T> {
+    params: Buffer<T>,
+    low: Buffer<u16>,
     m: Buffer<f32>,
     v: Buffer<f32>,
     progress: Buffer<f64>,
 }
 
-impl State {
+impl<T: Float> State<T> {
     fn new(device: &Device, elements: usize) -> Self {
-        let master = device.upload(&normal(1, elements)).unwrap();
+        let (weights, low): (Vec<T>, Vec<u16>) = normal(1, elements).into_iter().map(T::split).unzip();
+        let low = if T::DTYPE == DType::F32 { &[] } else { &low[..] };
+        let (params, low) = (device.upload(&weights).unwrap(), device.upload(low).unwrap());
         let progress = device.upload(&adamw::progress(0, HYPER.beta1, HYPER.beta2)).unwrap();
-        Self { master, m: device.zeros(elements).unwrap(), v: device.zeros(elements).unwrap(), progress }
+        Self { params, low, m: device.zeros(elements).unwrap(), v: device.zeros(elements).unwrap(), progress }
     }
 
-    fn step<T: Float>(&self, device: &Device, params: &Buffer<T>, grads: &[f32], stats: [f32; 3], decay: usize) {
+    fn masters(&self, device: &Device) -> Vec<f32> {
+        let (weights, low) = (device.download(&self.params).unwrap(), device.download(&self.low).unwrap());
+        let low = low.into_iter().chain(repeat(0));
+        weights.into_iter().zip(low).map(|(weight, low)| weight.join(low)).collect()
+    }
+
+    fn step(&self, device: &Device, grads: &[f32], stats: [f32; 3], decay: usize) {
         let grads = device.upload(grads).unwrap();
         let stats = device.upload(&stats).unwrap();
-        let Self { master, m, v, progress } = self;
-        adamw::step(device, params, master, m, v, &grads, &stats, progress, HYPER, decay, grads.len()).unwrap();
+        let Self { params, low, m, v, progress } = self;
+        adamw::step(device, params, low, m, v, &grads, &stats, progress, HYPER, decay, grads.len()).unwrap();
     }
 
     fn download(&self, device: &Device) -> [Vec<f32>; 3] {
-        [&self.master, &self.m, &self.v].map(|buffer| device.download(buffer).unwrap())
+        let [m, v] = [&self.m, &self.v].map(|buffer| device.download(buffer).unwrap());
+        [self.masters(device), m, v]
     }
 }
 
-fn follow<T: Float>(device: &Device, on: &str, params: &Buffer<T>, state: &State, decay: usize) {
-    let elements = params.len();
+fn follow<T: Float>(device: &Device, on: &str, state: &State<T>, decay: usize) {
+    let elements = state.params.len();
     let mut w = widen(&normal(1, elements));
     let (mut m, mut v) = (vec![0.0; elements], vec![0.0; elements]);
     for step in 1..=STEPS {
         // Gradients from tiny to large, as a model has them.
         let grads: Vec<f32> =
             normal(10 + step, elements).iter().enumerate().map(|(i, g)| g * 10f32.powi(i as i32 % 7 - 5)).collect();
-        state.step(device, params, &grads, [3.0, 0.5, 1.0], decay);
+        state.step(device, &grads, [3.0, 0.5, 1.0], decay);
         oracles::adamw::step(&mut w, &mut m, &mut v, &widen(&grads), 0.5, (HYPER, step), decay);
     }
     let what = format!("adamw {} {elements}, {decay} decayed on {on}", type_name::<T>());
@@ -95,17 +103,16 @@ fn follow<T: Float>(device: &Device, on: &str, params: &Buffer<T>, state: &State
 fn gradients_that_are_not_finite_change_nothing() {
     for_each_device(|device, on| {
         let elements = 29;
-        let state = State::new(device, elements);
-        let params = device.upload(&cast::<bf16>(&normal(3, elements))).unwrap();
+        let state = State::<bf16>::new(device, elements);
         let grads = normal(4, elements);
-        state.step(device, &params, &grads, [1.0, 1.0, 1.0], 7);
-        let (before, params_before) = (state.download(device), device.download(&params).unwrap());
+        state.step(device, &grads, [1.0, 1.0, 1.0], 7);
+        let (before, params_before) = (state.download(device), device.download(&state.params).unwrap());
         let bad = vec![f32::NAN; elements];
-        state.step(device, &params, &bad, [f32::NAN, f32::NAN, 0.0], 7);
+        state.step(device, &bad, [f32::NAN, f32::NAN, 0.0], 7);
         for (after, before) in state.download(device).iter().zip(&before) {
             assert_same_bits(&format!("state on {on}"), after, before);
         }
-        assert_same_bits(&format!("params on {on}"), &device.download(&params).unwrap(), &params_before);
+        assert_same_bits(&format!("params on {on}"), &device.download(&state.params).unwrap(), &params_before);
         assert_eq!(device.download(&state.progress).unwrap()[adamw::UPDATES], 1.0, "on {on}");
     });
 }
@@ -114,9 +121,9 @@ fn gradients_that_are_not_finite_change_nothing() {
 #[test]
 fn progress_is_what_the_device_counts() {
     for_each_device(|device, on| {
-        let state = State::new(device, 3);
+        let state = State::<f32>::new(device, 3);
         for updates in 1..=40 {
-            state.step(device, &state.master.clone(), &[0.5; 3], [1.0, 1.0, 1.0], 0);
+            state.step(device, &[0.5; 3], [1.0, 1.0, 1.0], 0);
             let got = device.download(&state.progress).unwrap();
             let want = adamw::progress(updates, HYPER.beta1, HYPER.beta2);
             assert_same_bits(&format!("after {updates} on {on}"), &got[..3], &want[..3]);
@@ -137,9 +144,8 @@ fn refusals_name_the_value() {
     let stats = device.zeros::<f32>(3).unwrap();
     let progress = device.zeros::<f64>(4).unwrap();
     let step = |decay| {
-        let buffers = [&buffer; 4];
-        let [master, m, v, grads] = buffers;
-        adamw::step(&device, &buffer, master, m, v, grads, &stats, &progress, HYPER, decay, 4).unwrap_err().to_string()
+        let ([m, v, grads], low) = ([&buffer; 3], device.zeros(0).unwrap());
+        adamw::step(&device, &buffer, &low, m, v, grads, &stats, &progress, HYPER, decay, 4).unwrap_err().to_string()
     };
     assert_eq!(step(5), "adamw: decay of 5 of 4 elements");
     assert_eq!(step(4), "adamw progress: expected [5] = 5 elements, found 4");

@@ -1,14 +1,14 @@
+use std::iter::repeat;
+
 use half::bf16;
 use warpo::{
-    device::{Buffer, Device, Float},
+    device::{Buffer, DType, Device, Float},
     ops::rmsprop::{self, Hyper, Tensors},
 };
 
 use crate::{
     oracles,
-    support::{
-        assert_same_bits, assert_within_rule, cast, for_each_device, max_abs, normal, roundoff, type_name, widen,
-    },
+    support::{assert_same_bits, assert_within_rule, for_each_device, max_abs, normal, roundoff, type_name, widen},
 };
 
 /// (elements, decayed elements): one element, ragged with the boundary inside a chunk, exact, all and none decayed.
@@ -20,9 +20,7 @@ const HYPER: Hyper = Hyper { lr: 1e-2, alpha: 0.99, eps: 1e-8, weight_decay: 0.1
 fn step_f32() {
     for_each_device(|device, on| {
         for &(elements, decay) in SHAPES {
-            let state = State::new(device, elements);
-            // For f32 the weights are their own master copy.
-            follow(device, on, &state.master.clone(), &state, decay);
+            follow(device, on, &State::<f32>::new(device, elements), decay);
         }
     });
 }
@@ -31,47 +29,56 @@ fn step_f32() {
 fn step_bf16() {
     for_each_device(|device, on| {
         for &(elements, decay) in SHAPES {
-            let state = State::new(device, elements);
-            let params = device.alloc::<bf16>(elements).unwrap();
-            follow(device, on, &params, &state, decay);
-            let rounded: Vec<bf16> = cast(&device.download(&state.master).unwrap());
-            assert_same_bits(&format!("rmsprop bf16 copy on {on}"), &device.download(&params).unwrap(), &rounded);
+            let state = State::<bf16>::new(device, elements);
+            follow(device, on, &state, decay);
+            let halves: (Vec<bf16>, Vec<u16>) = state.masters(device).into_iter().map(bf16::split).unzip();
+            assert_same_bits(&format!("rmsprop weights on {on}"), &device.download(&state.params).unwrap(), &halves.0);
+            assert_same_bits(&format!("rmsprop low bits on {on}"), &device.download(&state.low).unwrap(), &halves.1);
         }
     });
 }
 
-struct State {
-    master: Buffer<f32>,
+struct State<T> {
+    params: Buffer<T>,
+    low: Buffer<u16>,
     square_avg: Buffer<f32>,
     updates: Buffer<f64>,
 }
 
-impl State {
+impl<T: Float> State<T> {
     fn new(device: &Device, elements: usize) -> Self {
-        let master = device.upload(&normal(1, elements)).unwrap();
-        Self { master, square_avg: device.zeros(elements).unwrap(), updates: device.zeros(1).unwrap() }
+        let (weights, low): (Vec<T>, Vec<u16>) = normal(1, elements).into_iter().map(T::split).unzip();
+        let low = if T::DTYPE == DType::F32 { &[] } else { &low[..] };
+        let (params, low) = (device.upload(&weights).unwrap(), device.upload(low).unwrap());
+        Self { params, low, square_avg: device.zeros(elements).unwrap(), updates: device.zeros(1).unwrap() }
     }
 
-    fn step<T: Float>(&self, device: &Device, params: &Buffer<T>, grads: &[f32], stats: [f32; 3], decay: usize) {
+    fn masters(&self, device: &Device) -> Vec<f32> {
+        let (weights, low) = (device.download(&self.params).unwrap(), device.download(&self.low).unwrap());
+        let low = low.into_iter().chain(repeat(0));
+        weights.into_iter().zip(low).map(|(weight, low)| weight.join(low)).collect()
+    }
+
+    fn step(&self, device: &Device, grads: &[f32], stats: [f32; 3], decay: usize) {
         let (grads, stats) = (device.upload(grads).unwrap(), device.upload(&stats).unwrap());
-        let Self { master, square_avg, updates } = self;
-        let tensors = Tensors { params, master, square_avg, grads: &grads, stats: &stats, updates };
+        let Self { params, low, square_avg, updates } = self;
+        let tensors = Tensors { params, low, square_avg, grads: &grads, stats: &stats, updates };
         rmsprop::step(device, &tensors, HYPER, decay).unwrap();
     }
 
     fn download(&self, device: &Device) -> [Vec<f32>; 2] {
-        [&self.master, &self.square_avg].map(|buffer| device.download(buffer).unwrap())
+        [self.masters(device), device.download(&self.square_avg).unwrap()]
     }
 }
 
-fn follow<T: Float>(device: &Device, on: &str, params: &Buffer<T>, state: &State, decay: usize) {
-    let elements = params.len();
+fn follow<T: Float>(device: &Device, on: &str, state: &State<T>, decay: usize) {
+    let elements = state.params.len();
     let (mut w, mut square_avg) = (widen(&normal(1, elements)), vec![0.0; elements]);
     for step in 1..=STEPS {
         // Gradients from tiny to large, as a model has them.
         let grads: Vec<f32> =
             normal(10 + step, elements).iter().enumerate().map(|(i, g)| g * 10f32.powi(i as i32 % 7 - 5)).collect();
-        state.step(device, params, &grads, [3.0, 0.5, 1.0], decay);
+        state.step(device, &grads, [3.0, 0.5, 1.0], decay);
         oracles::rmsprop::step(&mut w, &mut square_avg, &widen(&grads), 0.5, HYPER, decay);
     }
     assert_eq!(device.download(&state.updates).unwrap(), [STEPS as f64], "on {on}");
@@ -113,15 +120,14 @@ fn two_steps_by_hand() {
 fn gradients_that_are_not_finite_change_nothing() {
     for_each_device(|device, on| {
         let elements = 29;
-        let state = State::new(device, elements);
-        let params = device.upload(&cast::<bf16>(&normal(3, elements))).unwrap();
-        state.step(device, &params, &normal(4, elements), [1.0, 1.0, 1.0], 7);
-        let (before, params_before) = (state.download(device), device.download(&params).unwrap());
-        state.step(device, &params, &vec![f32::NAN; elements], [f32::NAN, f32::NAN, 0.0], 7);
+        let state = State::<bf16>::new(device, elements);
+        state.step(device, &normal(4, elements), [1.0, 1.0, 1.0], 7);
+        let (before, params_before) = (state.download(device), device.download(&state.params).unwrap());
+        state.step(device, &vec![f32::NAN; elements], [f32::NAN, f32::NAN, 0.0], 7);
         for (after, before) in state.download(device).iter().zip(&before) {
             assert_same_bits(&format!("state on {on}"), after, before);
         }
-        assert_same_bits(&format!("params on {on}"), &device.download(&params).unwrap(), &params_before);
+        assert_same_bits(&format!("params on {on}"), &device.download(&state.params).unwrap(), &params_before);
         assert_eq!(device.download(&state.updates).unwrap(), [1.0], "on {on}");
     });
 }
@@ -132,8 +138,8 @@ fn refusals_name_the_value() {
     let buffer = device.zeros::<f32>(4).unwrap();
     let (stats, updates) = (device.zeros::<f32>(3).unwrap(), device.zeros::<f64>(2).unwrap());
     let step = |updates: &Buffer<f64>, decay| {
-        let [params, master, square_avg, grads] = [&buffer; 4];
-        let tensors = Tensors { params, master, square_avg, grads, stats: &stats, updates };
+        let ([params, square_avg, grads], low) = ([&buffer; 3], &device.zeros(0).unwrap());
+        let tensors = Tensors { params, low, square_avg, grads, stats: &stats, updates };
         rmsprop::step(&device, &tensors, HYPER, decay).unwrap_err().to_string()
     };
     assert_eq!(step(&updates.slice(0..1), 5), "rmsprop: decay of 5 of 4 elements");

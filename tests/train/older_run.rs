@@ -1,5 +1,6 @@
-//! A run that an older program left goes on: `tests/fixtures/run-format-3` is one of the commit 314d98d (2026-11-27), whose
-//! last checkpoint was taken away, with its reference values as that program kept them.
+//! Runs that older programs left go on. Their last checkpoints were taken away: `tests/fixtures/run-format-3` is one of the
+//! commit 314d98d (2026-11-27), with its reference values as that program kept them, `run-f32-master` one of 34525af
+//! (2026-11-28), the last whose bf16 weights had whole f32 masters beside them.
 
 use std::fs;
 
@@ -31,8 +32,18 @@ fn fixture() -> Fixture {
 
 #[test]
 fn a_run_of_format_3_goes_on_to_the_bits_of_one_that_was_never_stopped() {
+    goes_on("run-format-3");
+}
+
+/// The weights come from the masters, whose halves they are: on ties another one than that program had.
+#[test]
+fn a_run_with_f32_masters_goes_on_to_the_bits_of_one_that_was_never_stopped() {
+    goes_on("run-f32-master");
+}
+
+fn goes_on(name: &str) {
     let fixture = fixture();
-    let old = root().join("tests/fixtures/run-format-3");
+    let old = root().join("tests/fixtures").join(name);
     copy(&old, &fixture.path("run"));
     let set = ["--set", "train.precision=bf16", "--set", "train.save_every=4"];
     // A program that knew no "auto": its run goes on in what its config.toml says.
