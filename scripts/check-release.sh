@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the README's quickstart with the program of an archive or a wheel, in an empty folder, and compares what it says with what
-# the README prints: every line, but for paces, times and the number of threads. A wheel's program runs in a fresh virtual
+# Runs the README's quickstart and its example with own data with the program of an archive or a wheel, in an empty folder, and
+# compares what it says with what the README prints: every line, but for paces, times and the number of threads. A wheel's program runs in a fresh virtual
 # environment; an archive's in a root folder with the libraries it is linked with and nothing else, where namespaces allow that.
 #
 #     scripts/check-release.sh dist/warpo-0.1.0-x86_64-linux.tar.gz
@@ -12,10 +12,10 @@ fail() {
     exit 1
 }
 
-# The indented block behind "What it printed here:", without its indentation.
-printed() {
-    awk '/^What it printed here:|What it printed here:$/ { on = 1; next } on && /^    / { print substr($0, 5); seen = 1; next }
-         on && seen { exit }' README.md
+# The first indented block of the README behind a line that ends so, without its indentation.
+block() {
+    awk -v end="$1" '!on { on = substr($0, length($0) - length(end) + 1) == end; next }
+         /^    / { print substr($0, 5); seen = 1; next } seen { exit }' README.md
 }
 
 # What differs from machine to machine is taken out.
@@ -67,8 +67,11 @@ case "$release" in
     *.whl) from_wheel ;;
     *) fail "$release is neither an archive nor a wheel" ;;
 esac
-printed | steady >"$work/expected"
-[[ $(wc -l <"$work/expected") -ge 20 ]] || fail "README.md has no quickstart's output"
+block "What it printed here:" | steady >"$work/quickstart"
+block "whose model has no weights and starts from a seed:" >"$work/commands"
+block "it printed, among other lines," | steady >"$work/own"
+[[ $(wc -l <"$work/quickstart") -ge 20 && $(wc -l <"$work/commands") == 3 && $(wc -l <"$work/own") -ge 3 ]] ||
+    fail "README.md has its examples elsewhere"
 
 cd "$work/run"
 kernels=$("${program[@]}" doctor)
@@ -76,8 +79,12 @@ head -n 1 <<<"$kernels"
 for arch in sm_80 sm_90a; do
     grep -q "$arch" <<<"$kernels" || fail "no GPU kernels for $arch"
 done
-"${program[@]}" train examples/quickstart.toml --device host >"$work/output" || fail "the quickstart failed"
-steady <"$work/output" >"$work/found"
-in_order "$work/expected" "$work/found" || fail "the quickstart said something else than README.md"
+"${program[@]}" train examples/quickstart.toml --device host | steady >"$work/found" || fail "the quickstart failed"
+in_order "$work/quickstart" "$work/found" || fail "the quickstart said something else than README.md"
 [[ -s runs/quickstart/final/model.safetensors ]] || fail "the quickstart left no model"
-echo "check-release: $(basename "$release") runs the quickstart as README.md prints it"
+while read -ra words; do
+    [[ ${words[0]} == warpo ]] || fail "README.md: no command of warpo: ${words[*]}"
+    "${program[@]}" "${words[@]:1}" </dev/null | steady >"$work/found" || fail "${words[*]}: failed"
+done <"$work/commands"
+in_order "$work/own" "$work/found" || fail "the example with own data said something else than README.md"
+echo "check-release: $(basename "$release") runs the README's examples as they are printed"

@@ -66,7 +66,8 @@ fill() {
     cp -r examples/data/persona_agreeableness "$folder/examples/data/"
 }
 
-# The same bytes from the same folder: names in order, one time, one owner.
+# The same bytes from the same files: names in order, one owner, one time: SOURCE_DATE_EPOCH, else the commit's. (A build watches
+# that variable too: where it is first set, everything is compiled again.)
 archive() {
     local name=warpo-$version-x86_64-linux time
     time=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
