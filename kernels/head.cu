@@ -1,11 +1,12 @@
 // Language-model head over prediction rows. With z the logits of a row and y its target:
 //   lse = log sum exp(z),  logp = z[y] - lse,  dz[v] = c * ([v = y] - exp(z[v] - lse))
+//   entropy = lse - sum p z with p = exp(z - lse),  top1 = [z[y] >= max z]
 // A soft cap puts softcap tanh(z / softcap) in place of z, and dz is multiplied by its slope, 1 - tanh^2.
 // The products with the weight are GEMMs and the rows' hidden states an embedding lookup; these kernels are the rest.
 //
-// head_logps reads each logit once, one warp per row: every lane keeps a running maximum and a sum relative to it, fed
-// by groups of eight logits that are added as a tree, and the lanes meet in one maximum and one sum. logp subtracts the
-// maximum first, so that its error is relative to the distance from the maximum and not to the logits.
+// head_logps reads each logit once, one warp per row: every lane keeps a running maximum and sums relative to it, fed
+// by groups of eight logits that are added as a tree, and the lanes meet in one maximum and one of each sum. logp and the
+// entropy subtract the maximum first, so that their error is relative to the distance from the maximum and not to the logits.
 // head_dlogits reads each logit once and writes each gradient once, eight columns a thread, zeros in the padding.
 // head_finish and head_dlogits_exponentials are the second half of head_sm90.cu, which leaves exponentials and statistics
 // in place of logits: one CTA of 32 rows by 8 slices of the vocabulary merges statistics in a fixed order; gradients replace
@@ -27,23 +28,39 @@ constexpr int kElementThreads = 128;
 constexpr int kFinishSlices = 8;
 constexpr int kFinishThreads = kFinishSlices * kWarpThreads;
 
-// A maximum and the sum of exponentials relative to it.
+// t exp(t), 0 where the exponential is: there t may be -inf.
+__device__ __forceinline__ float weighted_exponential(float e, float t) { return e == 0.0f ? 0.0f : e * t; }
+
+__device__ __forceinline__ float tree_sum(const float (&x)[kChunk]) {
+    return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+}
+
+// Statistics of the logits so far.
 struct Exponentials {
-    float maximum = -INFINITY, sum = 0.0f;
+    LogitStatistics all = {-INFINITY, 0.0f, 0.0f};
 
     // Takes in a group of logits, the first of which exists; -inf stands for those that do not.
     __device__ __forceinline__ void add(const float (&z)[kChunk]) {
         float group = z[0];
 #pragma unroll
         for (int i = 1; i < kChunk; ++i) group = fmaxf(group, z[i]);
-        if (group > maximum) {
-            sum *= expf(maximum - group);
-            maximum = group;
-        }
-        float e[kChunk];
+        if (group > all.top) all = all.sum > 0.0f ? relative_to(all, group) : LogitStatistics{group, all.sum, 0.0f};
+        float e[kChunk], weighted[kChunk];
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) e[i] = expf(z[i] - maximum);
-        sum += ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
+        for (int i = 0; i < kChunk; ++i) {
+            const float t = z[i] - all.top;
+            e[i] = expf(t);
+            weighted[i] = weighted_exponential(e[i], t);
+        }
+        all.sum += tree_sum(e);
+        all.weighted += tree_sum(weighted);
+    }
+
+    // The same of the whole warp.
+    __device__ __forceinline__ LogitStatistics of_warp() const {
+        const float top = warp_max(all.top);
+        const LogitStatistics own = all.sum > 0.0f ? relative_to(all, top) : LogitStatistics{top, 0.0f, 0.0f};
+        return {top, warp_sum(own.sum), warp_sum(own.weighted)};
     }
 };
 
@@ -82,6 +99,16 @@ __device__ void head_dlogits(T* dlogits, const float* logits, const float* lse, 
         z[i] = v0 + i < vocab ? c * (onehot - expf(z[i] - own_lse)) * slope[i] : 0.0f;
     }
     store_chunk(dlogits + at, z);
+}
+
+// What a row's statistics and its target's logit say.
+__device__ __forceinline__ void finish(float* logps, float* lse, float* entropies, float* top1, int row,
+                                       LogitStatistics all, float target_logit) {
+    const float log_sum = logf(all.sum);
+    lse[row] = all.top + log_sum;
+    logps[row] = (target_logit - all.top) - log_sum;
+    entropies[row] = log_sum - all.weighted / all.sum;
+    top1[row] = target_logit >= all.top ? 1.0f : 0.0f;
 }
 
 // In place: exponentials relative to their tile's largest logit become gradients.
@@ -136,6 +163,8 @@ __device__ void head_scatter(T* dhidden, const T* dx_rows, const int* token_row_
 extern "C" __global__ void __launch_bounds__(kRowThreads) head_logps(
     float* logps,         // (rows)
     float* lse,           // (rows), kept for the backward pass
+    float* entropies,     // (rows)
+    float* top1,          // (rows) 1 where no logit is larger than the target's, else 0
     const float* logits,  // (rows, ld), columns from vocab on are not read
     const int* targets,   // (rows), each in 0..vocab
     float softcap, int rows, int vocab, int ld) {
@@ -158,11 +187,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) head_logps(
         }
         own.add(group);
     }
-    const float maximum = warp_max(own.maximum);
-    const float log_sum = logf(warp_sum(own.sum * expf(own.maximum - maximum)));
-    if (lane > 0) return;
-    lse[row] = maximum + log_sum;
-    logps[row] = (capped(z[targets[row]], softcap) - maximum) - log_sum;
+    const LogitStatistics all = own.of_warp();
+    if (lane == 0) finish(logps, lse, entropies, top1, row, all, capped(z[targets[row]], softcap));
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_f32(
@@ -188,28 +214,28 @@ extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_bf16(
 extern "C" __global__ void __launch_bounds__(kFinishThreads) head_finish(
     float* logps,                // (rows)
     float* lse,                  // (rows), kept for the backward pass
-    const float* statistics,     // (tiles, rows, 2) top, sum
+    float* entropies,            // (rows)
+    float* top1,                 // (rows) 1 where no logit is larger than the target's, else 0
+    const float* statistics,     // (tiles, rows, 3) top, sum, weighted
     const float* target_logits,  // (rows)
     int rows, int tiles) {
     const int lane = threadIdx.x % kWarpThreads, slice = threadIdx.x / kWarpThreads;
     const int row = blockIdx.x * kWarpThreads + lane;
     const LogitStatistics* own = reinterpret_cast<const LogitStatistics*>(statistics) + row;
     LogitStatistics* slices = shared_memory<LogitStatistics>();
-    LogitStatistics all = {-INFINITY, 0.0f};
+    LogitStatistics all = {-INFINITY, 0.0f, 0.0f};
     for (int tile = slice; tile < tiles && row < rows; tile += kFinishSlices)
         all = merge(all, own[(long long)tile * rows]);
     slices[slice * kWarpThreads + lane] = all;
     __syncthreads();
     if (slice > 0 || row >= rows) return;
     for (int s = 1; s < kFinishSlices; ++s) all = merge(all, slices[s * kWarpThreads + lane]);
-    const float log_sum = logf(all.sum);
-    lse[row] = all.top + log_sum;
-    logps[row] = (target_logits[row] - all.top) - log_sum;
+    finish(logps, lse, entropies, top1, row, all, target_logits[row]);
 }
 
 extern "C" __global__ void __launch_bounds__(kElementThreads) head_dlogits_exponentials_bf16(
     bf16* dlogits,               // (rows, ld), in place of exponentials; columns from vocab on become 0
-    const float* statistics,     // (ceil(vocab / 256), rows, 2) top, sum
+    const float* statistics,     // (ceil(vocab / 256), rows, 3) top, sum, weighted
     const float* target_logits,  // (rows)
     const float* lse,            // (rows)
     const float* coefficients,   // (rows), dLoss / dlogp

@@ -1,6 +1,7 @@
 // The head where a loss looks at whole distributions: f32 logits of the policy, and of the reference beside them.
 // head_divergence_rows: one warp per row; with p the policy's and q the reference's probabilities
-//     logp = z[y] - lse,  ref_logp = zq[y] - ref_lse,  divergence = KL(q || p) = sum q (zq - z) - ref_lse + lse
+//     logp = z[y] - lse,  ref_logp = zq[y] - ref_lse,  divergence = KL(q || p) = sum q (zq - z) - ref_lse + lse,
+//     entropy = lse - sum p z,  top1 = [z[y] >= max z]
 // head_dlogits_divergence: dz = c (onehot - p) + k (p - q), c by logp, k by the divergence.
 // head_collisions: log of the sum of squared probabilities, log sum exp(2 z) - 2 lse.
 // A soft cap is as in head.cu. Roof: HBM, two rows of logits.
@@ -68,6 +69,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) head_divergence_rows(
     float* ref_logps,         // (rows)
     float* ref_lse,           // (rows), kept for the backward pass
     float* divergences,       // (rows) KL(reference || policy)
+    float* entropies,         // (rows) of the policy
+    float* top1,              // (rows) 1 where no logit of the policy is larger than the target's, else 0
     const float* logits,      // (rows, ld), columns from vocab on are not read
     const float* ref_logits,  // (rows, ld)
     const int* targets,       // (rows), each in 0..vocab
@@ -80,17 +83,23 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) head_divergence_rows(
     const Normaliser p = normaliser(z, 1.0f, softcap, vocab, lane), q = normaliser(zq, 1.0f, softcap, vocab, lane);
     // log p and log q of a token are small differences of large numbers if formed by whole normalisers: by tops first.
     const float p_log = logf(p.sum), q_log = logf(q.sum);
-    float sum = 0.0f;
+    float sum = 0.0f, entropy = 0.0f;
     for (int v = lane; v < vocab; v += kWarpThreads) {
         const float log_q = (capped(zq[v], softcap) - q.top) - q_log, log_p = (capped(z[v], softcap) - p.top) - p_log;
         const float share = expf(log_q);
         if (share > 0.0f) sum += share * (log_q - log_p);
+        const float own_share = expf(log_p);
+        if (own_share > 0.0f) entropy -= own_share * log_p;
     }
     sum = warp_sum(sum);
+    entropy = warp_sum(entropy);
     if (lane > 0) return;
     lse[row] = p.top + p_log;
     ref_lse[row] = q.top + q_log;
-    logps[row] = (capped(z[targets[row]], softcap) - p.top) - p_log;
+    const float target_logit = capped(z[targets[row]], softcap);
+    logps[row] = (target_logit - p.top) - p_log;
+    top1[row] = target_logit >= p.top ? 1.0f : 0.0f;
+    entropies[row] = entropy;
     ref_logps[row] = (capped(zq[targets[row]], softcap) - q.top) - q_log;
     divergences[row] = sum;
 }

@@ -1,6 +1,6 @@
 // The product of the language-model head on Hopper's own units, z (rows, vocab) = x (rows, hidden) w (vocab, hidden)^T, of
 // which no logit is stored. For each row and each 256 columns of the vocabulary:
-//   top = max z,  sum = sum exp(z - top),  e = exp(z - top) as bf16
+//   top = max z,  sum = sum exp(z - top),  weighted = sum (z - top) exp(z - top),  e = exp(z - top) as bf16
 // and the row's target logit. head.cu makes lse and log-probabilities of these, and gradients of e.
 //
 // e instead of z, because bf16 keeps 8 bits: of a logit of 20 that is an error of 6 % in its probability, of e one of 0.2 %.
@@ -47,6 +47,20 @@ __device__ __forceinline__ void note_targets(float (&z)[kTileN / 2], const RowRe
     });
 }
 
+// In place of the logit of a column that is not there: its exponential is 0, and so is 0 times this.
+constexpr float kNoLogit = -1e30f;
+
+// Eight chains of additions instead of one.
+__device__ __forceinline__ float add_up(const float (&part)[8]) {
+    return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
+// Of the four lanes that hold a row.
+__device__ __forceinline__ float row_sum(float x) {
+    x += __shfl_xor_sync(kFullMask, x, 1);
+    return x + __shfl_xor_sync(kFullMask, x, 2);
+}
+
 // Logits of 64 rows become exponentials relative to the largest of their row here.
 __device__ __forceinline__ void take_statistics(float (&z)[kTileN / 2], const RowResults& results, int row0, int n0,
                                                 const Problem& p) {
@@ -55,7 +69,7 @@ __device__ __forceinline__ void take_statistics(float (&z)[kTileN / 2], const Ro
         for_each_logit(z, n0, [&](float& z, int, int) { z = results.softcap * tanhf(z / results.softcap); });
     note_targets(z, results, row, n0, p.m);
     if (n0 + kTileN > vocab)
-        for_each_logit(z, n0, [&](float& z, int, int column) { z = column < vocab ? z : -INFINITY; });
+        for_each_logit(z, n0, [&](float& z, int, int column) { z = column < vocab ? z : kNoLogit; });
     float top[2] = {-INFINITY, -INFINITY};
     for_each_logit(z, n0, [&](float z, int half, int) { top[half] = fmaxf(top[half], z); });
 #pragma unroll
@@ -63,21 +77,22 @@ __device__ __forceinline__ void take_statistics(float (&z)[kTileN / 2], const Ro
         top[half] = fmaxf(top[half], __shfl_xor_sync(kFullMask, top[half], 1));
         top[half] = fmaxf(top[half], __shfl_xor_sync(kFullMask, top[half], 2));
     }
-    for_each_logit(z, n0, [&](float& z, int half, int) { z = exp2_approx((z - top[half]) * kLog2E); });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        // Eight chains of additions instead of one.
-        float part[8] = {};
+        float part[8] = {}, weighted[8] = {};
 #pragma unroll
         for (int j = 0; j < kTileN / 8; ++j)
 #pragma unroll
-            for (int c = 0; c < 2; ++c) part[j % 4 * 2 + c] += z[4 * j + 2 * half + c];
-        float sum = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
-        sum += __shfl_xor_sync(kFullMask, sum, 1);
-        sum += __shfl_xor_sync(kFullMask, sum, 2);
+            for (int c = 0; c < 2; ++c) {
+                float& own = z[4 * j + 2 * half + c];
+                const float t = own - top[half];
+                own = exp2_approx(t * kLog2E);
+                part[j % 4 * 2 + c] += own;
+                weighted[j % 4 * 2 + c] += own * t;
+            }
+        const LogitStatistics all = {top[half], row_sum(add_up(part)), row_sum(add_up(weighted))};
         const int own = row + 8 * half;
-        if (threadIdx.x % 4 == 0 && own < p.m)
-            results.statistics[(long long)(n0 / kTileN) * p.m + own] = {top[half], sum};
+        if (threadIdx.x % 4 == 0 && own < p.m) results.statistics[(long long)(n0 / kTileN) * p.m + own] = all;
     }
 }
 
@@ -96,7 +111,7 @@ __device__ __forceinline__ void head_project(const CUtensorMap* exponentials_map
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) head_project_bf16(
     const __grid_constant__ CUtensorMap exponentials_map,  // (rows, vocab), written
-    float* statistics,                                     // (ceil(vocab / 256), rows, 2) top, sum
+    float* statistics,                                     // (ceil(vocab / 256), rows, 3) top, sum, weighted
     float* target_logits,                                  // (rows)
     const __grid_constant__ CUtensorMap x_map,             // (rows, hidden)
     const __grid_constant__ CUtensorMap w_map,             // (vocab, hidden)
@@ -107,7 +122,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipeline
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPipelineThreads, 1) head_statistics_bf16(
-    float* statistics,                          // (ceil(vocab / 256), rows, 2) top, sum
+    float* statistics,                          // (ceil(vocab / 256), rows, 3) top, sum, weighted
     float* target_logits,                       // (rows)
     const __grid_constant__ CUtensorMap x_map,  // (rows, hidden)
     const __grid_constant__ CUtensorMap w_map,  // (vocab, hidden)

@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(kBatchThreads) loss_batch(
     double* losses,            // (groups) each group's loss
     double* state,             // (3) see State
     double* sorted,            // (2, groups) scratch
-    const double* sums,        // (sequences, 8) see Sum
+    const double* sums,        // (sequences, 10) see Sum
     const int* slot_sequence,  // (slots)
     const int* group_slots,    // (groups + 1)
     const double* values,      // (slots, 2)

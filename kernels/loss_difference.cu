@@ -93,7 +93,7 @@ __device__ Side side(const double* sums, int map, int flags, const double* p) {
 extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_difference(
     double* slopes,            // (slots, 3) added to, see Slope
     double* losses,            // (groups) each pair's loss
-    const double* sums,        // (sequences, 8) see Sum
+    const double* sums,        // (sequences, 10) see Sum
     const int* slot_sequence,  // (slots)
     const int* group_slots,    // (groups + 1)
     const double* values,      // (slots, 2)

@@ -39,7 +39,7 @@ __device__ Value table(int function, const double* sums, const double* p, double
 extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_likelihood(
     double* slopes,            // (slots, 3) added to, see Slope
     double* losses,            // (groups) each group's loss
-    const double* sums,        // (sequences, 8) see Sum
+    const double* sums,        // (sequences, 10) see Sum
     const int* slot_sequence,  // (slots)
     const int* group_slots,    // (groups + 1)
     const double* values,      // (slots, 2)

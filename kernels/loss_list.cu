@@ -125,7 +125,7 @@ __device__ Value table(int function, const Response* list, int i, int size, doub
 extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_list(
     double* slopes,            // (slots, 3) added to, see Slope
     double* losses,            // (groups) each list's loss
-    const double* sums,        // (sequences, 8) see Sum
+    const double* sums,        // (sequences, 10) see Sum
     const int* slot_sequence,  // (slots)
     const int* group_slots,    // (groups + 1) at most 32 slots each
     const double* values,      // (slots, 2)

@@ -11,18 +11,20 @@
 constexpr int kWarps = kHeadThreads / kWarpThreads;
 
 // Which inputs there are: what is absent may point anywhere.
-enum Input { kReference = 1, kRowWeights = 2, kDivergences = 4, kDivergenceRowWeights = 8, kCollisions = 16, kComplements = 32 };
+enum Input { kReference = 1, kRowWeights = 2, kDivergences = 4, kDivergenceRowWeights = 8, kCollisions = 16, kComplements = 32, kDescribed = 64 };
 
 // ---- entry points
 
 extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_rows_sum(
-    double* sums,                     // (sequences, 8) see Sum
+    double* sums,                     // (sequences, 10) see Sum
     const float* logps,               // (rows)
     const float* ref_logps,           // (rows) read with kReference
     const float* weights,             // (rows) read with kRowWeights, else 1
     const float* divergences,         // (rows) KL(reference || policy), read with kDivergences
     const float* divergence_weights,  // (rows) read with kDivergenceRowWeights, else 1
     const float* collisions,          // (rows) log of the sum of squared probabilities, read with kCollisions
+    const float* entropies,           // (rows) read with kDescribed
+    const float* top1,                // (rows) 1 where no token is likelier than the target, else 0; read with kDescribed
     const int* sequence_rows,         // (sequences + 1)
     int inputs, int sequences) {
     const int lane = threadIdx.x % kWarpThreads;
@@ -41,6 +43,10 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_rows_sum(
         if (inputs & kDivergences) own[kDivergence] += divergence_weight * divergences[row];
         if (inputs & kComplements) own[kComplement] += log_complement(logp).loss;
         if (inputs & kCollisions) own[kSurprise] += logp - collisions[row];
+        if (inputs & kDescribed) {
+            own[kEntropy] += entropies[row];
+            own[kTop1] += top1[row];
+        }
     }
     own[kRows] = 0.0;
     for (int column = 0; column < kSums; ++column) {

@@ -50,7 +50,7 @@ __device__ Value2 table(int function, double x, double y, const double* p, doubl
 extern "C" __global__ void __launch_bounds__(kHeadThreads) loss_separate(
     double* slopes,            // (slots, 3) added to, see Slope
     double* losses,            // (groups) each pair's loss
-    const double* sums,        // (sequences, 8) see Sum
+    const double* sums,        // (sequences, 10) see Sum
     const int* slot_sequence,  // (slots)
     const int* group_slots,    // (groups + 1)
     const double* values,      // (slots, 2)

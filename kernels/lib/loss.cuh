@@ -14,6 +14,8 @@ enum Sum {
     kSurprise,           // sum of logp - log(sum of squared probabilities)
     kWeights,            // sum of the weights
     kDivergenceWeights,  // sum of the divergence weights
+    kEntropy,            // sum of the entropies
+    kTop1,               // rows whose target no other token is more likely than
     kSums
 };
 

@@ -16,9 +16,12 @@ const LOGPS: usize = 0;
 const RHO: usize = 1;
 const ROWS: usize = 2;
 const DIVERGENCE: usize = 3;
+const ENTROPY: usize = 8;
+const TOP1: usize = 9;
 
 /// Metrics that are better the higher they are.
-pub const HIGHER: [&str; 4] = ["rewards/accuracies", "rewards/margins", "rewards/ndcg", "rewards/best_first"];
+pub const HIGHER: [&str; 5] =
+    ["rewards/accuracies", "rewards/margins", "rewards/ndcg", "rewards/best_first", "mean_token_accuracy"];
 
 /// Whether more of a metric is better; `None` where that is not known.
 pub fn higher_is_better(name: &str) -> Option<bool> {
@@ -32,9 +35,11 @@ pub fn higher_is_better(name: &str) -> Option<bool> {
 pub struct Reading {
     /// Whether there are reference values.
     pub referenced: bool,
+    /// Whether all rows came with the policy's entropy and hits.
+    pub described: bool,
     /// Of the step.
     pub groups: Groups,
-    /// (sequences, 8)
+    /// (sequences, [`SUMS`])
     pub sums: Readback<f64>,
     /// (slots)
     pub slopes: Readback<f64>,
@@ -53,6 +58,7 @@ impl Reading {
         Ok(Measured {
             loss,
             referenced: self.referenced,
+            described: self.described,
             groups: self.groups,
             sums: self.sums.wait()?,
             slopes: self.slopes.wait()?,
@@ -68,6 +74,8 @@ pub struct Measured<'a> {
     pub loss: &'a Loss,
     /// Whether log-ratios are to a reference; without one they are log-probabilities.
     pub referenced: bool,
+    /// Whether all rows came with the policy's entropy and hits.
+    pub described: bool,
     /// Of the step.
     pub groups: Groups,
     /// (sequences, [`SUMS`])
@@ -148,7 +156,33 @@ impl Measured<'_> {
             Shape::Single => self.mean(&mut sums, "logps/chosen", |m, group| m.column(m.groups.of(group).start, LOGPS)),
         }
         self.effective_share(&mut sums);
+        if self.described {
+            self.describe(&mut sums);
+        }
         sums
+    }
+
+    /// The policy's entropy at a row on average, over the responses of all groups; and the share of rows whose token it would
+    /// have chosen itself, over the chosen ones of pairs and all of single sequences: what TRL's trainers log.
+    fn describe(&self, sums: &mut MetricSums) {
+        let shape = self.loss.shape();
+        let responses = match shape {
+            Shape::Pair => 2,
+            Shape::List => usize::MAX,
+            Shape::Labelled | Shape::Single => 1,
+        };
+        sums.add("entropy", self.mean_of_rows(responses, ENTROPY));
+        if matches!(shape, Shape::Pair | Shape::Single) {
+            sums.add("mean_token_accuracy", self.mean_of_rows(1, TOP1));
+        }
+    }
+
+    /// The mean of a column over the rows of every group's first so many sequences.
+    fn mean_of_rows(&self, sequences: usize, column: usize) -> f64 {
+        let slots = (0..self.groups.len()).flat_map(|group| self.groups.of(group).take(sequences));
+        let add = |(sum, rows): (f64, f64), slot| (sum + self.column(slot, column), rows + self.column(slot, ROWS));
+        let (sum, rows) = slots.fold((0.0, 0.0), add);
+        sum / f64::max(rows, 1.0)
     }
 
     /// The loss, and its parts before their weights if there are several.

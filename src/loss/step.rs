@@ -29,6 +29,8 @@ pub struct Step<'a> {
     state: &'a Buffer<f64>,
     /// Whether the rows had a reference.
     referenced: Cell<bool>,
+    /// Whether all rows came with the policy's entropy and hits.
+    described: Cell<bool>,
 }
 
 struct Prepared {
@@ -87,7 +89,17 @@ impl<'a> Step<'a> {
             values: device.upload(&host.values)?,
         };
         let parts = prepare(device, loss, &host)?;
-        Ok(Self { loss, device, host, groups, parts, micro, state, referenced: Cell::new(false) })
+        Ok(Self {
+            loss,
+            device,
+            host,
+            groups,
+            parts,
+            micro,
+            state,
+            referenced: Cell::new(false),
+            described: Cell::new(true),
+        })
     }
 
     /// Adds up the rows of a micro-batch. `sequence_rows` is its forest's table; weights of rows are the step's own.
@@ -98,6 +110,7 @@ impl<'a> Step<'a> {
         let Range { start, end } = self.micro[micro].sequences;
         let sums = self.groups.sums.slice(start * SUMS..end * SUMS);
         self.referenced.set(rows.ref_logps.is_some());
+        self.described.set(self.described.get() && rows.described.is_some());
         loss_rows::sum(self.device, &sums, &self.weighted(micro, rows), sequence_rows)
     }
 
@@ -180,6 +193,7 @@ impl<'a> Step<'a> {
         let device = self.device;
         Ok(Reading {
             referenced: self.referenced.get(),
+            described: self.described.get(),
             groups: self.host,
             sums: device.read(&self.groups.sums)?,
             slopes: device.read(&self.groups.slopes)?,

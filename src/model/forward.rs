@@ -13,7 +13,10 @@ use crate::{
     device::{Buffer, Float},
     ops::{
         attention, embedding, geglu, gelu, head,
-        head::distributions::{self, Divergence},
+        head::{
+            HeadValues,
+            distributions::{self, Divergence},
+        },
         layernorm, residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
@@ -62,20 +65,29 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// A launch fails.
     pub fn logps(&self, batch: &Batch) -> Result<Buffer<f32>> {
+        Ok(self.head_values(batch)?.logps)
+    }
+
+    /// What the head says about each row; as [`logps`](Self::logps).
+    ///
+    /// # Errors
+    /// A launch fails.
+    pub fn head_values(&self, batch: &Batch) -> Result<HeadValues> {
         let spans = &self.plan.spans;
-        let logps = self.part(spans.logps, batch.rows);
+        let of = |span| self.part(span, batch.rows);
+        let (logps, lse) = (of(spans.logps), of(spans.row_lse));
+        let out = HeadValues { logps, lse, entropies: of(spans.entropies), top1: of(spans.top1) };
         let hidden = self.part(spans.hidden, batch.tokens * self.config.hidden);
         head::fwd(
             &self.device,
-            &logps,
-            &self.part(spans.row_lse, batch.rows),
+            &out,
             &self.head_scratch(batch.rows),
             &hidden,
             &self.params.weight(&self.params.layout().head),
             &batch.head_rows(),
             &self.head(),
         )?;
-        Ok(logps)
+        Ok(out)
     }
 
     /// Log-probabilities of each row's target under this model and another of the same vocabulary, and the divergence
@@ -85,15 +97,7 @@ impl<T: Float> Model<T> {
     /// # Errors
     /// The device is out of memory, or a launch fails.
     pub fn divergence(&self, reference: &Self, batch: &Batch) -> Result<Divergence> {
-        let rows = |_| self.device.alloc::<f32>(batch.rows);
-        let [logps, lse, ref_logps, ref_lse, divergences] = [(); 5].map(rows);
-        let out = Divergence {
-            logps: logps?,
-            lse: lse?,
-            ref_logps: ref_logps?,
-            ref_lse: ref_lse?,
-            divergences: divergences?,
-        };
+        let out = Divergence::alloc(&self.device, batch.rows)?;
         let (own, other) = (self.head_scratch(batch.rows), reference.head_scratch(batch.rows));
         let [own_inputs, other_inputs] = [self, reference].map(|model| model.head_inputs(batch));
         let (policy, beside) = (self.head_source(&own_inputs, &own), reference.head_source(&other_inputs, &other));

@@ -104,6 +104,8 @@ pub(super) struct Spans {
     /// (rows) each
     pub logps: Span,
     pub row_lse: Span,
+    pub entropies: Span,
+    pub top1: Span,
     /// (chunk rows, hidden)
     pub x_rows: Span,
     /// (chunk rows, vocab rounded up) in f32, or the statistics that stand in place of it
@@ -412,6 +414,8 @@ impl Places {
         let logits = head_chunk_rows * head(config, capacity).ld();
         spans.logps = self.exact(rows);
         spans.row_lse = self.exact(rows);
+        spans.entropies = self.exact(rows);
+        spans.top1 = self.exact(rows);
         spans.x_rows = self.wide(head_chunk_rows * config.hidden);
         spans.logits = self.exact(match exponentials {
             true => head::sm90::statistics_elements(head_chunk_rows, config.vocab),

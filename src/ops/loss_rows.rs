@@ -11,8 +11,9 @@ use crate::device::{
 };
 
 /// Columns of `sums`: of a sequence's rows, log-probability, log-ratio to the reference (both weighted), number,
-/// divergence, log(1 - p), logp - log(sum of squared probabilities), weight and divergence weight.
-pub const SUMS: usize = 8;
+/// divergence, log(1 - p), logp - log(sum of squared probabilities), weight, divergence weight, entropy, and rows whose
+/// target no other token is likelier than.
+pub const SUMS: usize = 10;
 /// Columns of `slopes`: the step's loss by a slot's log-probability (or log-ratio), divergence and log(1 - p).
 pub const SLOPES: usize = 3;
 /// Numbers of a slot that came with the data.
@@ -107,6 +108,8 @@ pub struct RowInputs {
     pub divergence_weights: Option<Buffer<f32>>,
     /// Log of the sum of squared probabilities at each row.
     pub collisions: Option<Buffer<f32>>,
+    /// Entropy of the policy's distribution at each row, and 1 where no token is likelier than the target, else 0.
+    pub described: Option<[Buffer<f32>; 2]>,
     /// Whether log(1 - p) is summed.
     pub complements: bool,
 }
@@ -119,6 +122,7 @@ impl RowInputs {
             | given(&self.divergences, input::DIVERGENCES)
             | given(&self.divergence_weights, input::DIVERGENCE_ROW_WEIGHTS)
             | given(&self.collisions, input::COLLISIONS)
+            | if self.described.is_some() { input::DESCRIBED } else { 0 }
             | if self.complements { input::COMPLEMENTS } else { 0 }
     }
 
@@ -158,6 +162,8 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &RowInputs, sequence_rows:
         rows.or_logps("divergence weights", &rows.divergence_weights)?,
     );
     let collisions = rows.or_logps("collisions", &rows.collisions)?;
+    let [entropies, top1] = [0, 1].map(|i| rows.described.as_ref().map(|described| described[i].clone()));
+    let (entropies, top1) = (rows.or_logps("entropies", &entropies)?, rows.or_logps("top1", &top1)?);
     // SAFETY: all lengths were checked above; a host device checks the table.
     let work = || unsafe {
         kernel::LossRowsSum {
@@ -168,6 +174,8 @@ pub fn sum(device: &Device, sums: &Buffer<f64>, rows: &RowInputs, sequence_rows:
             divergences: &divergences,
             divergence_weights: &divergence_weights,
             collisions: &collisions,
+            entropies: &entropies,
+            top1: &top1,
             sequence_rows,
             inputs: rows.inputs(),
             sequences: sequences as i32,

@@ -21,13 +21,14 @@ pub struct Panel {
 }
 
 /// Metrics that every report has a figure of, if they were recorded: title, metrics, scale.
-const PANELS: [(&str, &[&str], f64); 11] = [
+const PANELS: [(&str, &[&str], f64); 12] = [
     ("loss", &["loss"], 1.0),
     ("rewards/accuracies", &["rewards/accuracies"], 1.0),
     ("rewards/margins", &["rewards/margins"], 1.0),
     ("rewards: chosen, rejected", &["rewards/chosen", "rewards/rejected"], 1.0),
     ("log-probabilities: chosen, rejected", &["logps/chosen", "logps/rejected"], 1.0),
     ("entropy", &["entropy"], 1.0),
+    ("mean_token_accuracy", &["mean_token_accuracy"], 1.0),
     ("grad_norm", &["grad_norm"], 1.0),
     ("learning_rate", &["learning_rate"], 1.0),
     ("tokens_per_second", &["tokens_per_second"], 1.0),

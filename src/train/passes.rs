@@ -8,7 +8,10 @@ use crate::{
     forest::Forest,
     loss::{Loss, Margin, MetricSums, Step},
     model::{Batch, Masked, Model},
-    ops::{head::distributions::Divergence, loss_rows::RowInputs},
+    ops::{
+        head::{HeadValues, distributions::Divergence},
+        loss_rows::RowInputs,
+    },
     roles::{Reference, TrainedMasks},
 };
 
@@ -115,6 +118,7 @@ impl<T: Float> Passes<'_, T> {
         rows.logps = Some(both.logps.clone());
         rows.ref_logps = Some(both.ref_logps.clone());
         rows.divergences = Some(both.divergences.clone());
+        rows.described = Some([both.entropies.clone(), both.top1.clone()]);
         Ok(Forwarded { rows, divergence: Some(both), masked })
     }
 
@@ -132,7 +136,8 @@ impl<T: Float> Passes<'_, T> {
             // Before the log-probabilities, whose logits the backward pass takes over.
             rows.collisions = Some(self.model.collisions(batch)?);
         }
-        rows.logps = Some(self.model.logps(batch)?);
+        let HeadValues { logps, entropies, top1, .. } = self.model.head_values(batch)?;
+        (rows.logps, rows.described) = (Some(logps), Some([entropies, top1]));
         Ok(Forwarded { rows, divergence: None, masked: None })
     }
 }

@@ -184,7 +184,7 @@ fn a_page_shows_every_metric_of_two_runs_and_asks_nobody_for_anything() {
             assert_eq!(figure.matches("<circle").count(), if held_out { 7 } else { 0 }, "{panel}");
         }
     }
-    assert!(page.contains("Not in the records of these runs: entropy."));
+    assert!(page.contains("Not in the records of these runs: entropy, mean_token_accuracy."));
     assert!(between(&page, "<th>loss.beta</th>", "</tr>").contains("<td>0.5</td><td>0.25</td>"));
     let values = between(&page, "<tr><th>rewards/margins</th>", "</tr>");
     assert!(

@@ -61,8 +61,8 @@ fn an_index_outside_its_table_is_refused() {
     let offsets = device.upload(&[0, 1, 2]).unwrap();
     let why = embedding::bwd(&device, &table, &y, &ids([2, 2]), &offsets, &ids([0, 1]), 1.0, 2, 8, 4).unwrap_err();
     assert!(why.to_string().contains("entry 1 is not more than the one before"), "{why}");
-    let [logps, lse] = [(); 2].map(|()| device.zeros::<f32>(2).unwrap());
-    let why = head::logps(&device, &logps, &lse, &y, &ids([0, 8]), None, 2, 8, 8).unwrap_err().to_string();
+    let out = head::HeadValues::alloc(&device, 2).unwrap();
+    let why = head::head_values(&device, &out, &y, &ids([0, 8]), None, 2, 8, 8).unwrap_err().to_string();
     assert_eq!(why, "head targets: entry 1 is 8: expected 0..8");
     let rotary = rope::Rotary { cos: device.zeros(4).unwrap(), sin: device.zeros(4).unwrap() };
     let (qkv, heads) = (device.zeros::<f32>(2 * 12).unwrap(), rope::Heads { heads: 1, kv_heads: 1, head_dim: 4 });

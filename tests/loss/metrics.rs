@@ -72,6 +72,28 @@ fn pairs_with_a_likelihood_beside_them() {
     assert!(plain.metrics.iter().all(|(name, _)| !name.ends_with("_loss")), "without the likelihood term");
 }
 
+/// As TRL 1.16's trainers: means over the rows of the step, not over sequences; of hits those of the chosen sides.
+#[test]
+fn entropy_and_hits_are_means_over_rows() {
+    let mut case = Case::default();
+    for [chosen, rejected] in [[3, 1], [1, 2]] {
+        let rows = |count: usize| vec![-1.0f32; count];
+        let members = [chosen, rejected].map(|count| (case.sequence(&rows(count), &rows(count)), [0.0; 2]));
+        case.group(&members);
+    }
+    case.described = [vec![1.0, 2.0, 0.5, 4.0, 3.0, 0.25, 0.5], vec![1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]];
+    let entropy = (1.0 + 2.0 + 0.5 + 4.0 + 3.0 + 0.25 + 0.5) / 7.0;
+    let got = case.run(&fast_device(1), &Loss::named("dpo").unwrap());
+    // The chosen sides are rows 0 to 2 and 4.
+    assert_close(&got, &[("entropy", entropy), ("mean_token_accuracy", 2.0 / 4.0)]);
+    // The same four as the responses of two labelled rows and what they are mismatched with, which is no response.
+    case.groups.values = [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]].concat();
+    let got = case.run(&fast_device(1), &Loss::named("kto").unwrap());
+    assert_close(&got, &[("entropy", (1.0 + 2.0 + 0.5 + 3.0) / 4.0)]);
+    // And no side of them ought to be predicted.
+    assert!(got.metrics.iter().all(|(name, _)| name != "mean_token_accuracy"));
+}
+
 #[test]
 fn several_losses_add_up_by_their_weights() {
     let terms = warpo::loss::read(

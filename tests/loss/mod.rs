@@ -29,6 +29,8 @@ pub struct Case {
     pub logps: Vec<f32>,
     pub ref_logps: Vec<f32>,
     pub collisions: Vec<f32>,
+    /// Entropies and hits, if there are any.
+    pub described: [Vec<f32>; 2],
 }
 
 /// What a case gives.
@@ -71,6 +73,7 @@ impl Case {
             logps: upload(&self.logps),
             ref_logps: upload(&self.ref_logps),
             collisions: upload(&self.collisions),
+            described: upload(&self.described[0]).zip(upload(&self.described[1])).map(<[_; 2]>::from),
             ..RowInputs::default()
         };
         (rows, device.upload(&self.sequence_rows()).unwrap())

@@ -11,10 +11,9 @@ use warpo::{
     loss::{Loss, Shape, Term},
     model::{Capacity, MemoryPlan, Model, ModelConfig},
     optim::{Optimizer, RuleKind, Settings},
-    roles::reference::compute,
+    roles::{Policy, Reference, Roles, reference::compute},
+    train::step::{StepOptions, Trainer},
 };
-
-use crate::train::fixture::trainer;
 
 use crate::support::{fast_device, root};
 
@@ -27,8 +26,31 @@ struct Golden {
 #[derive(Deserialize)]
 struct Steps {
     parameters: BTreeMap<String, f64>,
+    trl: Options,
     losses: Vec<f64>,
     grad_norms: Vec<f64>,
+    /// Before each update; TRL's trainers of some losses do not say it.
+    #[serde(default)]
+    entropy: Vec<f64>,
+    #[serde(default)]
+    mean_token_accuracy: Vec<f64>,
+}
+
+/// TRL's own, as far as they are not the loss's.
+#[derive(Deserialize)]
+struct Options {
+    #[serde(default)]
+    ref_model_sync_steps: usize,
+    #[serde(default)]
+    ref_model_mixup_alpha: f64,
+}
+
+impl Steps {
+    /// What TRL says of a step's rows beside its loss.
+    fn said(&self, step: usize) -> impl Iterator<Item = (&'static str, f64)> {
+        let of = |name, values: &[f64]| values.get(step).map(|&value| (name, value));
+        [of("entropy", &self.entropy), of("mean_token_accuracy", &self.mean_token_accuracy)].into_iter().flatten()
+    }
 }
 
 #[derive(Deserialize)]
@@ -54,7 +76,8 @@ fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
 /// The golden's name: a loss, and perhaps its divergence.
 fn loss(name: &str, steps: &Steps) -> Loss {
     let (name, divergence) = name.split_once(' ').map_or((name, None), |(name, word)| (name, Some(word)));
-    let mut term = Term::named(name).unwrap();
+    // TR-DPO is DPO beside a reference that follows.
+    let mut term = Term::named(name.trim_start_matches("tr_")).unwrap();
     for (key, value) in &steps.parameters {
         term.parameters.set(term.definition, key, &toml::Value::Float(*value)).unwrap();
     }
@@ -98,8 +121,13 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     let folder = root().join("tests/fixtures/parity/llama");
     let config = ModelConfig::load(&folder).unwrap();
     let capacity = Capacity { tokens: budget, rows: budget, head_chunk_rows: 100 };
-    let model = Model::<f32>::new(device, &config, MemoryPlan::new(&config, DType::F32, capacity).unwrap()).unwrap();
-    model.load(&folder).unwrap();
+    let made = || {
+        let plan = MemoryPlan::new(&config, DType::F32, capacity).unwrap();
+        let model = Model::<f32>::new(device, &config, plan).unwrap();
+        model.load(&folder).unwrap();
+        model
+    };
+    let model = made();
     let trees: Trees = trees.into_iter().collect();
     let reference = compute(&model, &trees, budget).unwrap();
     let of = |key: &str| golden.optim[key];
@@ -109,19 +137,33 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
         max_grad_norm: of("max_grad_norm"),
     };
     let optimizer = Optimizer::new(model.params(), &settings).unwrap();
-    let trainer = trainer(model, optimizer, loss);
+    let follows = steps.trl.ref_model_sync_steps;
+    let reference_model = if follows > 0 { Reference::Beside(Box::new(made())) } else { Reference::Values };
+    let policy = Policy { model, optimizer, masks: None, ema: None };
+    let trainer = Trainer::new(Roles { policy, reference: reference_model }, loss, StepOptions::default()).unwrap();
     let work = Work::of(&trees, &(0..trees.len() as u32).collect::<Vec<_>>(), budget, &reference).unwrap();
     let mut worst = 0.0f64;
     for (step, (&want_loss, &want_norm)) in steps.losses.iter().zip(&steps.grad_norms).enumerate() {
         let lr = of("lr") * (1.0 - step as f64 / steps.losses.len() as f64);
         let done = trainer.step(&work, lr, step == 0).unwrap();
         let (loss, norm) = (done.metrics.get("loss").unwrap(), f64::from(done.update.grad_norm));
+        if follows > 0 && (step + 1).is_multiple_of(follows) {
+            trainer.follow(steps.trl.ref_model_mixup_alpha).unwrap();
+        }
         // A loss that has all but vanished is compared on the scale of a nat.
         let off = (loss - want_loss).abs() / want_loss.abs().max(1.0);
         assert!(off <= LIMIT, "{name}, step {step}: loss {loss} instead of {want_loss}");
         let relative = (norm / want_norm - 1.0).abs();
         assert!(relative <= LIMIT, "{name}, step {step}: gradient norm {norm} instead of {want_norm}");
         worst = worst.max(off).max(relative);
+        // TRL's trainer of pairs counts the rejected sides too where the loss is the chosen ones' likelihood.
+        for (metric, want) in steps.said(step).filter(|(metric, _)| (name, *metric) != ("sft", "entropy")) {
+            let got = done.metrics.get(metric).unwrap_or_else(|| panic!("{name}: no {metric}"));
+            assert!(
+                (got - want).abs() <= LIMIT * want.max(1.0),
+                "{name}, step {step}: {metric} {got} instead of {want}"
+            );
+        }
     }
     worst
 }

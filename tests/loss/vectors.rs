@@ -312,7 +312,7 @@ fn check_distributions(vector: &Vector, device: &Device, on: &str) {
     let (z, q, targets) =
         (device.upload(&padded("z")).unwrap(), device.upload(&padded("q")).unwrap(), device.upload(&targets).unwrap());
     let alloc = || device.alloc::<f32>(rows).unwrap();
-    let kept = Divergence { logps: alloc(), lse: alloc(), ref_logps: alloc(), ref_lse: alloc(), divergences: alloc() };
+    let kept = Divergence::alloc(device, rows).unwrap();
     distributions::divergence_rows(device, &kept, &z, &q, &targets, &head).unwrap();
 
     let mut case = Case::default();

@@ -1,8 +1,8 @@
 use half::bf16;
 use warpo::{
-    device::{Buffer, Device, Float, HostOptions},
+    device::{Device, Float, HostOptions},
     forest::{Forest, Segment, Tree},
-    ops::head::{self, HeadRows, HeadShape, Scratch},
+    ops::head::{self, HeadRows, HeadShape, HeadValues, Scratch},
 };
 
 use crate::{
@@ -20,11 +20,11 @@ const LOGITS: &[(usize, usize)] = &[(1, 8), (5, 13), (3, 40), (6, 300), (2, 701)
 const SOFTCAP: Option<f32> = Some(30.0);
 
 #[test]
-fn logps() {
+fn values() {
     for_each_device(|device, on| {
         for &(rows, vocab) in LOGITS {
             for (scale, softcap) in [(1.0, None), (60.0, None), (3000.0, None), (60.0, SOFTCAP)] {
-                check_logps(device, on, rows, vocab, scale, softcap);
+                check_row_values(device, on, rows, vocab, scale, softcap);
             }
         }
     });
@@ -133,17 +133,20 @@ fn targets(rows: usize, vocab: usize) -> Vec<i32> {
     (0..rows).map(|r| ((r * 7 + 1) * (vocab - 1) % vocab) as i32).collect()
 }
 
-fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32, softcap: Option<f32>) {
+fn check_row_values(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32, softcap: Option<f32>) {
     let ld = vocab.next_multiple_of(8);
     let logits: Vec<f32> = normal(1, rows * vocab).iter().map(|z| z * scale).collect();
     let targets = targets(rows, vocab);
     let (want_logps, want_lse) = oracles::head::logps(&widen(&logits), &targets, softcap, vocab);
-    let [logps, lse] = [(); 2].map(|()| device.alloc::<f32>(rows).unwrap());
+    let want_entropies = oracles::head::entropies(&widen(&logits), softcap, vocab);
+    let out = HeadValues::alloc(device, rows).unwrap();
     let z = device.upload(&padded(&logits, vocab, ld)).unwrap();
-    head::logps(device, &logps, &lse, &z, &device.upload(&targets).unwrap(), softcap, rows, vocab, ld).unwrap();
+    head::head_values(device, &out, &z, &device.upload(&targets).unwrap(), softcap, rows, vocab, ld).unwrap();
 
-    let got_logps = widen(&device.download(&logps).unwrap());
-    let got_lse = widen(&device.download(&lse).unwrap());
+    let [got_logps, got_lse, got_entropies, got_top1] =
+        [&out.logps, &out.lse, &out.entropies, &out.top1].map(|buffer| widen(&device.download(buffer).unwrap()));
+    // Logits of f32 that the cap does not make equal.
+    assert_eq!(got_top1, oracles::head::top1(&widen(&logits), &targets, vocab), "top1 {rows}x{vocab} on {on}");
     for r in 0..rows {
         let largest = logits[r * vocab..][..vocab].iter().fold(0.0f64, |m, z| m.max(f64::from(z.abs())));
         // z - maximum is rounded once, which exp turns into a relative error; its terms with weight in the sum lie
@@ -157,6 +160,11 @@ fn check_logps(device: &Device, on: &str, rows: usize, vocab: usize, scale: f32,
         let limit = in_sum + 4.0 * roundoff::<f32>() * largest.max(1.0);
         let error = (got_lse[r] - want_lse[r]).abs();
         assert!(error <= limit, "lse {what}: {} instead of {}, limit {limit:.3e}", got_lse[r], want_lse[r]);
+        // log(sum) - weighted / sum: the sum of t exp(t), each t rounded once and at most 20 where it counts, is off by as much
+        // as the sum of exponentials, times its largest t.
+        let limit = 21.0 * in_sum;
+        let error = (got_entropies[r] - want_entropies[r]).abs();
+        assert!(error <= limit, "entropy {what}: {} for {}, limit {limit:.3e}", got_entropies[r], want_entropies[r]);
     }
 }
 
@@ -239,6 +247,8 @@ pub(super) struct Case<T> {
 struct Outcome {
     logps: Vec<f64>,
     lse: Vec<f64>,
+    entropies: Vec<f64>,
+    top1: Vec<f64>,
     dhidden: Vec<f64>,
     /// The same added to itself.
     twice: Vec<f64>,
@@ -285,17 +295,21 @@ impl<T: Float> Case<T> {
         };
         let (x, w) = (device.upload(&self.x).unwrap(), device.upload(&self.weight).unwrap());
         let c = device.upload(&self.coefficients).unwrap();
-        let [logps, lse]: [Buffer<f32>; 2] = [(); 2].map(|()| device.alloc(count).unwrap());
-        head::fwd(device, &logps, &lse, &scratch, &x, &w, &rows, &head).unwrap();
+        let out = HeadValues::alloc(device, count).unwrap();
+        head::fwd(device, &out, &scratch, &x, &w, &rows, &head).unwrap();
+        let HeadValues { logps, lse, entropies, top1 } = out;
         let (dx, dw) = (device.alloc::<T>(x.len()).unwrap(), device.zeros::<f32>(w.len()).unwrap());
         head::bwd(device, &dx, &dw, &scratch, &x, &w, &lse, &c, &rows, &head, kept, false).unwrap();
         let sum = device.upload(&device.download(&dx).unwrap()).unwrap();
         let rest = device.zeros::<f32>(w.len()).unwrap();
         head::bwd(device, &sum, &rest, &scratch, &x, &w, &lse, &c, &rows, &head, false, true).unwrap();
-        let [logps, lse, dweight] = [logps, lse, dw].map(|b| widen(&device.download(&b).unwrap()));
+        let [logps, lse, entropies, top1, dweight] =
+            [logps, lse, entropies, top1, dw].map(|b| widen(&device.download(&b).unwrap()));
         Outcome {
             logps,
             lse,
+            entropies,
+            top1,
             dhidden: widen(&device.download(&dx).unwrap()),
             twice: widen(&device.download(&sum).unwrap()),
             dweight,
@@ -308,6 +322,8 @@ impl<T: Float> Case<T> {
         let (x, w, c) = (widen(&self.x), widen(&self.weight), widen(&self.coefficients));
         let z = oracles::head::logits(&x, &w, &self.rows.source, self.dims);
         let (logps, lse) = oracles::head::logps(&z, &self.rows.target, softcap, vocab);
+        let entropies = oracles::head::entropies(&z, softcap, vocab);
+        let top1 = oracles::head::top1(&z, &self.rows.target, vocab);
         let (dhidden, dweight) = oracles::head::bwd(&x, &w, &c, &self.rows.source, &self.rows.target, self.dims);
         let dz = round_to::<T>(&oracles::head::dlogits(&z, &lse, &c, &self.rows.target, softcap, vocab));
         let mut naive_dhidden = vec![0.0; x.len()];
@@ -327,11 +343,13 @@ impl<T: Float> Case<T> {
         let naive = Outcome {
             logps: logps.clone(),
             lse: lse.clone(),
+            entropies: entropies.clone(),
+            top1: top1.clone(),
             dhidden: naive_dhidden,
             twice: naive_twice,
             dweight: naive_dweight,
         };
-        [Outcome { logps, lse, twice: twice(&dhidden), dhidden, dweight }, naive]
+        [Outcome { logps, lse, entropies, top1, twice: twice(&dhidden), dhidden, dweight }, naive]
     }
 }
 
@@ -360,6 +378,8 @@ pub(super) fn judge<T: Float>(case: &Case<T>, device: &Device, on: &str, chunk_r
     };
     check("logps", &got.logps, &want.logps, &naive.logps);
     check("lse", &got.lse, &want.lse, &naive.lse);
+    check("entropies", &got.entropies, &want.entropies, &naive.entropies);
+    assert_eq!(got.top1, want.top1, "head {} {vocab}x{hidden} by {chunk_rows} on {on}: top1", type_name::<T>());
     check("dhidden", &got.dhidden, &want.dhidden, &naive.dhidden);
     check("dhidden, added to the same", &got.twice, &want.twice, &naive.twice);
     check("dweight", &got.dweight, &want.dweight, &naive.dweight);

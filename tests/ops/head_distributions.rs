@@ -69,20 +69,22 @@ fn each(test: impl Fn(&Device, &str, &Case, f64)) {
 fn divergence_rows_and_dlogits() {
     each(|device, on, case, allowance| {
         let rows = case.targets.len();
-        let alloc = || device.alloc::<f32>(rows).unwrap();
-        let out =
-            Divergence { logps: alloc(), lse: alloc(), ref_logps: alloc(), ref_lse: alloc(), divergences: alloc() };
+        let out = Divergence::alloc(device, rows).unwrap();
         let (z, zq) = (device.upload(&case.z).unwrap(), device.upload(&case.zq).unwrap());
         let targets = device.upload(&case.targets).unwrap();
         distributions::divergence_rows(device, &out, &z, &zq, &targets, &case.head).unwrap();
-        let got = [&out.logps, &out.ref_logps, &out.divergences].map(|buffer| device.download(buffer).unwrap());
+        let got = [&out.logps, &out.ref_logps, &out.divergences, &out.entropies];
+        let got = got.map(|buffer| device.download(buffer).unwrap());
+        let top1 = device.download(&out.top1).unwrap();
         for r in 0..rows {
             let [p, q, _] = case.row(r);
             let y = case.targets[r] as usize;
             let divergence: f64 = p.iter().zip(&q).map(|(p, q)| q.exp() * (q - p)).sum();
-            for (got, want) in got.iter().zip([p[y], q[y], divergence]) {
+            let entropy: f64 = -p.iter().map(|p| p.exp() * p).sum::<f64>();
+            assert_eq!(top1[r] > 0.0, p.iter().all(|other| p[y] >= *other), "{on}: row {r}: top1");
+            for (got, want) in got.iter().zip([p[y], q[y], divergence, entropy]) {
                 let error = (f64::from(got[r]) - want).abs();
-                // A divergence is a mean of differences of log-probabilities.
+                // A divergence is a mean of differences of log-probabilities, an entropy one of log-probabilities.
                 assert!(
                     error <= 2.0 * allowance + 8.0 * roundoff::<f32>() * want.abs(),
                     "{on}: row {r}: {} for {want}",

@@ -7,7 +7,7 @@ use warpo::{
         gemm::Gemm,
         gemm::sm90::{Plan, Tile},
         head::sm90::{self, Logits},
-        head::{self, HeadShape},
+        head::{self, HeadShape, HeadValues},
     },
 };
 
@@ -53,6 +53,8 @@ struct Chunk {
 struct Results {
     logps: Vec<f32>,
     lse: Vec<f32>,
+    entropies: Vec<f32>,
+    top1: Vec<f32>,
     /// Empty if it was not asked for.
     dlogits: Vec<bf16>,
 }
@@ -83,19 +85,21 @@ impl Chunk {
         let exponentials = vec![bf16::NAN; if stored { rows * head.ld() } else { 0 }];
         let logits = Logits {
             exponentials: device.upload(&exponentials)?,
-            statistics: device.upload(&vec![f32::NAN; 2 * rows * head.vocab.div_ceil(256)])?,
+            statistics: device.upload(&vec![f32::NAN; 3 * rows * head.vocab.div_ceil(256)])?,
             target_logits: device.upload(&vec![f32::NAN; rows])?,
         };
-        let [logps, lse] = [device.alloc(rows)?, device.alloc(rows)?];
+        let out = HeadValues::alloc(device, rows)?;
         let (x, w, targets) = (device.upload(&self.x)?, device.upload(&self.weight)?, device.upload(&self.targets)?);
         sm90::project(device, &self.plan(stages), &logits, &x, &w, &targets, head)?;
-        sm90::finish(device, &logps, &lse, &logits, head)?;
+        sm90::finish(device, &out, &logits, head)?;
         if stored {
             let coefficients = device.upload(&self.coefficients)?;
-            sm90::dlogits(device, &logits, &lse, &coefficients, &targets, head)?;
+            sm90::dlogits(device, &logits, &out.lse, &coefficients, &targets, head)?;
         }
         let dlogits = device.download(&logits.exponentials)?;
-        Ok(Results { logps: device.download(&logps)?, lse: device.download(&lse)?, dlogits })
+        let [logps, lse, entropies, top1] =
+            [&out.logps, &out.lse, &out.entropies, &out.top1].map(|buffer| device.download(buffer));
+        Ok(Results { logps: logps?, lse: lse?, entropies: entropies?, top1: top1?, dlogits })
     }
 
     fn check(&self, device: &Device, what: &str) {
@@ -104,6 +108,7 @@ impl Chunk {
         let dims = oracle::Dims { vocab, hidden, softcap };
         let z = oracle::logits(&widen(&self.x), &widen(&self.weight), &source, dims);
         let (want_logps, want_lse) = oracle::logps(&z, &self.targets, softcap, vocab);
+        let want_entropies = oracle::entropies(&z, softcap, vocab);
         let want = oracle::dlogits(&z, &want_lse, &widen(&self.coefficients), &self.targets, softcap, vocab);
         let got = self.run(device, 2, true).unwrap_or_else(|why| panic!("{what}: {why:#}"));
         // A logit is a sum of `hidden` terms, each addition off by a roundoff of what has been summed, up to the sum of the
@@ -115,6 +120,10 @@ impl Chunk {
         let exact = |x: &[f64]| x.to_vec();
         assert_within_rule(&format!("{what}: logps"), &widen(&got.logps), &want_logps, &exact(&want_logps), allowance);
         assert_within_rule(&format!("{what}: lse"), &widen(&got.lse), &want_lse, &exact(&want_lse), allowance);
+        // A logit's error moves an entropy by the probability times its distance from the mean, 20 where it counts.
+        let (entropies, limit) = (widen(&got.entropies), 20.0 * allowance);
+        assert_within_rule(&format!("{what}: entropies"), &entropies, &want_entropies, &want_entropies, limit);
+        assert_eq!(widen(&got.top1), oracle::top1(&z, &self.targets, vocab), "{what}: top1");
         let dlogits = widen(&got.dlogits);
         assert!(dlogits.chunks(ld).all(|row| row[vocab..].iter().all(|&x| x == 0.0)), "{what}: padding");
         let inside: Vec<f64> = dlogits.chunks(ld).flat_map(|row| row[..vocab].to_vec()).collect();
@@ -168,7 +177,7 @@ fn other_tiles_are_refused() {
     let device = fast_hopper(1);
     let plan = Plan { tile: Tile::M128N128, ..chunk.plan(1) };
     let zeros = |len| device.zeros::<bf16>(len).unwrap();
-    let (statistics, target_logits) = (device.zeros(2).unwrap(), device.zeros(1).unwrap());
+    let (statistics, target_logits) = (device.zeros(3).unwrap(), device.zeros(1).unwrap());
     let logits = Logits { exponentials: zeros(8), statistics, target_logits };
     let targets = device.upload(&[0]).unwrap();
     let why = sm90::project(&device, &plan, &logits, &zeros(8), &zeros(64), &targets, &chunk.head).unwrap_err();

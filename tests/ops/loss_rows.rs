@@ -11,7 +11,7 @@ use crate::support::{for_each_device, normal};
 const LENGTHS: [usize; 9] = [1, 31, 32, 33, 0, 100, 2, 64, 5];
 
 struct Case {
-    columns: [Vec<f32>; 6],
+    columns: [Vec<f32>; 8],
     ends: Vec<i32>,
 }
 
@@ -20,18 +20,18 @@ fn case() -> Case {
     LENGTHS.iter().for_each(|&length| ends.push(ends[ends.len() - 1] + length as i32));
     let rows = ends[ends.len() - 1] as usize;
     let column = |seed: u64, mean: f32| normal(seed, rows).iter().map(|x| mean - x.abs()).collect::<Vec<f32>>();
-    // Log-probabilities, reference, weights, divergences, their weights, collisions.
-    Case {
-        columns: [column(1, -0.01), column(2, -0.5), column(3, 2.0), column(4, 3.0), column(5, 2.0), column(6, 0.0)],
-        ends,
-    }
+    let hits = (0..rows).map(|row| (row % 3 % 2) as f32).collect();
+    // Log-probabilities, reference, weights, divergences, their weights, collisions, entropies, hits.
+    let [a, b, c, d] = [column(1, -0.01), column(2, -0.5), column(3, 2.0), column(4, 3.0)];
+    Case { columns: [a, b, c, d, column(5, 2.0), column(6, 0.0), column(7, 4.0), hits], ends }
 }
 
 impl Case {
     fn rows(&self, device: &Device) -> RowInputs {
-        let [logps, ref_logps, weights, divergences, divergence_weights, collisions] =
+        let [logps, ref_logps, weights, divergences, divergence_weights, collisions, entropies, hits] =
             self.columns.each_ref().map(|column| Some(device.upload(column).unwrap()));
-        RowInputs { logps, ref_logps, weights, divergences, divergence_weights, collisions, complements: true }
+        let (described, complements) = (entropies.zip(hits).map(<[_; 2]>::from), true);
+        RowInputs { logps, ref_logps, weights, divergences, divergence_weights, collisions, described, complements }
     }
 
     fn at(&self, column: usize, row: usize) -> f64 {
@@ -57,6 +57,8 @@ fn sums() {
         case.sums(|row| at(0, row) - at(5, row)),
         case.sums(|row| at(2, row)),
         case.sums(|row| at(4, row)),
+        case.sums(|row| at(6, row)),
+        case.sums(|row| at(7, row)),
     ];
     for_each_device(|device, on| {
         let sums = device.alloc::<f64>(LENGTHS.len() * SUMS).unwrap();
@@ -73,7 +75,7 @@ fn sums() {
         let logps = case.sums(|row| at(0, row));
         for (sequence, got) in device.download(&sums).unwrap().chunks(SUMS).enumerate() {
             let (want, rows) = (logps[sequence], LENGTHS[sequence] as f64);
-            for (got, want) in got.iter().zip([want, want, rows, 0.0, 0.0, 0.0, rows, rows]) {
+            for (got, want) in got.iter().zip([want, want, rows, 0.0, 0.0, 0.0, rows, rows, 0.0, 0.0]) {
                 assert!((got - want).abs() <= 1e-11, "{on}: sequence {sequence}: {got} for {want}");
             }
         }

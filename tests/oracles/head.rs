@@ -32,6 +32,24 @@ pub fn logps(logits: &[f64], targets: &[i32], softcap: Option<f32>, vocab: usize
     capped(logits, softcap).chunks(vocab).zip(targets).map(row).unzip()
 }
 
+/// Entropy of each row's distribution, -sum p log p.
+pub fn entropies(logits: &[f64], softcap: Option<f32>, vocab: usize) -> Vec<f64> {
+    let row = |z: &[f64]| {
+        let maximum = z.iter().fold(f64::NEG_INFINITY, |m, &z| m.max(z));
+        let log_sum = z.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln();
+        // A probability that rounds to 0 adds nothing.
+        let term = |z: &f64| (z - maximum - log_sum).exp() * (z - maximum - log_sum);
+        -z.iter().map(term).filter(|term| term.is_finite()).sum::<f64>()
+    };
+    capped(logits, softcap).chunks(vocab).map(row).collect()
+}
+
+/// 1 where the target's logit is the largest of its row, else 0.
+pub fn top1(logits: &[f64], targets: &[i32], vocab: usize) -> Vec<f64> {
+    let hit = |(z, &y): (&[f64], &i32)| f64::from(u8::from(z.iter().all(|other| z[y as usize] >= *other)));
+    logits.chunks(vocab).zip(targets).map(hit).collect()
+}
+
 /// c (onehot - p) (1 - (z / cap)^2)
 pub fn dlogits(
     logits: &[f64],

@@ -1,4 +1,4 @@
-"""Writes tests/fixtures/parity/losses.json: losses and gradient norms of five steps by TRL's trainers for every loss they
+"""Writes tests/fixtures/parity/losses.json: losses, gradient norms and what is said of rows in five steps by TRL's trainers for every loss they
 offer, on the model and the pairs of tests/fixtures/parity/llama. README.md in this folder describes the file.
 
     pip install torch==2.15.0 transformers==5.24.0 trl==1.16.0 datasets==5.2.0
@@ -52,6 +52,8 @@ LOSSES = [
     ("simpo", {"beta": 2.0, "simpo_gamma": 0.5}, "cpo", {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
     ("alpha_po", {"beta": 2.0, "simpo_gamma": 0.5, "alpha": 0.25}, "cpo",
      {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0, "alpha": 0.25}),
+    ("tr_dpo", {"beta": 0.1}, "dpo",
+     {"loss_type": "sigmoid", "beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.6}),
 ]
 
 
@@ -128,7 +130,11 @@ def run(folder, pairs, kind, options):
         trainer.train()
     norms = [float(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry]
     assert len(losses) == len(norms) == STEPS, (losses, norms)
-    return {"losses": losses, "grad_norms": norms}
+    said = {
+        name: [float(entry[name]) for entry in trainer.state.log_history if name in entry and "grad_norm" in entry]
+        for name in ("entropy", "mean_token_accuracy")
+    }
+    return {"losses": losses, "grad_norms": norms} | {name: values for name, values in said.items() if values}
 
 
 def main():

@@ -200,7 +200,7 @@ fn a_run_reports_what_the_design_promises() {
     fixture.run("out", &[]).unwrap();
     let metrics = fixture.metrics("out");
     let names = |record: &serde_json::Map<_, _>| record.keys().cloned().collect::<Vec<_>>().join(" ");
-    insta::assert_snapshot!(names(&metrics[1]), @"step epoch loss dpo_loss nll_loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected logps/chosen_fell weights/effective_share grad_norm learning_rate num_tokens skipped_steps tokens_per_second speed_of_light step_ms memory_bytes");
+    insta::assert_snapshot!(names(&metrics[1]), @"step epoch loss dpo_loss nll_loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected logps/chosen_fell weights/effective_share entropy mean_token_accuracy grad_norm learning_rate num_tokens skipped_steps tokens_per_second speed_of_light step_ms memory_bytes");
     insta::assert_snapshot!(names(&metrics[0]), @"step epoch eval_loss eval_dpo_loss eval_nll_loss eval_rewards/chosen eval_rewards/rejected eval_rewards/margins eval_rewards/accuracies eval_logps/chosen eval_logps/rejected eval_logps/chosen_fell eval_weights/effective_share");
     let steps: Vec<_> = metrics.iter().map(|r| (r["step"].as_u64().unwrap(), r.contains_key("loss"))).collect();
     let (step, eval) = (true, false);

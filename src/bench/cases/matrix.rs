@@ -7,7 +7,7 @@ use crate::{
         attention::sm90::{Plan, Tile},
         attention::{self, Dims, Pass},
         gemm::{self, Epilogue, Gemm},
-        head::{self, HeadRows, HeadShape, Scratch},
+        head::{self, HeadRows, HeadShape, HeadValues, Scratch},
         rope::{self, Heads, Rotary},
         swiglu,
     },
@@ -163,8 +163,7 @@ struct HeadBuffers<T> {
     rows: HeadRows,
     hidden_states: Buffer<T>,
     weight: Buffer<T>,
-    logps: Buffer<f32>,
-    lse: Buffer<f32>,
+    values: HeadValues,
 }
 
 fn head(size: &Size) -> HeadShape {
@@ -197,20 +196,19 @@ fn head_buffers<T: Float>(device: &Device, size: &Size) -> Result<HeadBuffers<T>
         rows: rows_of,
         hidden_states: filled(device, size.tokens() * head.hidden, 1.0)?,
         weight: filled(device, head.vocab * head.hidden, 0.02)?,
-        logps: device.alloc(rows)?,
-        lse: device.alloc(rows)?,
+        values: HeadValues::alloc(device, rows)?,
     })
 }
 
 fn head_fwd<T: Float>(size: &Size) -> Case {
     let (rows, vocab, hidden) = (size.rows(), size.vocab, size.hidden);
     let (size, head) = (*size, head(size));
-    let moved = bytes::<T>(rows * hidden + vocab * hidden) + bytes::<f32>(2 * rows);
+    let moved = bytes::<T>(rows * hidden + vocab * hidden) + bytes::<f32>(4 * rows);
     let flops = 2.0 * (rows * hidden) as f64 * vocab as f64;
     Case::new::<T>("head_fwd", head_shape(&size), flops, moved, move |device| {
         let at = head_buffers::<T>(device, &size)?;
         Ok(Box::new(move |device| {
-            head::fwd(device, &at.logps, &at.lse, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)
+            head::fwd(device, &at.values, &at.scratch, &at.hidden_states, &at.weight, &at.rows, &head)
         }))
     })
 }
@@ -230,12 +228,12 @@ fn head_bwd<T: Float>(size: &Size, kept: bool) -> Case {
         let (dweight, slopes) = (device.zeros(vocab * hidden)?, filled(device, rows, 0.1)?);
         let again = at.clone();
         let forward = move |device: &Device| {
-            let HeadBuffers { scratch, rows, hidden_states, weight, logps, lse } = &*again;
-            head::fwd(device, logps, lse, scratch, hidden_states, weight, rows, &head)
+            let HeadBuffers { scratch, rows, hidden_states, weight, values } = &*again;
+            head::fwd(device, values, scratch, hidden_states, weight, rows, &head)
         };
         forward(device)?;
         let run: Run = Box::new(move |device| {
-            let HeadBuffers { scratch, rows, hidden_states, weight, lse, .. } = &*at;
+            let HeadBuffers { scratch, rows, hidden_states, weight, values } = &*at;
             head::bwd(
                 device,
                 &dhidden,
@@ -243,7 +241,7 @@ fn head_bwd<T: Float>(size: &Size, kept: bool) -> Case {
                 scratch,
                 hidden_states,
                 weight,
-                lse,
+                &values.lse,
                 &slopes,
                 rows,
                 &head,

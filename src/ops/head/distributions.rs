@@ -39,6 +39,42 @@ pub struct Divergence {
     pub ref_lse: Buffer<f32>,
     /// KL(reference || policy).
     pub divergences: Buffer<f32>,
+    /// Entropy of the policy's distribution, in nats.
+    pub entropies: Buffer<f32>,
+    /// 1 where no token has a larger logit under the policy than the target, else 0.
+    pub top1: Buffer<f32>,
+}
+
+impl Divergence {
+    /// Room for so many rows.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn alloc(device: &Device, rows: usize) -> Result<Self> {
+        let part = || device.alloc(rows);
+        Ok(Self {
+            logps: part()?,
+            lse: part()?,
+            ref_logps: part()?,
+            ref_lse: part()?,
+            divergences: part()?,
+            entropies: part()?,
+            top1: part()?,
+        })
+    }
+
+    fn slice(&self, rows: &std::ops::Range<usize>) -> Self {
+        let part = |buffer: &Buffer<f32>| buffer.slice(rows.clone());
+        Self {
+            logps: part(&self.logps),
+            lse: part(&self.lse),
+            ref_logps: part(&self.ref_logps),
+            ref_lse: part(&self.ref_lse),
+            divergences: part(&self.divergences),
+            entropies: part(&self.entropies),
+            top1: part(&self.top1),
+        }
+    }
 }
 
 /// Log-probabilities of each row's target under both models, and the divergence between them.
@@ -54,15 +90,7 @@ pub fn fwd<T: Float>(
 ) -> Result<()> {
     for chunk in policy.head.chunks(rows.rows) {
         let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
-        let part = |buffer: &Buffer<f32>| buffer.slice(chunk.clone());
-        let out = Divergence {
-            logps: part(&out.logps),
-            lse: part(&out.lse),
-            ref_logps: part(&out.ref_logps),
-            ref_lse: part(&out.ref_lse),
-            divergences: part(&out.divergences),
-        };
-        divergence_rows(device, &out, &z?, &zq?, &rows.target.slice(chunk.clone()), &policy.head)?;
+        divergence_rows(device, &out.slice(&chunk), &z?, &zq?, &rows.target.slice(chunk.clone()), &policy.head)?;
     }
     Ok(())
 }
@@ -152,13 +180,13 @@ pub fn divergence_rows(
     head: &HeadShape,
 ) -> Result<()> {
     let (rows, ld) = (targets.len(), head.ld());
-    for buffer in [&out.logps, &out.lse, &out.ref_logps, &out.ref_lse, &out.divergences] {
+    let Divergence { logps, lse, ref_logps, ref_lse, divergences, entropies, top1 } = out;
+    for buffer in [logps, lse, ref_logps, ref_lse, divergences, entropies, top1] {
         expect_len("head divergence", buffer, &[rows])?;
     }
     expect_len("head logits", logits, &[rows, ld])?;
     expect_len("head reference logits", ref_logits, &[rows, ld])?;
     let softcap = ops::softcap("head", head.softcap)?;
-    let Divergence { logps, lse, ref_logps, ref_lse, divergences } = out;
     // SAFETY: all lengths were checked above; a host device checks the targets.
     let work = || unsafe {
         kernel::HeadDivergenceRows {
@@ -167,6 +195,8 @@ pub fn divergence_rows(
             ref_logps,
             ref_lse,
             divergences,
+            entropies,
+            top1,
             logits,
             ref_logits,
             targets,

@@ -87,17 +87,54 @@ pub struct HeadRows {
     pub tokens: usize,
 }
 
-/// Log-probability of each row's target, and the log of the sum of exponentials that [`bwd`] needs.
+/// What the head says about its rows, each (rows).
+#[derive(Clone)]
+pub struct HeadValues {
+    /// Log-probability of the target.
+    pub logps: Buffer<f32>,
+    /// Log of the sum of exponentials of the logits, which [`bwd`] needs.
+    pub lse: Buffer<f32>,
+    /// Entropy of the distribution, in nats.
+    pub entropies: Buffer<f32>,
+    /// 1 where no token has a larger logit than the target, else 0. Where several share the largest, TRL counts the one of
+    /// the lowest id alone.
+    pub top1: Buffer<f32>,
+}
+
+impl HeadValues {
+    /// Room for so many rows.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn alloc(device: &Device, rows: usize) -> Result<Self> {
+        let part = || device.alloc(rows);
+        Ok(Self { logps: part()?, lse: part()?, entropies: part()?, top1: part()? })
+    }
+
+    fn slice(&self, rows: &Range<usize>) -> Self {
+        let part = |buffer: &Buffer<f32>| buffer.slice(rows.clone());
+        let Self { logps, lse, entropies, top1 } = self;
+        Self { logps: part(logps), lse: part(lse), entropies: part(entropies), top1: part(top1) }
+    }
+
+    fn check(&self, rows: usize) -> Result<()> {
+        expect_len("head logps", &self.logps, &[rows])?;
+        expect_len("head lse", &self.lse, &[rows])?;
+        expect_len("head entropies", &self.entropies, &[rows])?;
+        expect_len("head top1", &self.top1, &[rows])
+    }
+}
+
+/// What the head says about each row; see [`HeadValues`].
 ///
-/// Shapes: `logps`, `lse` (rows); `hidden_states` (tokens, hidden); `weight` (vocab, hidden).
+/// Shapes: `out` (rows) each; `hidden_states` (tokens, hidden); `weight` (vocab, hidden).
 ///
 /// # Errors
 /// A buffer does not have its shape, or a launch fails.
 #[allow(clippy::too_many_arguments)]
 pub fn fwd<T: Float>(
     device: &Device,
-    logps: &Buffer<f32>,
-    lse: &Buffer<f32>,
+    out: &HeadValues,
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
     weight: &Buffer<T>,
@@ -105,31 +142,19 @@ pub fn fwd<T: Float>(
     head: &HeadShape,
 ) -> Result<()> {
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
-    expect_len("head logps", logps, &[rows.rows])?;
-    expect_len("head lse", lse, &[rows.rows])?;
+    out.check(rows.rows)?;
     for chunk in head.chunks(rows.rows) {
         let target = rows.target.slice(chunk.clone());
         if keeps_exponentials::<T>(device, head) {
             // What the next chunk overwrites need not be stored.
             let stored = chunk.end == rows.rows && !scratch.dlogits.is_empty();
             let logits = chunk_exponentials(device, scratch, hidden_states, weight, rows, head, &chunk, stored)?;
-            let [logps, lse] = [logps, lse].map(|x| x.slice(chunk.clone()));
-            sm90::finish(device, &logps, &lse, &logits, head)?;
+            sm90::finish(device, &out.slice(&chunk), &logits, head)?;
             continue;
         }
         let logits = chunk_logits(device, scratch, hidden_states, weight, rows, head, &chunk)?;
         let (count, ld) = (chunk.len(), head.ld());
-        self::logps(
-            device,
-            &logps.slice(chunk.clone()),
-            &lse.slice(chunk),
-            &logits,
-            &target,
-            head.softcap,
-            count,
-            head.vocab,
-            ld,
-        )?;
+        head_values(device, &out.slice(&chunk), &logits, &target, head.softcap, count, head.vocab, ld)?;
     }
     Ok(())
 }
@@ -291,18 +316,18 @@ pub fn gather<T: Float>(
     embedding::fwd(device, x_rows, row_source, hidden_states, 1.0, rows, hidden, tokens)
 }
 
-/// `lse = log sum exp(logits)` and `logps = logits[target] - lse` per row, of logits under `softcap`.
+/// [`HeadValues`] of logits under `softcap`: `lse = log sum exp(logits)`, `logps = logits[target] - lse`,
+/// `entropies = lse - sum p logits`.
 ///
-/// Shapes: `logps`, `lse`, `targets` (rows); `logits` (rows, ld). Targets lie in `0..vocab`; a host device checks
+/// Shapes: `out` (rows) each; `targets` (rows); `logits` (rows, ld). Targets lie in `0..vocab`; a host device checks
 /// them.
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
 #[allow(clippy::too_many_arguments)]
-pub fn logps(
+pub fn head_values(
     device: &Device,
-    logps: &Buffer<f32>,
-    lse: &Buffer<f32>,
+    out: &HeadValues,
     logits: &Buffer<f32>,
     targets: &Buffer<i32>,
     softcap: Option<f32>,
@@ -310,15 +335,15 @@ pub fn logps(
     vocab: usize,
     ld: usize,
 ) -> Result<()> {
-    expect_len("head logps", logps, &[rows])?;
-    expect_len("head lse", lse, &[rows])?;
+    out.check(rows)?;
     check_logits(logits.len(), targets, rows, vocab, ld)?;
     let launch = Launch::linear(rows.div_ceil(WARPS_PER_CTA), WARPS_PER_CTA * 32);
-    let limit = vocab;
+    let (limit, HeadValues { logps, lse, entropies, top1 }) = (vocab, out);
     let (softcap, rows, vocab, ld) = (super::softcap("head", softcap)?, rows as i32, vocab as i32, ld as i32);
     // SAFETY: all lengths were checked above; a host device checks the targets.
     let work = || unsafe {
-        kernel::HeadLogps { logps, lse, logits, targets, softcap, rows, vocab, ld }.launch(device, launch)
+        kernel::HeadLogps { logps, lse, entropies, top1, logits, targets, softcap, rows, vocab, ld }
+            .launch(device, launch)
     };
     device.with_tables(&[Table::below("head targets", targets, limit)], work)
 }

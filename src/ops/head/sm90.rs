@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::HeadShape;
+use super::{HeadShape, HeadValues};
 use crate::{
     device::{Buffer, Device, Launch, kernels::head as kernel, kernels::head_sm90 as fused},
     ops::{
@@ -16,8 +16,10 @@ use crate::{
     },
 };
 
-/// Columns of the vocabulary that one pair of statistics stands for: those of the product's tile.
+/// Columns of the vocabulary that one set of statistics stands for: those of the product's tile.
 const STATISTICS_COLUMNS: usize = 256;
+/// Numbers of a set: largest logit, sum of exponentials, and that of exponentials weighted by their exponents.
+const STATISTICS: usize = 3;
 /// `head_finish`: rows of a CTA, and slices of the vocabulary that its warps take.
 const FINISH_ROWS: usize = 32;
 const FINISH_SLICES: usize = 8;
@@ -27,7 +29,7 @@ pub struct Logits {
     /// (rows, ld): exponentials relative to the largest logit of their row and tile, later gradients of logits. Empty if
     /// no gradients are wanted.
     pub exponentials: Buffer<bf16>,
-    /// (tiles, rows, 2): largest logit, and the sum of exponentials
+    /// (tiles, rows, 3): largest logit, sum of exponentials, and that of exponentials weighted by their exponents
     pub statistics: Buffer<f32>,
     /// (rows)
     pub target_logits: Buffer<f32>,
@@ -35,22 +37,22 @@ pub struct Logits {
 
 /// Elements of `statistics` and `target_logits` together.
 pub fn statistics_elements(rows: usize, vocab: usize) -> usize {
-    rows * (2 * vocab.div_ceil(STATISTICS_COLUMNS) + 1)
+    rows * (STATISTICS * vocab.div_ceil(STATISTICS_COLUMNS) + 1)
 }
 
 impl Logits {
     /// Views of scratch memory: `statistics` of at least [`statistics_elements`].
     pub(super) fn new(exponentials: Buffer<bf16>, statistics: &Buffer<f32>, rows: usize, vocab: usize) -> Self {
-        let pairs = 2 * rows * vocab.div_ceil(STATISTICS_COLUMNS);
-        let target_logits = statistics.slice(pairs..pairs + rows);
-        Self { exponentials, statistics: statistics.slice(0..pairs), target_logits }
+        let end = STATISTICS * rows * vocab.div_ceil(STATISTICS_COLUMNS);
+        let target_logits = statistics.slice(end..end + rows);
+        Self { exponentials, statistics: statistics.slice(0..end), target_logits }
     }
 }
 
 impl Logits {
     fn check(&self, rows: usize, head: &HeadShape) -> Result<usize> {
         let tiles = head.vocab.div_ceil(STATISTICS_COLUMNS);
-        expect_len("head statistics", &self.statistics, &[tiles, rows, 2])?;
+        expect_len("head statistics", &self.statistics, &[tiles, rows, STATISTICS])?;
         expect_len("head target logits", &self.target_logits, &[rows])?;
         if !self.exponentials.is_empty() {
             expect_len("head exponentials", &self.exponentials, &[rows, head.ld()])?;
@@ -126,29 +128,24 @@ pub fn project(
     }
 }
 
-/// Log-probabilities of the targets, and the log of the sum of exponentials.
+/// What the statistics say about each row.
 ///
-/// Shapes: `logps`, `lse` (rows).
+/// Shapes: `out` (rows) each.
 ///
 /// # Errors
 /// A buffer does not have its shape, or the launch fails.
-pub fn finish(
-    device: &Device,
-    logps: &Buffer<f32>,
-    lse: &Buffer<f32>,
-    logits: &Logits,
-    head: &HeadShape,
-) -> Result<()> {
+pub fn finish(device: &Device, out: &HeadValues, logits: &Logits, head: &HeadShape) -> Result<()> {
     let rows = logits.check(logits.target_logits.len(), head)?;
-    expect_len("head logps", logps, &[rows])?;
-    expect_len("head lse", lse, &[rows])?;
+    out.check(rows)?;
     let tiles = head.vocab.div_ceil(STATISTICS_COLUMNS) as i32;
     let launch = Launch::linear(rows.div_ceil(FINISH_ROWS), FINISH_ROWS * FINISH_SLICES);
-    let launch = launch.with_smem(FINISH_ROWS * FINISH_SLICES * 2 * size_of::<f32>());
+    let launch = launch.with_smem(FINISH_ROWS * FINISH_SLICES * STATISTICS * size_of::<f32>());
     let Logits { statistics, target_logits, .. } = logits;
+    let (rows, HeadValues { logps, lse, entropies, top1 }) = (rows as i32, out);
     // SAFETY: all lengths were checked above.
     unsafe {
-        kernel::HeadFinish { logps, lse, statistics, target_logits, rows: rows as i32, tiles }.launch(device, launch)
+        kernel::HeadFinish { logps, lse, entropies, top1, statistics, target_logits, rows, tiles }
+            .launch(device, launch)
     }
 }
 
