@@ -30,7 +30,7 @@ fn main() -> Result<(), Error> {
     let plan = MemoryPlan::new(&config, warpo::device::DType::F32, capacity)?.on(&device, &config);
     let model = Model::<f32>::new(&device, &config, plan)?;
     model.randomize(1)?;
-    let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    let rule = RuleKind::adamw(0.9, 0.999, 1e-8);
     let optimizer = Optimizer::new(model.params(), &Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 })?;
 
     let batch = model.upload(&forest)?;

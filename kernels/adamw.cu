@@ -7,43 +7,24 @@
 // stats[2] == 0 (a gradient that is not finite) leaves everything as it is, t too: so t is counted here, and the host need not
 // know whether an update was applied to launch the next. adamw_advance: one thread. adamw_step reads and writes w, m, v once
 // and reads grads once; a bf16 weight and its low bits are the f32 w (lib/split_master.cuh). One thread per eight elements,
-// arithmetic in f32. Roof: memory.
+// arithmetic in f32. A narrow step is one whose gradients are bf16. Roof: memory.
 
-#include <chunk.cuh>
-#include <split_master.cuh>
+#include <adamw.cuh>
 #include <types.cuh>
 
 // ---- device code
 
-constexpr int kThreads = 128;
-
-// Places in what is kept from update to update: powers of the betas, t, and what follows from them for update t.
-enum Progress { kBeta1Power, kBeta2Power, kUpdates, kStepSize, kCorrection };
-
-struct Step {
-    float beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay;
-};
-
-template <class T>
-__device__ void adamw_step(T* params, unsigned short* low, float* m, float* v, const float* grads, const float* stats,
-                           const double* progress, Step step, long long decay_elements, long long elements) {
-    const long long i = ((long long)blockIdx.x * kThreads + threadIdx.x) * kChunk, count = elements - i;
+template <class T, class G>
+__device__ void adamw_step(T* params, unsigned short* low, float* m, float* v, const G* grads, const float* stats,
+                           const double* progress, const Step& step, long long decay_elements, long long elements) {
+    const long long i = own_chunk(), count = elements - i;
     if (count <= 0 || stats[2] == 0.0f) return;
-    const float scale = stats[1], step_size = (float)progress[kStepSize], correction = (float)progress[kCorrection];
-    const int decayed = i < decay_elements ? (int)min(decay_elements - i, (long long)kChunk) : 0;
     float w[kChunk], mean[kChunk], square[kChunk], g[kChunk];
     load_master(w, params + i, low + i, count);
     load_chunk(mean, m + i, count);
     load_chunk(square, v + i, count);
     load_chunk(g, grads + i, count);
-#pragma unroll
-    for (int k = 0; k < kChunk; ++k) {
-        const float clipped = scale * g[k];
-        mean[k] = step.beta1 * mean[k] + step.one_minus_beta1 * clipped;
-        square[k] = step.beta2 * square[k] + step.one_minus_beta2 * clipped * clipped;
-        const float change = step_size * mean[k] / (sqrtf(square[k]) * correction + step.eps);
-        w[k] -= change + (k < decayed ? step.decay : 0.0f) * w[k];
-    }
+    adamw_update(w, mean, square, g, Update(stats, progress), step, decayed_of(i, decay_elements));
     store_chunk(m + i, mean, count);
     store_chunk(v + i, square, count);
     store_master(params + i, low + i, w, count);
@@ -74,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_f32(
     float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
     long long elements) {
     const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
-    adamw_step<float>(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
+    adamw_step(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_bf16(
@@ -88,5 +69,33 @@ extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_bf16(
     float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
     long long elements) {
     const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
-    adamw_step<bf16>(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
+    adamw_step(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_narrow_f32(
+    float* params,           // (elements)
+    unsigned short* low,     // none: the weights are their own master
+    float* m,                // (elements)
+    float* v,                // (elements)
+    const bf16* grads,       // (elements)
+    const float* stats,      // (3) norm, clip factor, 1 if finite
+    const double* progress,  // (5) what adamw_advance left
+    float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
+    long long elements) {
+    const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
+    adamw_step(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_narrow_bf16(
+    bf16* params,            // (elements)
+    unsigned short* low,     // (elements) the rest of the master
+    float* m,                // (elements)
+    float* v,                // (elements)
+    const bf16* grads,       // (elements)
+    const float* stats,      // (3) norm, clip factor, 1 if finite
+    const double* progress,  // (5) what adamw_advance left
+    float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float decay, long long decay_elements,
+    long long elements) {
+    const Step step{beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay};
+    adamw_step(params, low, m, v, grads, stats, progress, step, decay_elements, elements);
 }

@@ -5,6 +5,8 @@
 
 use std::f64::consts::TAU;
 
+use half::bf16;
+
 /// What the numbers are for; each purpose has 2^32 streams of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -18,8 +20,21 @@ pub enum Purpose {
     Packs = 4,
     /// Starting values of learned token masks, one stream per mask.
     Masks = 5,
+    /// Rounding of an optimizer's moments, one stream per step.
+    Moments = 6,
+    /// Rounding of gradients that are added up in bf16, one stream per step.
+    Gradients = 7,
     /// Which rows are held out (stream 0), and which of a file are taken (one stream per file).
     Split = 17,
+}
+
+/// Whose random bits a launch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Of the run.
+    pub seed: u64,
+    /// Of the step.
+    pub number: u32,
 }
 
 /// One stream of numbers.
@@ -33,6 +48,18 @@ impl Philox {
     /// Stream `number` of a purpose.
     pub fn new(seed: u64, purpose: Purpose, number: u32) -> Self {
         Self { key: words(seed), stream: [number, purpose as u32] }
+    }
+
+    /// A part of that stream: what tells apart the uses of a number, in 24 bits.
+    pub fn part(seed: u64, purpose: Purpose, number: u32, part: u32) -> Self {
+        Self { key: words(seed), stream: [number, purpose as u32 | part << 8] }
+    }
+
+    /// Sixteen random bits for each of the elements `8 * chunk .. 8 * chunk + 8` of an arena, as `kernels/lib/philox.cuh` has
+    /// them.
+    pub fn halves(&self, chunk: u64) -> [u16; 8] {
+        let words = self.block(chunk);
+        std::array::from_fn(|i| (words[i / 2] >> (16 * (i % 2))) as u16)
     }
 
     /// Four random words.
@@ -78,6 +105,16 @@ impl Philox {
         }
         order
     }
+}
+
+/// Up with the probability of what is cut off: of `half`, which is 16 random bits. Infinities stay, NaN becomes quiet.
+pub fn bf16_by_chance(value: f32, half: u16) -> bf16 {
+    let bits = value.to_bits();
+    if !value.is_finite() {
+        let quiet = if value.is_nan() { 0x40 } else { 0 };
+        return bf16::from_bits((bits >> 16) as u16 | quiet);
+    }
+    bf16::from_bits(((bits + u32::from(half)) >> 16) as u16)
 }
 
 fn words(value: u64) -> [u32; 2] {

@@ -1,15 +1,20 @@
 //! Optimizers as rules over groups: which launches serve them changes nothing, and their state is all that a run resumes.
 
+use half::bf16;
 use warpo::{
-    device::Device,
-    model::{Group, Layout, ParamSet},
-    optim::{Optimizer, RuleKind, Settings},
+    device::{Device, Element},
+    model::{AnyBuffer, Group, Layout, ParamSet},
+    optim::{Moments, Optimizer, RuleKind, Settings},
 };
 
 use crate::support::{assert_same_bits, fast_device, normal};
 
-const RULES: [RuleKind; 2] =
-    [RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 }];
+const RULES: [RuleKind; 4] = [
+    RuleKind::adamw(0.9, 0.999, 1e-8),
+    RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: Moments::Bf16 },
+    RuleKind::AdamW { beta1: 0.95, beta2: 0.999, eps: 1e-8, moments: Moments::Eight },
+    RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 },
+];
 const MATRIX: usize = 40;
 const VECTOR: usize = 16;
 
@@ -28,6 +33,7 @@ fn params(device: &Device) -> ParamSet<f32> {
 fn steps(optimizer: &Optimizer<f32>, params: &ParamSet<f32>, steps: std::ops::Range<u64>, lr: f64) -> Vec<f32> {
     let device = params.device();
     for step in steps {
+        params.zero_grads().unwrap();
         device.copy_in(params.grads(), &normal(100 + step, MATRIX + VECTOR)).unwrap();
         assert!(optimizer.step(lr).unwrap().applied);
     }
@@ -77,14 +83,49 @@ fn a_rule_goes_on_from_its_tensors() {
         let resumed = Optimizer::new(&second, &settings(rule)).unwrap();
         device.copy_in(&second.values(), &values).unwrap();
         for ((name, to), (_, from)) in resumed.tensors().into_iter().zip(saved.tensors()) {
-            let [to, from] = [to, from].map(|tensor| tensor.typed::<f32>().unwrap());
-            assert_eq!(to.len(), MATRIX + VECTOR, "{name}");
-            device.copy(&to, &from).unwrap();
+            let copied =
+                copy::<f32>(&device, &to, &from) + copy::<bf16>(&device, &to, &from) + copy::<u8>(&device, &to, &from);
+            assert_eq!(copied, 1, "{name}");
         }
+        second.resume(0, 2);
         resumed.resume(saved.updates().unwrap()).unwrap();
         assert_same_bits("resumed", &steps(&resumed, &second, 2..5, 0.1), &want);
         assert_eq!(resumed.updates().unwrap(), 5);
     }
+}
+
+/// Copies a tensor if its elements are of that type.
+fn copy<E: Element>(device: &Device, to: &AnyBuffer, from: &AnyBuffer) -> usize {
+    let (Some(to), Some(from)) = (to.typed::<E>(), from.typed::<E>()) else { return 0 };
+    device.copy(&to, &from).unwrap();
+    1
+}
+
+/// What a plan counts for a rule is what the device has less, to the byte.
+#[test]
+fn an_optimizer_takes_what_is_planned() {
+    let device = fast_device(1);
+    for rule in RULES {
+        // More than a block of moments and more than a slice of the norm, neither whole.
+        let layout = Layout::of([("w".into(), vec![130, 129], true), ("b".into(), vec![VECTOR], false)]);
+        let params = ParamSet::<f32>::trained(&device, layout).unwrap();
+        let before = device.memory().allocated;
+        let _optimizer = Optimizer::allocate(&params, &settings(rule)).unwrap();
+        assert_eq!(device.memory().allocated - before, rule.bytes(params.groups()), "{rule:?}");
+    }
+}
+
+/// A block of moments is not shared between groups.
+#[test]
+fn a_group_begins_where_a_block_does() {
+    let device = fast_device(1);
+    let layout = Layout::of([("w".into(), vec![40], true), ("x".into(), vec![16], true)]);
+    let group = |range, lr_scale| Group { name: "part".into(), range, decay: true, lr_scale };
+    let params = ParamSet::<f32>::trained(&device, layout).unwrap();
+    let params = params.grouped(vec![group(0..40, 1.0), group(40..56, 2.0)]).unwrap();
+    let why = Optimizer::new(&params, &settings(RULES[2])).err().unwrap().to_string();
+    assert_eq!(why, "moments in 8 bits: a group begins at element 40, not at a multiple of 256");
+    Optimizer::new(&params, &settings(RULES[1])).unwrap();
 }
 
 /// A run under another rule is saved and resumed as any other.

@@ -27,6 +27,12 @@ pub fn for_each_device(mut test: impl FnMut(&Device, &str)) {
     }
 }
 
+/// The host devices of [`for_each_device`]: kernels of the tests are for them alone.
+pub fn for_each_host(mut test: impl FnMut(&Device, &str)) {
+    strict_devices().iter().for_each(|(device, on)| test(device, on));
+    test(&fast_device(2), "host");
+}
+
 /// The named host devices, and the GPU if there is one.
 ///
 /// `TEST_DEVICE=host` leaves the GPU out; `TEST_DEVICE=cuda` or `cuda:N` takes that GPU alone and does not do without.

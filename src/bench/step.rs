@@ -33,8 +33,7 @@ use super::{
     times::Times,
 };
 
-const SETTINGS: Settings =
-    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.0, max_grad_norm: 1.0 };
+const SETTINGS: Settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.0, max_grad_norm: 1.0 };
 const LEARNING_RATE: f64 = 1e-6;
 /// Steps that warm up.
 const UNTIMED: usize = 2;

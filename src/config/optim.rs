@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::source::Origins;
-use crate::optim::Schedule;
+use crate::optim::{Moments, Schedule};
 
 /// Which optimizer, with PyTorch's semantics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub struct OptimSection {
     /// Added to the root of the second moment or of that mean; above 0.
     /// Example: `eps = 1e-6`.
     pub eps: f64,
+    /// AdamW: what the two moments of matrices and tables are kept as; those of vectors (norms, biases) are f32. What is cut off
+    /// is rounded at random, by the seed, so that nothing is lost on average.
+    /// Example: `moments = "8bit"`.
+    pub moments: Moments,
     /// Largest global gradient norm; 0 or more. Larger gradients are scaled down to it, 0 turns clipping off.
     /// Example: `max_grad_norm = 10.0`.
     pub max_grad_norm: f64,
@@ -82,6 +86,7 @@ impl Default for OptimSection {
             beta2: 0.999,
             alpha: 0.99,
             eps: 1e-8,
+            moments: Moments::F32,
             max_grad_norm: 1.0,
         }
     }
@@ -106,6 +111,11 @@ impl OptimSection {
                 at.of(&key)
             );
         }
+        ensure!(
+            self.name == OptimName::AdamW || self.moments == Moments::F32,
+            "{}: `optim.moments`: `optim.name` is \"rmsprop\", whose mean of squares is f32: remove it or set optim.name = \"adamw\"",
+            at.of("optim.moments")
+        );
         Ok(())
     }
 

@@ -133,7 +133,10 @@ impl Config {
         let optim = &self.optim;
         Settings {
             rule: match optim.name {
-                OptimName::AdamW => RuleKind::AdamW { beta1: optim.beta1, beta2: optim.beta2, eps: optim.eps },
+                OptimName::AdamW => {
+                    let super::OptimSection { beta1, beta2, eps, moments, .. } = *optim;
+                    RuleKind::AdamW { beta1, beta2, eps, moments }
+                }
                 OptimName::RmsProp => RuleKind::RmsProp { alpha: optim.alpha, eps: optim.eps },
             },
             weight_decay: optim.weight_decay,

@@ -12,12 +12,13 @@ use super::{
 /// Above it the page is written by hand.
 const LINE: &str = "\n---\n\n";
 /// Files whose types the configuration is made of.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "src/config.rs",
     "src/config/optim.rs",
     "src/data/loader.rs",
     "src/data/long.rs",
     "src/data/mod.rs",
+    "src/optim/moments.rs",
     "src/optim/schedule.rs",
 ];
 /// What a value is, by its type. An enum lists its values, a struct of SOURCES is a table with keys of its own.

@@ -237,9 +237,9 @@ impl MemoryPlan {
         Ok(self)
     }
 
-    /// The same plan for an optimizer that remembers so many bytes of each weight; without this it is two moments.
+    /// The same plan for an optimizer that takes so many bytes; without this it is two moments in f32.
     pub fn remembering(mut self, bytes: usize) -> Self {
-        self.optimizer = if self.trains { self.parameters / width(self.precision) * bytes } else { 0 };
+        self.optimizer = if self.trains { bytes } else { 0 };
         self
     }
 

@@ -4,12 +4,21 @@
 //! for the optimizer, and trained bf16 weights have the low bits of their f32 masters; a frozen set is bytes that several
 //! models may read. Knows neither activations nor optimizers.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use anyhow::{Result, ensure};
 
 use super::Layout;
-use crate::device::{Buffer, DType, Device, Float};
+use crate::{
+    device::{Buffer, DType, Device, Float},
+    rng::Draw,
+};
 
 /// Where the values of a range of the layout are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +53,15 @@ pub struct ParamSet<T> {
     grads: Buffer<f32>,
     frozen: Buffer<u8>,
     groups: Vec<Group>,
+    clock: Arc<Clock>,
+}
+
+/// Where training stands: what roundings by chance are drawn by.
+#[derive(Default)]
+struct Clock {
+    seed: AtomicU64,
+    /// Begun, those included whose update was not applied.
+    steps: AtomicU64,
 }
 
 impl<T: Float> ParamSet<T> {
@@ -59,6 +77,7 @@ impl<T: Float> ParamSet<T> {
             grads: device.zeros(layout.elements)?,
             frozen: device.alloc(0)?,
             groups: layout.groups(),
+            clock: Arc::default(),
             layout: Arc::new(layout),
         })
     }
@@ -75,6 +94,7 @@ impl<T: Float> ParamSet<T> {
             grads: device.alloc(0)?,
             frozen: device.alloc(layout.elements * size_of::<T>())?,
             groups: Vec::new(),
+            clock: Arc::default(),
             layout: Arc::new(layout),
         })
     }
@@ -180,11 +200,23 @@ impl<T: Float> ParamSet<T> {
         self.grads.slice(range.clone())
     }
 
+    /// Goes on as after so many steps of a run with this seed.
+    pub fn resume(&self, seed: u64, steps: u64) {
+        self.clock.seed.store(seed, Relaxed);
+        self.clock.steps.store(steps, Relaxed);
+    }
+
+    /// Whose random bits the step takes that was started last; the first step has number 1.
+    pub fn draw(&self) -> Draw {
+        Draw { seed: self.clock.seed.load(Relaxed), number: self.clock.steps.load(Relaxed) as u32 }
+    }
+
     /// Starts a step.
     ///
     /// # Errors
     /// The driver refuses.
     pub fn zero_grads(&self) -> Result<()> {
+        self.clock.steps.fetch_add(1, Relaxed);
         self.device.fill_zero(&self.grads)
     }
 }

@@ -4,6 +4,8 @@
 //! [`Arch`](crate::device::Arch); the files beside it, one for each kernel stem, know their kernels alone.
 
 pub mod adamw;
+pub mod adamw_8bit;
+pub mod adamw_bf16;
 pub mod attention;
 pub mod bias;
 pub mod embedding;
@@ -66,6 +68,12 @@ pub(crate) fn expect_len<T: Element>(what: &str, buffer: &Buffer<T>, shape: &[us
 /// Checks that there are low bits for the masters of bf16 weights, and none of f32 weights.
 pub(crate) fn expect_low<T: Float>(what: &str, params: &Buffer<T>, low: &Buffer<u16>) -> Result<()> {
     expect_len(what, low, &[if T::DTYPE == DType::F32 { 0 } else { params.len() }])
+}
+
+/// Checks that elements begin at a multiple of what a thread or a warp takes at once.
+pub(crate) fn expect_chunk(what: &str, first: usize, chunk: usize) -> Result<()> {
+    ensure!(first.is_multiple_of(chunk), "{what}: elements from {first} on: expected a multiple of {chunk}");
+    Ok(())
 }
 
 /// A soft cap as the kernels take it: 0 is none.

@@ -2,17 +2,24 @@
 
 use anyhow::Result;
 
-use super::rule::{Rule, Sweep, sweeps};
+use super::{
+    moments::{Moments, State},
+    rule::{Rule, Sweep, cut, sweeps},
+};
 use crate::{
     device::{Buffer, Device, Float},
-    model::{AnyBuffer, ParamSet},
-    ops::adamw::{self, Hyper},
+    model::{AnyBuffer, Group, ParamSet},
+    ops::adamw::{self, Hyper, PROGRESS, Tensors},
 };
 
 /// First and second moments, and what counts the updates.
 pub(super) struct AdamW {
-    m: Buffer<f32>,
-    v: Buffer<f32>,
+    /// Of the matrices and tables that the arena begins with.
+    matrices: State,
+    /// Of everything after them, in f32.
+    vectors: State,
+    /// Where these begin.
+    boundary: usize,
     /// Each with its own count: see [`adamw::progress`].
     sweeps: Vec<(Sweep, Buffer<f64>)>,
     /// At a learning rate of 0.
@@ -20,37 +27,70 @@ pub(super) struct AdamW {
 }
 
 impl AdamW {
-    /// Bytes of moments of one weight.
-    pub(super) const BYTES: usize = 8;
+    /// Bytes of the whole state for weights in these groups.
+    pub(super) fn bytes(moments: Moments, groups: &[Group]) -> usize {
+        let (sweeps, boundary) = launches(moments, groups);
+        let elements = groups.last().map_or(0, |group| group.range.end);
+        let counts = sweeps.len() * PROGRESS * size_of::<f64>();
+        moments.bytes(boundary) + Moments::F32.bytes(elements - boundary) + counts
+    }
 
     /// # Errors
-    /// The device is out of memory.
-    pub(super) fn new<T: Float>(params: &ParamSet<T>, hyper: Hyper) -> Result<Self> {
+    /// The device is out of memory, or a group of matrices begins within a block of moments.
+    pub(super) fn new<T: Float>(params: &ParamSet<T>, hyper: Hyper, moments: Moments) -> Result<Self> {
         let (device, elements) = (params.device(), params.grads().len());
+        let (sweeps, boundary) = launches(moments, params.groups());
+        let matrices = State::new(device, moments, boundary)?;
+        sweeps
+            .iter()
+            .filter(|sweep| sweep.range.start < boundary)
+            .try_for_each(|sweep| matrices.check(sweep.range.start))?;
         let counted = |sweep| Ok((sweep, device.upload(&adamw::progress(0, hyper.beta1, hyper.beta2))?));
         Ok(Self {
-            m: device.zeros(elements)?,
-            v: device.zeros(elements)?,
-            sweeps: sweeps(params.groups()).into_iter().map(counted).collect::<Result<_>>()?,
+            matrices,
+            vectors: State::new(device, Moments::F32, elements - boundary)?,
+            boundary,
+            sweeps: sweeps.into_iter().map(counted).collect::<Result<_>>()?,
             hyper,
         })
     }
 }
 
+/// The launches of a step, and where the moments of vectors begin: nowhere apart if all are alike.
+fn launches(moments: Moments, groups: &[Group]) -> (Vec<Sweep>, usize) {
+    let elements = groups.last().map_or(0, |group| group.range.end);
+    if moments == Moments::F32 {
+        return (sweeps(groups), elements);
+    }
+    let boundary = groups.iter().find(|group| !group.decay).map_or(elements, |group| group.range.start);
+    (cut(sweeps(groups), boundary), boundary)
+}
+
 impl<T: Float> Rule<T> for AdamW {
     fn step(&self, params: &ParamSet<T>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
         for (Sweep { range, decay_elements, lr_scale }, progress) in &self.sweeps {
-            let [m, v, grads] = [&self.m, &self.v, params.grads()].map(|all| all.slice(range.clone()));
-            let (weights, low) = (params.weight(range), params.low(range));
+            let tensors = Tensors {
+                params: &params.weight(range),
+                low: &params.low(range),
+                grads: &params.grad(range),
+                stats,
+                progress,
+                decay_elements: *decay_elements,
+            };
             let hyper = Hyper { lr: lr * lr_scale, ..self.hyper };
-            let (device, elements) = (params.device(), range.len());
-            adamw::step(device, &weights, &low, &m, &v, &grads, stats, progress, hyper, *decay_elements, elements)?;
+            let (state, start) =
+                if range.start < self.boundary { (&self.matrices, 0) } else { (&self.vectors, self.boundary) };
+            state.step(params.device(), &tensors, hyper, params.draw(), (range, start))?;
         }
         Ok(())
     }
 
     fn tensors(&self) -> Vec<(&'static str, AnyBuffer)> {
-        vec![("m", AnyBuffer::from(&self.m)), ("v", AnyBuffer::from(&self.v))]
+        let mut tensors = self.matrices.tensors(false);
+        if !matches!(self.matrices, State::F32(_)) {
+            tensors.extend(self.vectors.tensors(true));
+        }
+        tensors
     }
 
     fn updates(&self, device: &Device) -> Result<u64> {

@@ -22,6 +22,11 @@ impl GradNorm {
         Ok(Self { stats: device.zeros(grad_norm::STATS)?, partials, max_norm })
     }
 
+    /// Bytes of its buffers.
+    pub(super) fn bytes(elements: usize) -> usize {
+        grad_norm::STATS * size_of::<f32>() + grad_norm::partials(elements) * size_of::<f64>()
+    }
+
     /// Computes norm, clip factor and whether the norm is finite, on the device, where the optimizer reads them.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod adamw;
 pub mod clip;
 pub mod ema;
+mod moments;
 mod rmsprop;
 mod rule;
 pub mod schedule;
@@ -10,12 +11,13 @@ pub mod schedule;
 use anyhow::Result;
 
 pub use ema::Ema;
+pub use moments::Moments;
 pub use rule::Rule;
 pub use schedule::{LearningRate, Schedule};
 
 use crate::{
     device::{Buffer, DType, Float, Readback},
-    model::{AnyBuffer, ParamSet},
+    model::{AnyBuffer, Group, ParamSet},
     ops,
 };
 use clip::GradNorm;
@@ -42,6 +44,8 @@ pub enum RuleKind {
         beta2: f64,
         /// Added to the root of the second moment.
         eps: f64,
+        /// What both moments of matrices and tables are kept as.
+        moments: Moments,
     },
     /// Decay is added to the gradients.
     RmsProp {
@@ -53,12 +57,19 @@ pub enum RuleKind {
 }
 
 impl RuleKind {
-    /// Bytes that the rule remembers of each weight.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::AdamW { .. } => adamw::AdamW::BYTES,
-            Self::RmsProp { .. } => rmsprop::RmsProp::BYTES,
-        }
+    /// AdamW with moments in f32.
+    pub const fn adamw(beta1: f64, beta2: f64, eps: f64) -> Self {
+        Self::AdamW { beta1, beta2, eps, moments: Moments::F32 }
+    }
+
+    /// Bytes of everything that an optimizer with this rule has beside weights and gradients in these groups.
+    pub fn bytes(&self, groups: &[Group]) -> usize {
+        let elements = groups.last().map_or(0, |group| group.range.end);
+        let remembered = match self {
+            Self::AdamW { moments, .. } => adamw::AdamW::bytes(*moments, groups),
+            Self::RmsProp { .. } => rmsprop::RmsProp::bytes(groups),
+        };
+        remembered + GradNorm::bytes(elements)
     }
 }
 
@@ -66,9 +77,9 @@ impl Settings {
     fn rule<T: Float>(&self, params: &ParamSet<T>) -> Result<Box<dyn Rule<T>>> {
         let weight_decay = self.weight_decay;
         Ok(match self.rule {
-            RuleKind::AdamW { beta1, beta2, eps } => {
+            RuleKind::AdamW { beta1, beta2, eps, moments } => {
                 let hyper = ops::adamw::Hyper { lr: 0.0, beta1, beta2, eps, weight_decay };
-                Box::new(adamw::AdamW::new(params, hyper)?)
+                Box::new(adamw::AdamW::new(params, hyper, moments)?)
             }
             RuleKind::RmsProp { alpha, eps } => {
                 let hyper = ops::rmsprop::Hyper { lr: 0.0, alpha, eps, weight_decay };

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::rule::{Rule, Sweep, sweeps};
 use crate::{
     device::{Buffer, Device, Float},
-    model::{AnyBuffer, ParamSet},
+    model::{AnyBuffer, Group, ParamSet},
     ops::rmsprop::{self, Hyper},
 };
 
@@ -19,8 +19,11 @@ pub(super) struct RmsProp {
 }
 
 impl RmsProp {
-    /// Bytes of means of one weight.
-    pub(super) const BYTES: usize = 4;
+    /// Bytes of the whole state for weights in these groups.
+    pub(super) fn bytes(groups: &[Group]) -> usize {
+        let elements = groups.last().map_or(0, |group| group.range.end);
+        elements * size_of::<f32>() + sweeps(groups).len() * size_of::<f64>()
+    }
 
     /// # Errors
     /// The device is out of memory.

@@ -61,6 +61,19 @@ pub(super) fn sweeps(groups: &[Group]) -> Vec<Sweep> {
     sweeps
 }
 
+/// The same launches, none of which has elements on both sides of a boundary.
+pub(super) fn cut(sweeps: Vec<Sweep>, boundary: usize) -> Vec<Sweep> {
+    let halves = |Sweep { range, decay_elements, lr_scale }: Sweep| {
+        let at = boundary.clamp(range.start, range.end);
+        let decayed = decay_elements.min(at - range.start);
+        [
+            Sweep { range: range.start..at, decay_elements: decayed, lr_scale },
+            Sweep { range: at..range.end, decay_elements: decay_elements - decayed, lr_scale },
+        ]
+    };
+    sweeps.into_iter().flat_map(halves).filter(|sweep| !sweep.range.is_empty()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +91,9 @@ mod tests {
             [sweep(0..6, 0, 1.0), sweep(6..8, 2, 1.0), sweep(8..9, 1, 4.0)]
         );
         assert_eq!(of(&[]), []);
+        let whole = || vec![sweep(0..8, 6, 1.0), sweep(8..9, 0, 4.0)];
+        assert_eq!(cut(whole(), 6), [sweep(0..6, 6, 1.0), sweep(6..8, 0, 1.0), sweep(8..9, 0, 4.0)]);
+        assert_eq!(cut(whole(), 4), [sweep(0..4, 4, 1.0), sweep(4..8, 2, 1.0), sweep(8..9, 0, 4.0)]);
+        assert_eq!([cut(whole(), 0), cut(whole(), 9)], [whole(), whole()]);
     }
 }

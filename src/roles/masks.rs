@@ -10,7 +10,7 @@ use crate::{
     loss::{Loss, Step},
     model::{AnyBuffer, Batch, Masked, Model, ModelConfig, TokenMasks},
     ops::loss_rows::RowInputs,
-    optim::{Optimizer, Settings},
+    optim::{Optimizer, RuleKind, Settings},
 };
 
 /// SparsePO's own: the masks' parameters decay apart from the model's.
@@ -40,7 +40,12 @@ impl TrainedMasks {
     ) -> Result<Option<Self>> {
         let Some(kind) = loss.masks() else { return Ok(None) };
         let masks = TokenMasks::new(device, kind, config, seed)?;
-        let settings = Settings { weight_decay: WEIGHT_DECAY, ..settings };
+        // They are a few numbers a model has beside its own: nothing to be saved on.
+        let rule = match settings.rule {
+            RuleKind::AdamW { beta1, beta2, eps, .. } => RuleKind::adamw(beta1, beta2, eps),
+            other => other,
+        };
+        let settings = Settings { rule, weight_decay: WEIGHT_DECAY, ..settings };
         let optimizer = masks.learns().then(|| Optimizer::new(masks.params(), &settings)).transpose()?;
         Ok(Some(Self { masks, optimizer }))
     }

@@ -33,8 +33,10 @@ const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Of a checkpoint: the weights of a reference that follows the policy.
 pub const REFERENCE: &str = "reference";
-/// 3 is bound to what the run learns from and has the hashes of its files; 2 is read as well.
-const FORMAT: u32 = 3;
+/// May have moments of other types than f32.
+const FORMAT: u32 = 4;
+/// The first that is bound to what the run learns from and has the hashes of its files.
+const BOUND: u32 = 3;
 const OLDEST: u32 = 2;
 const PREFIX: &str = "checkpoint-";
 /// What stands in the place of a state's own hash while it is computed.
@@ -137,7 +139,7 @@ impl State {
 
     /// Whether it is of a format that binds nothing and has no hashes.
     pub fn is_unbound(&self) -> bool {
-        self.format < FORMAT
+        self.format < BOUND
     }
 
     /// As the file has it, with the hashes of the files in `folder` and its own.

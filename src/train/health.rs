@@ -231,7 +231,7 @@ pub enum Verdict {
 mod tests {
     use super::*;
 
-    const ADAMW: RuleKind = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    const ADAMW: RuleKind = RuleKind::adamw(0.9, 0.999, 1e-8);
 
     #[test]
     fn a_rate_is_measured_by_the_rule() {

@@ -8,7 +8,7 @@ use crate::{
     data::{Dataset, batches},
     device::Device,
     loss::Loss,
-    model::{Capacity, MemoryPlan, ModelConfig},
+    model::{Capacity, Layout, MemoryPlan, ModelConfig},
     ops::head,
     optim::ema,
     roles::RunPlan,
@@ -30,8 +30,9 @@ pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPl
     let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
     let capacity = capacity(&files, &inputs.model, &inputs.loss, config, device);
     let precision = config.train.precision.on(device);
-    let mean = if config.train.ema > 0.0 { ema::BYTES } else { 0 };
-    let state = config.optimizer().rule.bytes() + mean;
+    let layout = Layout::new(&inputs.model);
+    let mean = if config.train.ema > 0.0 { ema::BYTES * layout.elements } else { 0 };
+    let state = config.optimizer().rule.bytes(&layout.groups()) + mean;
     let levels = config.train.recompute.levels(inputs.model.layers)?;
     let policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
     let mut policy = policy.recomputing(&inputs.model, levels)?;

@@ -140,6 +140,7 @@ fn policy<T: Float>(
     let decay = config.train.ema;
     let mean = || Ema::allocate(device, model.layout().elements, decay);
     let ema = (decay > 0.0).then(mean).transpose()?;
+    model.params().resume(config.train.seed, start.step());
     if !matches!(start, Start::From(..)) {
         ema.iter().try_for_each(|ema| ema.start(model.params()))?;
     }

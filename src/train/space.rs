@@ -85,12 +85,11 @@ impl Writes<'_> {
         (self.plan.parameters / bytes(self.plan.precision)) as u64
     }
 
-    /// Weights, moments, the master where weights are not f32, and the files that come along.
+    /// Weights, what the optimizer remembers, the masters where weights are not f32, and the files that come along.
     fn checkpoint_bytes(&self, config: &Config) -> u64 {
-        let mean = if config.train.ema > 0.0 { 4 } else { 0 };
-        let state = mean + if self.plan.precision == DType::F32 { 8 } else { 12 };
+        let masters = if self.plan.precision == DType::F32 { 0 } else { 4 * self.elements() };
         let models = 1 + u64::from(self.follows);
-        models * (self.plan.parameters as u64 + companions(&config.model.path)) + state * self.elements()
+        models * (self.plan.parameters as u64 + companions(&config.model.path)) + self.plan.optimizer as u64 + masters
     }
 
     /// `final/`, `ema/`, `best/` and the one that takes its place, reference values, metrics.

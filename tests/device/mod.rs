@@ -20,6 +20,6 @@ mod cubins {
 
 /// Launchers of `tests/kernels`, written by the build.
 #[allow(dead_code, unused_imports)]
-mod kernels {
+pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/test_launchers.rs"));
 }

@@ -1,6 +1,8 @@
 //! Number formats of what an optimizer keeps, bit for bit against vectors that `tests/parity/make_memory_vectors.py` made.
 //! `MEMORY_VECTORS` names another file of the same kind.
 
+mod moments;
+mod philox;
 mod split_master;
 
 use serde_json::Value;

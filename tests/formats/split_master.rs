@@ -114,8 +114,7 @@ fn a_chain_of_small_changes_arrives() {
     });
 }
 
-const RULES: [RuleKind; 2] =
-    [RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 }];
+const RULES: [RuleKind; 2] = [RuleKind::adamw(0.9, 0.999, 1e-8), RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 }];
 const STEPS: u64 = 50;
 
 /// Fifty steps of a bf16 model: the masters are those of the same weights in f32, trained by the f32 kernel on the gradients

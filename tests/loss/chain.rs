@@ -239,11 +239,7 @@ pub fn engine(chain: &Chain, device: &Device, loss: &Loss, trees: &[Tree]) -> (T
     let rows: Trees = trees.iter().cloned().collect();
     let values = compute(&beside, &rows, BUDGET).unwrap();
     let model = chain.model(device, &chain.params, trees, training);
-    let settings = Settings {
-        rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
-        weight_decay: 0.0,
-        max_grad_norm: 0.0,
-    };
+    let settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.0, max_grad_norm: 0.0 };
     let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let masks = TrainedMasks::new(device, loss, &chain.config, 5, settings).unwrap();
     if let Some(masks) = &masks {

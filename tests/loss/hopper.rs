@@ -18,8 +18,7 @@ use crate::{
     support::{fast_device, fast_hopper, normal, relative_error, strict_hoppers, widen},
 };
 
-const SETTINGS: Settings =
-    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.0, max_grad_norm: 0.0 };
+const SETTINGS: Settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.0, max_grad_norm: 0.0 };
 
 /// Gradients of one step over two micro-batches.
 fn grads<T: Float>(device: &Device, config: &ModelConfig, loss: &Loss, trees: &[Tree]) -> Vec<f64> {

@@ -132,7 +132,7 @@ fn run(device: &Device, name: &str, golden: &Golden, pairs: &[Pair], budget: usi
     let reference = compute(&model, &trees, budget).unwrap();
     let of = |key: &str| golden.optim[key];
     let settings = Settings {
-        rule: RuleKind::AdamW { beta1: of("beta1"), beta2: of("beta2"), eps: of("eps") },
+        rule: RuleKind::adamw(of("beta1"), of("beta2"), of("eps")),
         weight_decay: of("weight_decay"),
         max_grad_norm: of("max_grad_norm"),
     };

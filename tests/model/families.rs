@@ -293,7 +293,7 @@ fn train(device: &Device, what: &str, family: &str, golden: &Golden) {
     let loaded = Loaded::<f32>::new(device, family, golden);
     let Loaded { model, batch, .. } = &loaded;
     let Optim { beta1, beta2, eps, weight_decay, max_grad_norm } = golden.optim;
-    let settings = Settings { rule: RuleKind::AdamW { beta1, beta2, eps }, weight_decay, max_grad_norm };
+    let settings = Settings { rule: RuleKind::adamw(beta1, beta2, eps), weight_decay, max_grad_norm };
     let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let reference = device.upload(&device.download(&loaded.rows()).unwrap()).unwrap();
     let loss_of = |what: &str, want: f64| {

@@ -36,7 +36,7 @@ fn run<T: Float>(folder: &Path) {
     let config = config();
     let capacity = Capacity { tokens: 16, rows: 16, head_chunk_rows: 16 };
     let model = Model::<T>::new(&device, &config, MemoryPlan::new(&config, T::DTYPE, capacity).unwrap()).unwrap();
-    let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    let rule = RuleKind::adamw(0.9, 0.999, 1e-8);
     let settings = Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 };
     let optimizer = Optimizer::allocate(model.params(), &settings).unwrap();
     model.randomize(1).unwrap();

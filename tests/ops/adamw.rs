@@ -3,7 +3,7 @@ use std::iter::repeat;
 use half::bf16;
 use warpo::{
     device::{Buffer, DType, Device, Float},
-    ops::adamw::{self, Hyper},
+    ops::adamw::{self, Hyper, Tensors},
 };
 
 use crate::{
@@ -65,7 +65,9 @@ impl<T: Float> State<T> {
         let grads = device.upload(grads).unwrap();
         let stats = device.upload(&stats).unwrap();
         let Self { params, low, m, v, progress } = self;
-        adamw::step(device, params, low, m, v, &grads, &stats, progress, HYPER, decay, grads.len()).unwrap();
+        let (grads, stats) = (&grads, &stats);
+        let tensors = Tensors { params, low, grads, stats, progress, decay_elements: decay };
+        adamw::step(device, &tensors, [m, v], HYPER).unwrap();
     }
 
     fn download(&self, device: &Device) -> [Vec<f32>; 3] {
@@ -145,7 +147,9 @@ fn refusals_name_the_value() {
     let progress = device.zeros::<f64>(4).unwrap();
     let step = |decay| {
         let ([m, v, grads], low) = ([&buffer; 3], device.zeros(0).unwrap());
-        adamw::step(&device, &buffer, &low, m, v, grads, &stats, &progress, HYPER, decay, 4).unwrap_err().to_string()
+        let (low, stats, progress) = (&low, &stats, &progress);
+        let tensors = Tensors { params: &buffer, low, grads, stats, progress, decay_elements: decay };
+        adamw::step(&device, &tensors, [m, v], HYPER).unwrap_err().to_string()
     };
     assert_eq!(step(5), "adamw: decay of 5 of 4 elements");
     assert_eq!(step(4), "adamw progress: expected [5] = 5 elements, found 4");

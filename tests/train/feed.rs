@@ -48,7 +48,7 @@ fn rows_may_be_made_while_training() {
     let plan = MemoryPlan::new(&shape, DType::F32, capacity).unwrap();
     let model = Model::<f32>::new(&fast_device(2), &shape, plan).unwrap();
     model.randomize(5).unwrap();
-    let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    let rule = RuleKind::adamw(0.9, 0.999, 1e-8);
     let settings = Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 };
     let optimizer = Optimizer::new(model.params(), &settings).unwrap();
     let trainer = trainer(model, optimizer, Loss::named("simpo").unwrap());

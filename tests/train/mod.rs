@@ -13,6 +13,7 @@ mod lists;
 mod lock;
 mod losses;
 mod memory;
+mod narrow;
 mod older_run;
 mod paths;
 mod precision;

@@ -27,8 +27,7 @@ use crate::{
 const STEPS: usize = 4;
 const PAIRS: usize = 4;
 const BUDGET: usize = 1024;
-const SETTINGS: Settings =
-    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.01, max_grad_norm: 1.0 };
+const SETTINGS: Settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.01, max_grad_norm: 1.0 };
 
 /// The quickstart's model with heads of 64 instead of 32, which attention on Hopper's units takes.
 fn shape() -> ModelConfig {

@@ -368,7 +368,7 @@ fn checkpoints_of_format_2_resume() {
         let state: Value =
             serde_json::from_slice(&fs::read(fixture.path("old").join(later).join("trainer_state.json")).unwrap())
                 .unwrap();
-        assert_eq!(state["format"], if later == "checkpoint-4" { 2 } else { 3 }, "{later}");
+        assert_eq!(state["format"], if later == "checkpoint-4" { 2 } else { 4 }, "{later}");
     }
     fs::remove_dir_all(fixture.path("old/checkpoint-4")).unwrap();
     copy(&fixture.path("straight/checkpoint-4"), &fixture.path("old/checkpoint-4"));

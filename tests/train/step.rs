@@ -24,8 +24,7 @@ use super::fixture::{Fixture, trainer};
 use crate::model::{pair, tiny_config};
 use crate::support::{fast_device, for_each_device, relative_error, widen};
 
-const SETTINGS: Settings =
-    Settings { rule: RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, weight_decay: 0.1, max_grad_norm: 1.0 };
+const SETTINGS: Settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.1, max_grad_norm: 1.0 };
 
 fn all(values: &RowValues, examples: usize) -> Vec<f32> {
     (0..examples).flat_map(|example| values.row(example).unwrap()).collect()

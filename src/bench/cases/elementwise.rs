@@ -310,11 +310,19 @@ fn adamw_step<T: Float>(size: &Size) -> Case {
     Case::new::<T>("adamw_step", format!("{elements}"), 14.0 * elements as f64, moved, move |device| {
         let params = filled::<T>(device, elements, 1.0)?;
         let low = device.zeros(if T::DTYPE == DType::F32 { 0 } else { elements })?;
-        let (m, v, grads) = (device.zeros(elements)?, device.zeros(elements)?, filled(device, elements, 1.0)?);
+        let (m, v, grads) = (device.zeros(elements)?, device.zeros(elements)?, filled::<f32>(device, elements, 1.0)?);
         let (stats, progress) = (device.upload(&[1.0f32, 1.0, 1.0])?, device.upload(&adamw::progress(9, 0.9, 0.95))?);
         Ok(Box::new(move |device| {
             let hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
-            adamw::step(device, &params, &low, &m, &v, &grads, &stats, &progress, hyper, elements / 2, elements)
+            let tensors = adamw::Tensors {
+                params: &params,
+                low: &low,
+                grads: &grads,
+                stats: &stats,
+                progress: &progress,
+                decay_elements: elements / 2,
+            };
+            adamw::step(device, &tensors, [&m, &v], hyper)
         }))
     })
 }
