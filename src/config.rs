@@ -260,11 +260,17 @@ pub struct TrainSection {
     /// has what was chosen.
     /// Example: `precision = "f32"`.
     pub precision: Precision,
-    /// What the backward pass computes again instead of keeping it, the same bits for less memory: "none"; "attention", what
-    /// attention gives; "gate_up", the MLP's gate and up as well; "qkv", queries, keys and values too; "block", all but the
-    /// stream between layers. A rung for all layers, or so many layers each from the first on.
-    /// Example: `recompute = "gate_up"`.
+    /// What the backward pass computes again instead of keeping it, the same bits for less memory: "auto", as much as it takes to
+    /// fit, which a run folder then has; "none"; "attention", what attention gives; "gate_up", the MLP's gate and value as well;
+    /// "qkv", queries, keys and values too; "block", all but the stream between layers. A rung for all layers, or so many layers
+    /// each from the first on.
+    /// Example: `recompute = "gate_up:15,attention:17"`.
     pub recompute: Recompute,
+    /// Rows whose logits the head has at a time; 1 or more, changes results by rounding only. Without it as many as there is memory
+    /// for, which a run folder has where that is fewer than usual.
+    /// Example: `head_chunk_rows = 2048`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_chunk_rows: Option<usize>,
     /// Worker threads of the host device; 0 or more, and 0 takes all cores. The results do not depend on it.
     /// Example: `threads = 8`.
     pub threads: usize,
@@ -367,7 +373,8 @@ impl Default for TrainSection {
             log_every: 10,
             tensorboard: false,
             precision: Precision::Auto,
-            recompute: Recompute::default(),
+            recompute: Recompute::Auto,
+            head_chunk_rows: None,
             threads: 0,
             cuda_graph: false,
             track_reference: true,
@@ -491,6 +498,9 @@ impl TrainSection {
         at.least_1("train.epochs", self.epochs)?;
         if let Some(steps) = self.steps {
             at.least_1("train.steps", steps)?;
+        }
+        if let Some(rows) = self.head_chunk_rows {
+            at.least_1("train.head_chunk_rows", rows as u64)?;
         }
         at.number("train.save_minutes", self.save_minutes, |v| v >= 0.0, "a finite number of 0 or more")?;
         at.number("train.ema", self.ema, |v| (0.0..1.0).contains(&v), "0 or more and below 1, such as 0.999")?;

@@ -13,6 +13,7 @@ mod model;
 mod ops;
 mod optim;
 mod oracles;
+mod plan;
 mod real_sizes;
 mod support;
 mod train;

@@ -2,26 +2,24 @@
 
 use crate::{
     forest::{Segment, Tree},
-    model::{Model, ModelConfig},
+    model::{Model, ModelConfig, released},
 };
 use anyhow::{Context, Result};
 use half::bf16;
-use serde_json::Value;
 
 use super::random::Random;
 
-/// `config.json` of released models by name, and of a small one for the host device; benches/baselines reads it too.
-const SHAPES: &str = include_str!("../../benches/shapes.json");
+/// Released models that are timed.
+const TIMED: [&str; 5] = ["gpt2-124m", "llama-3.2-1b", "qwen2.5-1.5b", "qwen2.5-3b", "llama-3-8b"];
+/// For the host device.
 const SMALL: &str = "small";
 
-/// Names and shapes of released models.
+/// Names and shapes of the released models that are timed.
 ///
 /// # Errors
 /// A shape is not one that warpo runs.
 pub fn released() -> Result<Vec<(String, ModelConfig)>> {
-    let mut all = read()?;
-    all.retain(|(name, _)| name != SMALL);
-    Ok(all)
+    TIMED.into_iter().map(named).collect()
 }
 
 /// The shape for the host device.
@@ -29,16 +27,12 @@ pub fn released() -> Result<Vec<(String, ModelConfig)>> {
 /// # Errors
 /// It is not one that warpo runs.
 pub fn small() -> Result<(String, ModelConfig)> {
-    read()?.into_iter().find(|(name, _)| name == SMALL).context("benches/shapes.json has no small model")
+    named(SMALL)
 }
 
-fn read() -> Result<Vec<(String, ModelConfig)>> {
-    let all: serde_json::Map<String, Value> = serde_json::from_str(SHAPES)?;
-    let shape = |(name, config): (String, Value)| {
-        let shape = ModelConfig::parse(&config.to_string()).with_context(|| format!("benches/shapes.json: {name}"))?;
-        Ok((name, shape))
-    };
-    all.into_iter().map(shape).collect()
+fn named(name: &str) -> Result<(String, ModelConfig)> {
+    let shape = released::shape(name)?.with_context(|| format!("benches/shapes.json has no {name}"))?;
+    Ok((name.to_owned(), shape))
 }
 
 /// How the two responses of a pair lie in memory.

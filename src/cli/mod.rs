@@ -9,6 +9,7 @@ mod eval;
 mod init;
 mod losses;
 mod man;
+mod plan;
 mod report;
 mod score;
 mod signals;
@@ -41,6 +42,8 @@ enum Command {
     Init(init::Args),
     /// Trains a model as a TOML file says
     Train(train::Args),
+    /// Shows what a run would take of a device, what it would compute again to fit, and what would help
+    Plan(plan::Args),
     /// Shows what the rows of a run become: text, tokens, what the loss covers, lengths and packs
     Data(data::Args),
     /// Writes the log-probability a model gives to each response of a data file
@@ -101,6 +104,7 @@ pub fn run(words: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     match cli.command {
         Command::Init(args) => init::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),

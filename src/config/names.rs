@@ -48,7 +48,7 @@ const FOLDER: &str = "a file on this machine; nothing is downloaded";
 const OUT: &str = "the run folder is named on the command line: `warpo train RUN.toml --out DIR`";
 const ADAPTER: &str = "there are no adapters: all weights are trained";
 const QUANTIZED: &str = "there are no quantized bases: weights are f32 or bf16";
-const MEMORY: &str = "the plan of the memory needs no such setting: lower `batch.tokens`";
+const MEMORY: &str = "the plan of the memory sees to it (`train.recompute`); a smaller `batch.tokens` takes less";
 const PACKED: &str = "rows are always packed, without padding";
 const PROCESSES: &str = "a run has one device";
 const RESUME: &str = "a run goes on by `warpo train RUN.toml --resume`";
@@ -409,6 +409,7 @@ pub(super) const WITHOUT_TRL: &[&str] = &[
     "train.threads",
     "train.cuda_graph",
     "train.recompute",
+    "train.head_chunk_rows",
     "train.track_reference",
     "cache.dir",
 ];

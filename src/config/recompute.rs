@@ -1,36 +1,36 @@
-//! `train.recompute`: what the backward pass computes again, alike in all layers or layer by layer.
+//! `train.recompute`: what the backward pass computes again: as much as it takes, alike in all layers, or layer by layer.
 
 use std::{fmt, str::FromStr};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Rung;
 
-/// A rung for all layers, or rungs with so many layers each, from the first that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+const AUTO: &str = "auto";
+
+/// What the plan finds, a rung for all layers, or rungs with so many layers each, from the first that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Recompute {
+    /// As much as it takes to fit.
+    #[default]
+    Auto,
     /// One rung for every layer.
     All(Rung),
     /// `gate_up:15,attention:17`.
     Layers(Vec<(Rung, usize)>),
 }
 
-impl Default for Recompute {
-    fn default() -> Self {
-        Self::All(Rung::None)
-    }
-}
-
 impl Recompute {
-    /// The rung of each of so many layers.
+    /// The rung of each of so many layers; `None` if the plan is to find them.
     ///
     /// # Errors
     /// The rungs are for another number of layers.
-    pub fn levels(&self, layers: usize) -> Result<Vec<Rung>> {
+    pub fn levels(&self, layers: usize) -> Result<Option<Vec<Rung>>> {
         let parts = match self {
-            Self::All(rung) => return Ok(vec![*rung; layers]),
+            Self::Auto => return Ok(None),
+            Self::All(rung) => return Ok(Some(vec![*rung; layers])),
             Self::Layers(parts) => parts,
         };
         let levels: Vec<Rung> = parts.iter().flat_map(|&(rung, count)| vec![rung; count]).collect();
@@ -40,7 +40,7 @@ impl Recompute {
             levels.len(),
             layers - 1
         );
-        Ok(levels)
+        Ok(Some(levels))
     }
 
     /// What gives these rungs again.
@@ -53,7 +53,7 @@ impl Recompute {
             }
         }
         match parts[..] {
-            [] => Self::default(),
+            [] => Self::All(Rung::None),
             [(rung, _)] => Self::All(rung),
             _ => Self::Layers(parts),
         }
@@ -63,6 +63,7 @@ impl Recompute {
 impl fmt::Display for Recompute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str(AUTO),
             Self::All(rung) => rung.fmt(f),
             Self::Layers(parts) => {
                 let parts: Vec<String> = parts.iter().map(|(rung, count)| format!("{rung}:{count}")).collect();
@@ -76,8 +77,15 @@ impl FromStr for Recompute {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text == AUTO {
+            return Ok(Self::Auto);
+        }
         if !text.contains(':') {
-            return Ok(Self::All(text.parse()?));
+            let rungs = Rung::ALL.map(Rung::name).join(", ");
+            let Ok(rung) = text.parse() else {
+                bail!("`{text}`: expected {AUTO}, {rungs}, or rungs with layers as in \"gate_up:15,attention:17\"")
+            };
+            return Ok(Self::All(rung));
         }
         let part = |part: &str| -> Result<(Rung, usize)> {
             let (rung, count) = part.split_once(':').with_context(|| format!("`{part}`: write RUNG:LAYERS"))?;
@@ -115,10 +123,11 @@ mod tests {
                 Recompute::Layers(parts) => parts.iter().map(|(_, count)| count).sum(),
                 _ => 3,
             };
-            assert_eq!(Recompute::of(&read.levels(layers).unwrap()), read);
+            assert_eq!(Recompute::of(&read.levels(layers).unwrap().unwrap()), read);
         }
+        assert_eq!("auto".parse::<Recompute>().unwrap().levels(3).unwrap(), None);
         let refused = |text: &str| format!("{:#}", text.parse::<Recompute>().unwrap_err());
-        assert!(refused("gate").contains("there are none, attention"), "{}", refused("gate"));
+        assert!(refused("gate").contains("`gate`: expected auto, none, attention"), "{}", refused("gate"));
         assert_eq!(refused("qkv:2,block"), "`block`: write RUNG:LAYERS");
         assert_eq!(refused("qkv:0"), "`qkv:0`: a number of layers of 1 or more");
         let why = "qkv:2,none:1".parse::<Recompute>().unwrap().levels(4).unwrap_err().to_string();

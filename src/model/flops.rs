@@ -19,7 +19,8 @@ pub fn recomputed_flops(config: &ModelConfig, forest: &Forest, levels: &[Rung]) 
 /// Those of one layer's forward pass, by product.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerFlops {
-    attention: f64,
+    /// Of queries with keys, and of shares with values.
+    pub attention: f64,
     gate_up: f64,
     qkv: f64,
     o: f64,

@@ -16,6 +16,7 @@ mod linear;
 mod memory;
 mod params;
 mod recompute;
+pub mod released;
 mod rope;
 mod stored;
 pub mod token_mask;

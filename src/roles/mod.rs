@@ -1,11 +1,16 @@
 //! The models of a run by the part they play: the policy that is trained, and what it is measured against.
 
+mod decision;
+mod demand;
 mod masks;
 mod plan;
+mod planner;
 pub mod reference;
 
+pub use demand::{Demand, REFERENCE_MODEL};
 pub use masks::TrainedMasks;
 pub use plan::RunPlan;
+pub use planner::{Decision, Planner, Rates, Remedy};
 
 use crate::{
     model::Model,

@@ -8,17 +8,19 @@ use super::{
     folder::{self, RunFolder},
     inputs::Inputs,
     introduction::introduce,
+    look::Look,
     plan,
     run::Run,
     session::Session,
     start::{self, Start},
 };
 use crate::{
+    config::{Config, Recompute},
     device::{DType, Device, Float, HostOptions},
     error::Error,
     model::{self, ModelConfig},
     report::terminal::say,
-    roles::RunPlan,
+    roles::{Decision, RunPlan},
     stop::{Phase, Stop},
 };
 
@@ -55,22 +57,35 @@ fn begin(options: &Options, host: HostOptions, stop: &Stop) -> Result<Outcome> {
     let said = options.config.train.precision.describe(&device);
     // From here on, and in the run folder, it is what it stands for.
     options.config.train.precision = options.config.train.precision.settled(&device);
-    let (options, config) = (&options, &options.config);
+    let config = &options.config;
     let shape = ModelConfig::load(&config.model.path)?;
     let kernels = model::check_kernels(&device, &shape, config.train.precision.on(&device), true);
     kernels.map_err(|why| Error::Device { line: format!("{why:#}") })?;
     let inputs = Inputs::read(config)?;
     let resumed = start::check_resumed(&start, &inputs, &options.out, config, &device).map_err(refused)?;
-    let plan = plan::memory(&inputs, config, &device)?;
+    let found = Look::at_start(&inputs, config, &device, &start)?.decide()?;
+    found.check()?;
+    remember(&mut options.config, &found);
+    let (options, config, plan) = (&options, &options.config, &found.plan);
     let space = plan::check_disk(&inputs, options, &plan.policy, &start)?;
-    introduce(config, &inputs, &device, &plan, &said)?;
+    introduce(config, &inputs, &device, &found, &said)?;
     resumed.iter().chain(&space).for_each(|line| say(line));
     if options.resume && !matches!(start, Start::From(..)) {
         say(&format!("no checkpoint in {}: starting from the beginning", options.out.display()));
     }
     match config.train.precision.on(&device) {
-        DType::Bf16 => train::<bf16>(options, inputs, &device, &plan, &start, stop),
-        _ => train::<f32>(options, inputs, &device, &plan, &start, stop),
+        DType::Bf16 => train::<bf16>(options, inputs, &device, plan, &start, stop),
+        _ => train::<f32>(options, inputs, &device, plan, &start, stop),
+    }
+}
+
+/// Puts what the plan chose into the configuration, so that a repeat does not depend on what is free then. The usual chunk of
+/// the head is none of it: a run that began without the key goes on without it.
+fn remember(config: &mut Config, found: &Decision) {
+    let policy = &found.plan.policy;
+    config.train.recompute = Recompute::of(&policy.levels);
+    if policy.capacity.head_chunk_rows < found.usual_chunk_rows.min(policy.capacity.rows) {
+        config.train.head_chunk_rows = Some(policy.capacity.head_chunk_rows);
     }
 }
 

@@ -8,7 +8,7 @@ use half::bf16;
 use super::{
     checkpoint,
     passes::Passes,
-    plan::{self, REFERENCE_MODEL},
+    plan,
     references::{self, Making},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     ops::loss_batch,
     report::terminal::{self, Terminal, say},
     roles::{
-        Reference, RunPlan, TrainedMasks,
+        REFERENCE_MODEL, Reference, RunPlan, TrainedMasks,
         reference::{RowValues, ValueFile},
     },
     stop::Stop,

@@ -33,8 +33,18 @@ pub struct Inputs {
     pub bound: Bound,
 }
 
-impl Inputs {
-    /// Reads the model's config, the tokenizer and both data files.
+/// What a run learns from, without a look at weights.
+pub struct Rows {
+    /// What the model folder's config.json says.
+    pub model: ModelConfig,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Rows as the loss takes them.
+    pub sets: Sets,
+}
+
+impl Rows {
+    /// Reads the model's config, the tokenizer and the data files.
     ///
     /// # Errors
     /// A file is missing or malformed, or a row is bad.
@@ -44,6 +54,17 @@ impl Inputs {
         let mut sets =
             Sets::read(config.encoder(model.vocab, model.positions)?, &config.sets()?, terminal::counting_rows)?;
         sets.reshape(loss.reshape(), config.batch.tokens)?;
+        Ok(Self { model, loss, sets })
+    }
+}
+
+impl Inputs {
+    /// Reads the model's config, the tokenizer and both data files.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a row is bad.
+    pub fn read(config: &Config) -> Result<Self> {
+        let Rows { model, loss, sets } = Rows::read(config)?;
         let survey = sets.survey(model.positions, |tree| loss.groups([tree]).map(drop))?;
         let bound = Bound::new(config, &sets.encoder, survey.hashes.clone())?;
         let Sets { train, eval, mut origins, encoder } = sets;

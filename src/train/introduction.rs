@@ -11,20 +11,22 @@ use crate::{
     data::{Report, batches},
     device::Device,
     report::terminal::{Talk, say, talks},
-    roles::RunPlan,
+    roles::Decision,
 };
 
 /// Says what is about to happen, and which settings have no effect.
 ///
 /// # Errors
 /// The configuration cannot be written as TOML.
-pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, plan: &RunPlan, precision: &str) -> Result<()> {
+pub fn introduce(config: &Config, inputs: &Inputs, device: &Device, found: &Decision, precision: &str) -> Result<()> {
     say(&format!("device: {}", device.describe()));
     say(precision);
     if talks(Talk::Verbose) {
         config.to_toml()?.lines().filter(|line| !line.is_empty()).for_each(say);
     }
-    plan.to_string().lines().for_each(say);
+    // What the host has free is other programs' as well.
+    let table = if device.is_cuda() { found.to_string() } else { found.without_limit() };
+    table.lines().for_each(say);
     let eval = inputs.eval.as_ref().map_or(0, |eval| eval.trees.len());
     say(&format!("loss: {}", inputs.loss.names()));
     say(&format!("data: {} rows to train on, {eval} held out", inputs.train.rows()));

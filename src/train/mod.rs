@@ -15,6 +15,7 @@ mod health;
 pub mod inputs;
 mod introduction;
 mod launching;
+pub mod look;
 mod margins;
 pub mod passes;
 pub mod patience;

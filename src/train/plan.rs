@@ -6,50 +6,18 @@ use super::{Options, binding::REFERENCE, inputs::Inputs, space::Writes, start::S
 use crate::{
     config::Config,
     data::{Dataset, batches},
-    device::Device,
+    device::{DType, Device},
     loss::Loss,
-    model::{Capacity, Layout, MemoryPlan, ModelConfig},
+    model::{Capacity, MemoryPlan, ModelConfig},
     ops::head,
-    optim::ema,
-    roles::RunPlan,
 };
-
-/// The role of the starting weights that run beside the policy.
-pub const REFERENCE_MODEL: &str = "reference model";
 
 /// Whether the reference follows the policy.
 pub fn follows(config: &Config, loss: &Loss) -> bool {
     config.train.ref_model_sync_steps > 0 && loss.needs_reference()
 }
 
-/// Bytes of the run, by role, refused if the device does not have them.
-///
-/// # Errors
-/// The run does not fit.
-pub fn memory(inputs: &Inputs, config: &Config, device: &Device) -> Result<RunPlan> {
-    let files: Vec<&Dataset> = [&inputs.train].into_iter().chain(&inputs.eval).collect();
-    let capacity = capacity(&files, &inputs.model, &inputs.loss, config, device);
-    let precision = config.train.precision.on(device);
-    let layout = Layout::new(&inputs.model);
-    let mean = if config.train.ema > 0.0 { ema::BYTES * layout.elements } else { 0 };
-    let state = config.optimizer().rule.bytes(&layout.groups()) + mean;
-    let levels = config.train.recompute.levels(inputs.model.layers)?;
-    let policy = MemoryPlan::new(&inputs.model, precision, capacity)?.remembering(state);
-    let mut policy = policy.recomputing(&inputs.model, levels)?;
-    if !inputs.loss.needs_distributions() {
-        policy = policy.on(device, &inputs.model);
-    }
-    let mut plan = RunPlan::from(policy);
-    if inputs.loss.needs_divergence() || follows(config, &inputs.loss) {
-        let reference = MemoryPlan::forward_only(&inputs.model, precision, capacity)?;
-        let whole = inputs.loss.needs_distributions();
-        plan.others.push((REFERENCE_MODEL, if whole { reference } else { reference.on(device, &inputs.model) }));
-    }
-    plan.check(device)?;
-    Ok(plan)
-}
-
-/// The largest micro-batch of these sets.
+/// The largest micro-batch of these sets in a forward pass of a model of that shape.
 pub(super) fn capacity(
     files: &[&Dataset],
     shape: &ModelConfig,
@@ -58,10 +26,15 @@ pub(super) fn capacity(
     device: &Device,
 ) -> Capacity {
     let [tokens, rows] = batches::largest(files, config.batch.tokens);
-    let chunk = head::default_chunk_rows(device, config.train.precision.on(device), shape.vocab, shape.hidden);
+    let usual = || usual_chunk_rows(device, config.train.precision.on(device), shape, loss);
+    Capacity { tokens, rows, head_chunk_rows: config.train.head_chunk_rows.unwrap_or_else(usual) }
+}
+
+/// Rows of the head's chunk if memory is no concern.
+pub(super) fn usual_chunk_rows(device: &Device, precision: DType, shape: &ModelConfig, loss: &Loss) -> usize {
+    let chunk = head::default_chunk_rows(device, precision, shape.vocab, shape.hidden);
     // Whole distributions are f32 logits, of both models.
-    let head_chunk_rows = if loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk };
-    Capacity { tokens, rows, head_chunk_rows }
+    if loss.needs_distributions() { chunk.min(head::F32_CHUNK_ROWS) } else { chunk }
 }
 
 /// Refuses a run that the disk has no room for; a line where it has only just enough.

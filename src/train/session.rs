@@ -9,7 +9,7 @@ use super::{
     binding::{Machine, REFERENCE},
     checkpoint::{self, State},
     inputs::Inputs,
-    plan::{REFERENCE_MODEL, follows},
+    plan::follows,
     references::{self, References},
     settings,
     start::Start,
@@ -24,7 +24,7 @@ use crate::{
     model::{Companions, MemoryPlan, Model},
     optim::{Ema, Optimizer},
     report::terminal::conclude,
-    roles::{Policy, Reference, Roles, RunPlan, TrainedMasks, reference::RowValues},
+    roles::{Policy, REFERENCE_MODEL, Reference, Roles, RunPlan, TrainedMasks, reference::RowValues},
     stop::Stop,
 };
 

@@ -24,8 +24,8 @@ use crate::{
     report::{MARGINS, events},
 };
 
-/// The options with what the run that goes on chose for itself where the configuration leaves it open: its precision, and the
-/// day that the templates write, where they write one; without such a run today.
+/// The options with what the run that goes on chose for itself where the configuration leaves it open: its precision, the rows of
+/// the head's chunk where they are fewer than usual, and the day that the templates write, where they write one; without such a run today.
 ///
 /// # Errors
 /// A template cannot be read.
@@ -34,6 +34,8 @@ pub fn settled(options: &Options) -> Result<Options> {
     if options.config.train.precision == Precision::Auto {
         options.config.train.precision = recorded(&options, "train", "precision").unwrap_or_default();
     }
+    let chunk = options.config.train.head_chunk_rows;
+    options.config.train.head_chunk_rows = chunk.or_else(|| recorded(&options, "train", "head_chunk_rows"));
     let date = options.config.data.date;
     if date.is_none() && options.config.templates()?.is_some_and(|templates| templates.uses_date()) {
         options.config.data.date = Some(recorded(&options, "data", "date").unwrap_or_else(Date::today));

@@ -8,7 +8,7 @@ mod split_master;
 use serde_json::Value;
 
 /// An entry of the file.
-fn vector(name: &str) -> Value {
+pub fn vector(name: &str) -> Value {
     let text = match std::env::var_os("MEMORY_VECTORS") {
         Some(path) => std::fs::read_to_string(path).expect("MEMORY_VECTORS names a file"),
         None => include_str!("../fixtures/memory_vectors.json").to_owned(),

@@ -1,5 +1,5 @@
 """Vectors of the number formats of an optimizer's state: the random bits, a master in two halves, moments in eight bits,
-gradients in bf16.
+gradients in bf16, and the bytes that a plan counts.
 
 Bits are unsigned integers of the IEEE pattern; everything else is float64. Needs numpy only. Run: python
 make_memory_vectors.py writes fixtures/memory_vectors.json; with --seed N --out FILE others of the same kind, which
@@ -266,8 +266,86 @@ def v_moments():
     put("gradients_bf16", seed=KEY, step=11, parts_bits=bits(parts), after=rows, note="sub = 2 * micro-batch for products, 2 * micro-batch + 1 for the embedding's addition")
 
 
+# What layers keep, by rung, and what a parameter takes
+MODELS = {
+    "quickstart": dict(layers=4, hidden=192, heads=6, kv_heads=2, head_dim=32, ffn=512, vocab=1024, tied=True, qkv_bias=False, qk_norm=False),
+    "llama-3.2-1b": dict(layers=16, hidden=2048, heads=32, kv_heads=8, head_dim=64, ffn=8192, vocab=128256, tied=True, qkv_bias=False, qk_norm=False),
+    "qwen2.5-3b": dict(layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, ffn=11008, vocab=151936, tied=True, qkv_bias=True, qk_norm=False),
+    "llama-3-8b": dict(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256, tied=False, qkv_bias=False, qk_norm=False),
+    "qwen2.5-7b": dict(layers=28, hidden=3584, heads=28, kv_heads=4, head_dim=128, ffn=18944, vocab=152064, tied=False, qkv_bias=True, qk_norm=False),
+    "qwen3-8b": dict(layers=36, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=12288, vocab=151936, tied=False, qkv_bias=False, qk_norm=True),
+    "qwen2.5-14b": dict(layers=48, hidden=5120, heads=40, kv_heads=8, head_dim=128, ffn=13824, vocab=152064, tied=False, qkv_bias=True, qk_norm=False),
+    "llama-3-70b": dict(layers=80, hidden=8192, heads=64, kv_heads=8, head_dim=128, ffn=28672, vocab=128256, tied=False, qkv_bias=False, qk_norm=False),
+}
+RUNGS = [("none", []), ("attention", ["attended"]), ("gate_up", ["gate_up"]), ("qkv", ["qkv", "before_attention"]), ("block", ["middle", "before_mlp"])]
+
+
+def up256(b):
+    return (b + 255) // 256 * 256
+
+
+def sizes(m):
+    q, kv = m["heads"] * m["head_dim"], m["kv_heads"] * m["head_dim"]
+    h, f, l, v = m["hidden"], m["ffn"], m["layers"], m["vocab"]
+    linear = h * (q + 2 * kv) + q * h + 3 * h * f
+    p = l * (linear + 2 * h + (q + 2 * kv if m["qkv_bias"] else 0) + (2 * m["head_dim"] if m["qk_norm"] else 0)) + (1 if m["tied"] else 2) * v * h + h
+    return q, kv, linear, p
+
+
+def layer_spans(m, t, w):
+    q, kv, _, _ = sizes(m)
+    qk = q + kv if m["qk_norm"] else 0
+    return {"x": up256(t * m["hidden"] * w), "before_attention": up256(t * 4),
+            "qkv": up256(t * (q + 2 * kv) * w) + up256(t * qk * w) + up256(t * (m["heads"] + m["kv_heads"] if qk else 0) * 4),
+            "attended": up256(t * q * w) + up256(m["heads"] * t * 4), "middle": up256(t * m["hidden"] * w), "before_mlp": up256(t * 4),
+            "gate_up": up256(t * 2 * m["ffn"] * w)}
+
+
+def saved(m, t, w, levels):
+    """Bytes of saved activations; levels[i] = rung of layer i (cumulative). One slot holds what any layer recomputes."""
+    spans = layer_spans(m, t, w)
+    total, slot = 0, 0
+    for r in levels:
+        dropped = sum(spans[s] for rung in RUNGS[1:r + 1] for s in rung[1])
+        total += sum(spans.values()) - dropped
+        slot = max(slot, dropped)
+    return total + slot + 2 * up256(t * m["hidden"] * w) + up256(t * 4)
+
+
+def v_plans():
+    # What the README's quickstart prints.
+    m = MODELS["quickstart"]
+    assert saved(m, 1024, 4, [0] * 4) == 33165312 and sizes(m)[3] * 4 == 7084800
+    rows = []
+    for name, m in MODELS.items():
+        q, kv, linear, p = sizes(m)
+        spans = {k: v // 16384 for k, v in layer_spans(m, 16384, 2).items()}
+        kept, extra, ladder = sum(spans.values()), 0, []
+        cost = {"none": 0, "attention": 0, "gate_up": 2 * m["hidden"] * m["ffn"], "qkv": m["hidden"] * (q + 2 * kv), "block": q * m["hidden"]}
+        for rung, dropped in RUNGS:
+            kept -= sum(spans[s] for s in dropped)
+            extra += cost[rung]
+            ladder.append(dict(rung=rung, bytes_a_token_a_layer=kept, linear_again=extra / linear, again_of_step=extra / linear / 3))
+        rows.append(dict(model=name, parameters=p, linear_parameters=m["layers"] * linear, linear_a_layer=linear, ladder_bf16=ladder,
+                         saved_16384={f"rung{r}": saved(m, 16384, 2, [r] * m["layers"]) for r in range(5)} if name != "quickstart" else {},
+                         saved_mixed_half=saved(m, 4096, 2, [2] * (m["layers"] // 2) + [0] * (m["layers"] - m["layers"] // 2))))
+    put("recompute", rungs=[r for r, _ in RUNGS], drops={r: d for r, d in RUNGS}, models=rows,
+        note="cumulative: a rung drops its spans and those of the rungs before it; saved_* counts x_final, final_stats and hidden and one slot")
+    per = {"now": [2, 4, 4, 8], "split": [2, 4, 2, 8], "split, bf16 gradients": [2, 2, 2, 8], "split, bf16 gradients and moments": [2, 2, 2, 4],
+           "split, bf16 gradients, 8-bit moments": [2, 2, 2, 2 + 2 / 256], "no low bits, bf16 gradients, 8-bit moments": [2, 2, 0, 2 + 2 / 256]}
+    put("bytes_a_parameter", columns=["weights", "gradients", "rest of master", "moments"], rows=per, totals={k: sum(v) for k, v in per.items()},
+        llama_3_8b={k: sum(v) * sizes(MODELS["llama-3-8b"])[3] for k, v in per.items()})
+    rows = []
+    for name, t, low, high, n in (("llama-3-8b", 16384, 2, 3, 6), ("llama-3-8b", 8192, 1, 2, 15), ("llama-3-8b", 4096, 0, 0, 0),
+                                  ("qwen2.5-7b", 16384, 1, 2, 24), ("qwen2.5-7b", 8192, 1, 2, 7), ("qwen2.5-7b", 4096, 0, 0, 0)):
+        m = MODELS[name]
+        levels = [high] * n + [low] * (m["layers"] - n)
+        rows.append(dict(model=name, tokens=t, levels=levels, saved=saved(m, t, 2, levels), saved_without=saved(m, t, 2, [0] * m["layers"])))
+    put("budget_levels", rows=rows, note="the cheapest levels that fit 82.0 GB beside 8.008 bytes a parameter")
+
+
 def main():
-    for f in (v_random, v_formats, v_moments):
+    for f in (v_random, v_formats, v_moments, v_plans):
         f()
     ARGS.out.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in OUT.items()) + "\n}\n")
     print(len(OUT), "entries,", ARGS.out.stat().st_size, "bytes")

@@ -67,8 +67,61 @@ fn rungs_are_free_on_resume() {
     let refused = stderr(&with("qkv:3"));
     assert!(refused.contains("`train.recompute` = \"qkv:3\" names 3 layers, the model has 4"), "{refused}");
     let refused = stderr(&with("all"));
-    assert!(refused.contains("`all`: there are none, attention, gate_up, qkv, block"), "{refused}");
+    assert!(refused.contains("`all`: expected auto, none, attention, gate_up, qkv, block, or rungs"), "{refused}");
     let resumed = with("qkv:2,none:2");
     assert!(resumed.status.success(), "{}", stderr(&resumed));
     fixture.assert_same_run("straight", "changed");
+}
+
+/// Where memory is short a run computes again what it takes to fit, and says so; a repeat of it does the same wherever it runs.
+#[test]
+fn a_plan_is_written_into_the_run_folder() {
+    let fixture = deep();
+    fixture.run("out", &["train.recompute=\"auto\""]).unwrap();
+    let key = |out: &str, key: &str| {
+        let text = fs::read_to_string(fixture.path(out).join("config.toml")).unwrap();
+        text.parse::<toml::Table>().unwrap()["train"].get(key).cloned()
+    };
+    assert_eq!(key("out", "recompute"), Some("none".into()));
+    assert_eq!(key("out", "head_chunk_rows"), None);
+    fixture.run("rung", &["train.recompute=\"block:1,none:3\"", "train.head_chunk_rows=9"]).unwrap();
+    assert_eq!(key("rung", "recompute"), Some("block:1,none:3".into()));
+    assert_eq!(key("rung", "head_chunk_rows"), Some(9.into()));
+    // The chunk binds, and is the run's where the configuration leaves it open.
+    for later in ["checkpoint-8", "final"] {
+        fs::remove_dir_all(fixture.path("rung").join(later)).unwrap();
+    }
+    let refused = stderr(&fixture.execute("rung", &["--resume", "--set", "train.head_chunk_rows=8"]));
+    assert!(
+        refused.contains("`train.head_chunk_rows` = 8: the run in ") && refused.contains("began with 9"),
+        "{refused}"
+    );
+    let resumed = fixture.execute("rung", &["--resume"]);
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    assert_eq!(key("rung", "head_chunk_rows"), Some(9.into()));
+    assert_eq!(key("rung", "recompute"), Some("none".into()));
+    fixture.run("again", &["train.head_chunk_rows=9"]).unwrap();
+    fixture.assert_same_run("again", "rung");
+}
+
+/// Memory in use at most, beside what was planned: index tables that are smaller than they might be, and a few bytes a row.
+#[test]
+fn a_run_takes_what_is_planned_on_every_rung() {
+    let fixture = deep();
+    for (number, rung) in RUNGS.iter().enumerate() {
+        let (out, set) = (format!("run-{number}"), format!("train.recompute=\"{rung}\""));
+        fixture.run(&out, &["train.steps=3", "train.eval_every=0", &set]).unwrap();
+        let took =
+            fixture.metrics(&out).iter().filter_map(|record| record.get("memory_bytes")?.as_u64()).max().unwrap();
+        let planned = planned(&fixture, &set);
+        println!("{rung}: {took} of {planned}");
+        assert!(took.abs_diff(planned) < 32 << 10, "{rung}: {took} bytes, {planned} planned");
+    }
+}
+
+fn planned(fixture: &Fixture, set: &str) -> u64 {
+    let host = warpo::device::Device::host(warpo::device::HostOptions::default()).unwrap();
+    let target = warpo::train::look::Target { device: host, free: 0, precision: None };
+    let look = warpo::train::look::Look::at_run(&fixture.config(&[set]), target).unwrap();
+    look.decide().unwrap().plan.total() as u64
 }

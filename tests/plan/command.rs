@@ -1,0 +1,103 @@
+//! `warpo plan`: what it prints, for people and for programs.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+use crate::{support::root, train::fixture::Fixture};
+
+fn plan(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_warpo")).arg("plan").args(args).current_dir(root()).output().unwrap()
+}
+
+fn text(args: &[&str]) -> String {
+    let done = plan(args);
+    let why = String::from_utf8(done.stderr).unwrap();
+    String::from_utf8(done.stdout).unwrap() + &why
+}
+
+fn json(args: &[&str]) -> (Value, Option<i32>) {
+    let done = plan(&[args, &["--json"]].concat());
+    (serde_json::from_slice(&done.stdout).unwrap(), done.status.code())
+}
+
+/// The models that people ask about, at 4k, 8k and 16k tokens a micro-batch on an 80 GB card.
+#[test]
+fn budgets_of_released_models() {
+    let mut all = String::new();
+    let exact = "optim.moments=f32";
+    let small = "optim.moments=8bit";
+    for (model, moments) in [
+        ("llama-3.2-1b", exact),
+        ("llama-3.2-3b", exact),
+        ("qwen2.5-3b", exact),
+        ("llama-3-8b", small),
+        ("qwen2.5-7b", small),
+        ("qwen2.5-14b", small),
+    ] {
+        for tokens in ["4096", "8192", "16384"] {
+            let tokens = format!("batch.tokens={tokens}");
+            let args = ["--model", model, "--device-memory", "82.0GB", "--set", moments, "--set", &tokens];
+            all += &format!("$ warpo plan {}\n{}\n", args.join(" "), text(&args));
+        }
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn numbers_for_programs() {
+    let args = ["--model", "llama-3.2-3b", "--device-memory", "62GB", "--set", "batch.tokens=8192"];
+    let (found, code) = json(&args);
+    assert_eq!((found["fits"].as_bool(), code), (Some(true), Some(0)));
+    insta::assert_snapshot!(serde_json::to_string_pretty(&found).unwrap());
+    let (found, code) = json(&["--model", "llama-3-8b", "--device-memory", "80GB"]);
+    assert_eq!((found["fits"].as_bool(), code), (Some(false), Some(1)));
+    assert!(found["total_bytes"].as_u64() > found["device_bytes"].as_u64());
+    let sum: u64 = found["parts"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+    assert_eq!(found["total_bytes"], sum);
+}
+
+/// Of a run: its own rows, no weights, and the table that training prints.
+#[test]
+fn a_run_is_planned_as_it_is_trained() {
+    let fixture = Fixture::new();
+    let file = fixture.path("run.toml").display().to_string();
+    let planned = text(&[&file, "--device", "host"]);
+    fs::remove_file(fixture.path("model/tokenizer_config.json")).unwrap();
+    let trained = fixture.execute("out", &["--set", "train.steps=1"]);
+    let trained = String::from_utf8(trained.stdout).unwrap();
+    let table = |text: &str| -> Vec<String> {
+        let lines = text.lines().skip_while(|line| !line.starts_with("memory for")).skip(1);
+        lines.take_while(|line| line.starts_with("  ")).map(str::to_owned).collect()
+    };
+    assert!(table(&planned).len() > 6, "{planned}");
+    assert_eq!(table(&planned), table(&trained));
+    let (found, _) = json(&[&file, "--device", "host"]);
+    assert_eq!(found["tokens"], 160);
+    assert!(found["longest_row"].as_u64().unwrap() <= 160);
+}
+
+#[test]
+fn what_cannot_be_planned_is_one_line() {
+    let model = ["--model", "llama-3-8b", "--device-memory", "80GB"];
+    let with = |more: &[&str]| text(&[&model[..], more].concat());
+    for (said, want) in [
+        (text(&["--model", "llama-4"]), "error: --model llama-4: no folder, and none of gpt2-124m, llama-3.2-1b,"),
+        (with(&["--set", "data.order=file"]), "error: --set data.order=file: `data.order` takes no memory"),
+        (
+            with(&["--set", "train.recompute=qkv:3"]),
+            "error: `train.recompute` = \"qkv:3\" names 3 layers, the model has 32",
+        ),
+        (with(&["--set", "train.recompute=all"]), "`all`: expected auto, none, attention,"),
+        (with(&["--set", "train.head_chunk_rows=0"]), "`train.head_chunk_rows` = 0: must be at least 1"),
+        (text(&["--model", "llama-3-8b", "--device-memory", "80 boxes"]), "expected bytes as in 80GB, 74.5GiB"),
+        (text(&["missing.toml", "--device-memory", "80GB"]), "error: configuration `missing.toml` cannot be read"),
+    ] {
+        assert!(said.contains(want), "{said}");
+    }
+    assert_eq!(plan(&[]).status.code(), Some(2));
+    assert_eq!(plan(&["run.toml", "--model", "llama-3-8b"]).status.code(), Some(2));
+}
