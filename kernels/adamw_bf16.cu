@@ -15,7 +15,7 @@ __device__ __forceinline__ void store_by_chance(bf16* to, const float (&x)[kChun
                                                 long long count) {
     float rounded[kChunk];
 #pragma unroll
-    for (int k = 0; k < kChunk; ++k) rounded[k] = __uint_as_float(bf16_by_chance(__float_as_uint(x[k]), half[k]) << 16);
+    for (int k = 0; k < kChunk; ++k) rounded[k] = round_by_chance(x[k], half[k]);
     store_chunk(to, rounded, count);
 }
 

@@ -1,10 +1,12 @@
 // Forward: y[t] = scale * table[ids[t]]. Reads the named rows once, writes y once; one thread per chunk of eight columns.
 // Backward: dtable[id] += scale * sum of dy[t] over the tokens t that carry id. One CTA per distinct id and 512 columns, one
 // thread per chunk of eight columns; the tokens of an id are added in ascending order in f32, so the result does not
-// depend on the launch. Ids that do not occur are not touched.
+// depend on the launch. Ids that do not occur are not touched. A bf16 dtable (narrow) is added to in f32 and rounded by chance:
+// lib/philox.cuh, by an element's place in the arena, where the table begins at `first`.
 // Roof: memory. An id that occurs n times is a chain of n additions: a frequent id sets the time of the whole launch.
 
 #include <chunk.cuh>
+#include <philox.cuh>
 #include <types.cuh>
 
 // ---- device code
@@ -26,9 +28,21 @@ __device__ void embedding_fwd(T* y, const int* ids, const T* table, float scale,
     store_chunk(y + (long long)token * hidden + c, x, hidden - c);
 }
 
-template <class T>
-__device__ void embedding_bwd(float* dtable, const T* dy, const int* distinct_ids, const int* distinct_offsets,
-                              const int* distinct_tokens, float scale, int hidden) {
+// Nothing is done to a sum in f32.
+struct Exact {
+    __device__ __forceinline__ void operator()(float (&)[kChunk], long long) const {}
+};
+
+struct ByChance {
+    Draw draw;
+    long long first;
+
+    __device__ __forceinline__ void operator()(float (&x)[kChunk], long long at) const { round_chunk(x, draw, first + at); }
+};
+
+template <class T, class D, class Round>
+__device__ void embedding_bwd(D* dtable, const T* dy, const int* distinct_ids, const int* distinct_offsets,
+                              const int* distinct_tokens, float scale, int hidden, const Round& round) {
     const int c = (blockIdx.y * kSumThreads + threadIdx.x) * kChunk;
     if (c >= hidden) return;
     const int last = distinct_offsets[blockIdx.x + 1];
@@ -52,12 +66,13 @@ __device__ void embedding_bwd(float* dtable, const T* dy, const int* distinct_id
 #pragma unroll
         for (int k = 0; k < kChunk; ++k) sum[k] += x[k];
     }
-    float* to = dtable + (long long)distinct_ids[blockIdx.x] * hidden + c;
+    const long long at = (long long)distinct_ids[blockIdx.x] * hidden + c;
     float total[kChunk];
-    load_chunk(total, to, hidden - c);
+    load_chunk(total, dtable + at, hidden - c);
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) total[k] += scale * sum[k];
-    store_chunk(to, total, hidden - c);
+    round(total, at);
+    store_chunk(dtable + at, total, hidden - c);
 }
 
 // ---- entry points
@@ -85,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_f32(
     const int* distinct_offsets,  // (distinct + 1)
     const int* distinct_tokens,   // (tokens)
     float scale, int hidden) {
-    embedding_bwd<float>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden);
+    embedding_bwd(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden, Exact());
 }
 
 extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_bf16(
@@ -95,5 +110,27 @@ extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_bf16(
     const int* distinct_offsets,  // (distinct + 1)
     const int* distinct_tokens,   // (tokens)
     float scale, int hidden) {
-    embedding_bwd<bf16>(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden);
+    embedding_bwd(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden, Exact());
+}
+
+extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_narrow_f32(
+    bf16* dtable,                 // (vocab, hidden), added to
+    const float* dy,              // (tokens, hidden)
+    const int* distinct_ids,      // (distinct), each in 0..vocab, no two alike
+    const int* distinct_offsets,  // (distinct + 1)
+    const int* distinct_tokens,   // (tokens)
+    float scale, int hidden, unsigned long long seed, unsigned number, unsigned part, long long first) {
+    const ByChance round{{seed, number, kGradients | part << 8}, first};
+    embedding_bwd(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden, round);
+}
+
+extern "C" __global__ void __launch_bounds__(kSumThreads) embedding_bwd_narrow_bf16(
+    bf16* dtable,                 // (vocab, hidden), added to
+    const bf16* dy,               // (tokens, hidden)
+    const int* distinct_ids,      // (distinct), each in 0..vocab, no two alike
+    const int* distinct_offsets,  // (distinct + 1)
+    const int* distinct_tokens,   // (tokens)
+    float scale, int hidden, unsigned long long seed, unsigned number, unsigned part, long long first) {
+    const ByChance round{{seed, number, kGradients | part << 8}, first};
+    embedding_bwd(dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden, round);
 }

@@ -8,12 +8,15 @@
 // are swizzled so that copies and ldmatrix are free of bank conflicts. Ragged m, n, k are zero-filled.
 // f32: plain FMA, 64x64 tiles, 4x4 a thread, k ascending, 17 KB of shared memory.
 // f32 accumulation in both; one owner per tile, no atomics, no split of k: the same bits on every run.
+// Gradients of weights that are added up in bf16 (narrow) overwrite D rounded to nearest, or are added to it in f32 and rounded
+// by chance: lib/philox.cuh, by an element's place in the arena, where D begins at `first`.
 // Every operand is read once per tile row or column, D is written once. Roof: tensor cores (bf16), FMA units (f32).
 // ptxas 13.0, sm_80 and sm_90a: bf16 119 to 125 registers, f32 89 to 115, no spills, two CTAs a multiprocessor.
 
 #include <cta.cuh>
 #include <ldst.cuh>
 #include <mma.cuh>
+#include <philox.cuh>
 #include <types.cuh>
 
 // ---- device code
@@ -80,6 +83,54 @@ __device__ __forceinline__ void store_pair(D* d, float x, float y, int columns, 
     if (columns >= 1) store(d, x, accumulate);
     if (columns >= 2) store(d + 1, y, accumulate);
 }
+
+// Where results go as they are.
+template <class D>
+struct Plain {
+    D* d;
+    int ldd, accumulate;
+    bool aligned;
+
+    __device__ __forceinline__ Plain(D* d, int ldd, int accumulate)
+        : d(d),
+          ldd(ldd),
+          accumulate(accumulate),
+          aligned(ldd % 2 == 0 && reinterpret_cast<unsigned long long>(d) % sizeof(Pair<D>) == 0) {}
+    __device__ __forceinline__ void one(int row, int column, float x) const {
+        store(d + (long long)row * ldd + column, x, accumulate);
+    }
+    __device__ __forceinline__ void pair(int row, int column, float x, float y, int columns) const {
+        store_pair(d + (long long)row * ldd + column, x, y, columns, aligned, accumulate);
+    }
+};
+
+// Where gradients are added up in bf16.
+struct Narrow {
+    bf16* d;
+    int ldd, accumulate;
+    Draw draw;
+    long long first;
+
+    __device__ __forceinline__ void one(int row, int column, float x) const {
+        const long long at = (long long)row * ldd + column;
+        if (accumulate) x = round_by_chance(to_f32(d[at]) + x, random_half(draw, first + at));
+        d[at] = from_f32<bf16>(x);
+    }
+    __device__ __forceinline__ void pair(int row, int column, float x, float y, int columns) const {
+        if (columns < 2) {
+            if (columns == 1) one(row, column, x);
+            return;
+        }
+        const long long at = (long long)row * ldd + column;
+        if (accumulate) {
+            x += to_f32(d[at]);
+            y += to_f32(d[at + 1]);
+            round_pair(x, y, draw, first + at);
+        }
+        d[at] = from_f32<bf16>(x);
+        d[at + 1] = from_f32<bf16>(y);
+    }
+};
 
 // bf16 on tensor cores.
 
@@ -183,11 +234,10 @@ __device__ __forceinline__ void multiply(float (&sum)[4][4][4], const bf16* a_bl
     }
 }
 
-template <class D>
-__device__ __forceinline__ void write_warp_tile(D* d, const float (&sum)[4][4][4], int row0, int column0,
-                                                int accumulate, const Problem& p) {
+template <class Out>
+__device__ __forceinline__ void write_warp_tile(const Out& out, const float (&sum)[4][4][4], int row0, int column0,
+                                                const Problem& p) {
     const int lane = threadIdx.x % kWarpThreads;
-    const bool aligned = p.ldd % 2 == 0 && reinterpret_cast<unsigned long long>(d) % sizeof(Pair<D>) == 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -197,14 +247,13 @@ __device__ __forceinline__ void write_warp_tile(D* d, const float (&sum)[4][4][4
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int column = column0 + 8 * j + lane % 4 * 2;
-                store_pair(d + (long long)row * p.ldd + column, sum[i][j][2 * half], sum[i][j][2 * half + 1],
-                           p.n - column, aligned, accumulate);
+                out.pair(row, column, sum[i][j][2 * half], sum[i][j][2 * half + 1], p.n - column);
             }
         }
 }
 
-template <class Order, class D>
-__device__ __forceinline__ void gemm_bf16(D* d, const bf16* a, const bf16* b, int accumulate, const Problem& p) {
+template <class Order, class Out>
+__device__ __forceinline__ void gemm_bf16_to(const Out& out, const bf16* a, const bf16* b, const Problem& p) {
     const int warp = threadIdx.x / kWarpThreads;
     const int warp_m = warp / (kTile / kWarpN) * kWarpM, warp_n = warp % (kTile / kWarpN) * kWarpN;
     const Tiles<kTile> tiles(p);
@@ -226,8 +275,13 @@ __device__ __forceinline__ void gemm_bf16(D* d, const bf16* a, const bf16* b, in
         }
         int m0, n0;
         tiles.place(tile, m0, n0);
-        write_warp_tile(d, sum, m0 + warp_m, n0 + warp_n, accumulate, p);
+        write_warp_tile(out, sum, m0 + warp_m, n0 + warp_n, p);
     }
+}
+
+template <class Order, class D>
+__device__ __forceinline__ void gemm_bf16(D* d, const bf16* a, const bf16* b, int accumulate, const Problem& p) {
+    gemm_bf16_to<Order>(Plain<D>(d, p.ldd, accumulate), a, b, p);
 }
 
 // f32 on FMA units.
@@ -284,8 +338,8 @@ __device__ __forceinline__ void multiply_f32(float (&sum)[4][4], const float* a_
     }
 }
 
-template <class Order>
-__device__ __forceinline__ void gemm_f32(float* d, const float* a, const float* b, int accumulate, const Problem& p) {
+template <class Order, class Out>
+__device__ __forceinline__ void gemm_f32_to(const Out& out, const float* a, const float* b, const Problem& p) {
     constexpr int kOperand = kFmaK * kFmaPitch;
     const int own_m = threadIdx.x / 16 * 4, own_n = threadIdx.x % 16 * 4;
     const Tiles<kFmaTile> tiles(p);
@@ -316,9 +370,14 @@ __device__ __forceinline__ void gemm_f32(float* d, const float* a, const float* 
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int row = m0 + own_m + i, column = n0 + own_n + j;
-                if (row < p.m && column < p.n) store(d + (long long)row * p.ldd + column, sum[i][j], accumulate);
+                if (row < p.m && column < p.n) out.one(row, column, sum[i][j]);
             }
     }
+}
+
+template <class Order>
+__device__ __forceinline__ void gemm_f32(float* d, const float* a, const float* b, int accumulate, const Problem& p) {
+    gemm_f32_to<Order>(Plain<float>(d, p.ldd, accumulate), a, b, p);
 }
 
 // ---- entry points
@@ -393,4 +452,24 @@ extern "C" __global__ void __launch_bounds__(kThreads, kCtasPerSm) gemm_tn_wide_
     const bf16* b,  // (k, n), row pitch ldb
     int accumulate, int m, int n, int k, int lda, int ldb, int ldd) {
     gemm_bf16<Tn>(d, a, b, accumulate, {m, n, k, lda, ldb, ldd});
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, kCtasPerSm) gemm_tn_narrow_f32(
+    bf16* d,        // (m, n), row pitch ldd, added to if accumulate
+    const float* a,  // (k, m), row pitch lda
+    const float* b,  // (k, n), row pitch ldb
+    int accumulate, int m, int n, int k, int lda, int ldb, int ldd, unsigned long long seed, unsigned number, unsigned part,
+    long long first) {
+    const Narrow out{d, ldd, accumulate, {seed, number, kGradients | part << 8}, first};
+    gemm_f32_to<Tn>(out, a, b, {m, n, k, lda, ldb, ldd});
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, kCtasPerSm) gemm_tn_narrow_bf16(
+    bf16* d,        // (m, n), row pitch ldd, added to if accumulate
+    const bf16* a,  // (k, m), row pitch lda
+    const bf16* b,  // (k, n), row pitch ldb
+    int accumulate, int m, int n, int k, int lda, int ldb, int ldd, unsigned long long seed, unsigned number, unsigned part,
+    long long first) {
+    const Narrow out{d, ldd, accumulate, {seed, number, kGradients | part << 8}, first};
+    gemm_bf16_to<Tn>(out, a, b, {m, n, k, lda, ldb, ldd});
 }

@@ -12,38 +12,69 @@
 
 constexpr int kSliceThreads = 128;
 constexpr int kFinishThreads = 256;
-constexpr int kVector = 4;
 
-// Four elements from `i` on, those past `end` left out.
-__device__ __forceinline__ double square_sum(const float* grads, long long i, long long end) {
+// Elements of sixteen bytes.
+template <class G>
+constexpr int kVector = 16 / (int)sizeof(G);
+
+__device__ __forceinline__ double squares(const Pack16& pack, const float*) {
     double sum = 0.0;
-    if (i + kVector <= end && ((unsigned long long)(grads + i) & 15) == 0) {
-        const Pack16 pack = load16(grads + i);
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) {
-            const double g = __uint_as_float(pack.word[k]);
-            sum += g * g;
-        }
-    } else {
-        for (long long k = i; k < min(i + kVector, end); ++k) sum += (double)grads[k] * grads[k];
+    for (int k = 0; k < 4; ++k) {
+        const double g = __uint_as_float(pack.word[k]);
+        sum += g * g;
     }
     return sum;
 }
 
-// ---- entry points
+__device__ __forceinline__ double squares(const Pack16& pack, const bf16*) {
+    double sum = 0.0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const double low = __uint_as_float(pack.word[k] << 16), high = __uint_as_float(pack.word[k] & 0xffff0000u);
+        sum += low * low;
+        sum += high * high;
+    }
+    return sum;
+}
 
-extern "C" __global__ void __launch_bounds__(kSliceThreads) grad_norm_partials(
-    double* partials,    // (slices)
-    const float* grads,  // (elements)
-    int slice_elements, int slices, long long elements) {
+// Sixteen bytes of elements from `i` on, those past `end` left out.
+template <class G>
+__device__ __forceinline__ double square_sum(const G* grads, long long i, long long end) {
+    if (i + kVector<G> <= end && ((unsigned long long)(grads + i) & 15) == 0) {
+        return squares(load16(grads + i), grads);
+    }
+    double sum = 0.0;
+    for (long long k = i; k < min(i + kVector<G>, end); ++k) sum += (double)to_f32(grads[k]) * to_f32(grads[k]);
+    return sum;
+}
+
+template <class G>
+__device__ void grad_norm_partials(double* partials, const G* grads, int slice_elements, int slices, long long elements) {
     const int lane = threadIdx.x % kWarpThreads;
     const int slice = blockIdx.x * (kSliceThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
     if (slice >= slices) return;
     const long long first = (long long)slice * slice_elements, end = min(first + slice_elements, elements);
     double sum = 0.0;
-    for (long long i = first + lane * kVector; i < end; i += kWarpThreads * kVector) sum += square_sum(grads, i, end);
+    for (long long i = first + lane * kVector<G>; i < end; i += kWarpThreads * kVector<G>) sum += square_sum(grads, i, end);
     sum = warp_sum(sum);
     if (lane == 0) partials[slice] = sum;
+}
+
+// ---- entry points
+
+extern "C" __global__ void __launch_bounds__(kSliceThreads) grad_norm_partials_f32(
+    double* partials,    // (slices)
+    const float* grads,  // (elements)
+    int slice_elements, int slices, long long elements) {
+    grad_norm_partials<float>(partials, grads, slice_elements, slices, elements);
+}
+
+extern "C" __global__ void __launch_bounds__(kSliceThreads) grad_norm_partials_bf16(
+    double* partials,   // (slices)
+    const bf16* grads,  // (elements)
+    int slice_elements, int slices, long long elements) {
+    grad_norm_partials<bf16>(partials, grads, slice_elements, slices, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(kFinishThreads) grad_norm_finish(

@@ -2,7 +2,7 @@
 
 use half::bf16;
 use warpo::{
-    device::{Device, Element},
+    device::{DType, Device, Element},
     model::{AnyBuffer, Group, Layout, ParamSet},
     optim::{Moments, Optimizer, RuleKind, Settings},
 };
@@ -111,7 +111,7 @@ fn an_optimizer_takes_what_is_planned() {
         let params = ParamSet::<f32>::trained(&device, layout).unwrap();
         let before = device.memory().allocated;
         let _optimizer = Optimizer::allocate(&params, &settings(rule)).unwrap();
-        assert_eq!(device.memory().allocated - before, rule.bytes(params.groups()), "{rule:?}");
+        assert_eq!(device.memory().allocated - before, rule.bytes(params.groups(), DType::F32), "{rule:?}");
     }
 }
 

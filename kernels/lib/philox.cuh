@@ -27,11 +27,19 @@ struct Draw {
     unsigned number, stream;
 };
 
-// Sixteen random bits for each of eight elements that begin at a multiple of eight: low half first, words in order.
-__device__ __forceinline__ void random_halves(unsigned (&h)[kHalves], const Draw& draw, long long element) {
+// For a chunk of eight elements that begins at a multiple of eight: sixteen random bits for each, low half first, words in order.
+__device__ __forceinline__ void random_words(unsigned (&words)[4], const Draw& draw, long long element) {
     const unsigned long long chunk = (unsigned long long)element / kHalves;
-    unsigned words[4] = {(unsigned)chunk, (unsigned)(chunk >> 32), draw.number, draw.stream};
+    words[0] = (unsigned)chunk;
+    words[1] = (unsigned)(chunk >> 32);
+    words[2] = draw.number;
+    words[3] = draw.stream;
     philox4x32_10(words, (unsigned)draw.seed, (unsigned)(draw.seed >> 32));
+}
+
+__device__ __forceinline__ void random_halves(unsigned (&h)[kHalves], const Draw& draw, long long element) {
+    unsigned words[4];
+    random_words(words, draw, element);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         h[2 * i] = words[i] & 0xffffu;
@@ -43,4 +51,55 @@ __device__ __forceinline__ void random_halves(unsigned (&h)[kHalves], const Draw
 __device__ __forceinline__ unsigned bf16_by_chance(unsigned bits, unsigned half) {
     if ((bits & 0x7f800000u) == 0x7f800000u) return bits >> 16 | ((bits & 0x7fffffu) != 0u ? 0x40u : 0u);
     return (bits + half) >> 16;
+}
+
+// The same rounding, as the f32 that the bf16 stands for.
+__device__ __forceinline__ float round_by_chance(float x, unsigned half) {
+    return __uint_as_float(bf16_by_chance(__float_as_uint(x), half) << 16);
+}
+
+// Of one element, wherever it lies in its chunk.
+__device__ __forceinline__ unsigned random_half(const Draw& draw, long long element) {
+    unsigned half[kHalves], own = 0;
+    const int at = (int)((unsigned long long)element % kHalves);
+    random_halves(half, draw, element);
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) own = i == at ? half[i] : own;
+    return own;
+}
+
+// Rounds two neighbours.
+__device__ __forceinline__ void round_pair(float& x, float& y, const Draw& draw, long long element) {
+    const int at = (int)((unsigned long long)element % kHalves);
+    if (at % 2 == 0) {
+        unsigned half[kHalves], low = 0, high = 0;
+        random_halves(half, draw, element);
+#pragma unroll
+        for (int i = 0; i < kHalves; i += 2) {
+            low = i == at ? half[i] : low;
+            high = i == at ? half[i + 1] : high;
+        }
+        x = round_by_chance(x, low);
+        y = round_by_chance(y, high);
+    } else {
+        x = round_by_chance(x, random_half(draw, element));
+        y = round_by_chance(y, random_half(draw, element + 1));
+    }
+}
+
+// Rounds eight neighbours; at once where they are a chunk of the arena.
+__device__ __forceinline__ void round_chunk(float (&x)[kHalves], const Draw& draw, long long element) {
+    unsigned half[kHalves] = {};
+    if ((unsigned long long)element % kHalves == 0) {
+        random_halves(half, draw, element);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < kHalves; ++i) {
+            const unsigned own = random_half(draw, element + i);
+#pragma unroll
+            for (int k = 0; k < kHalves; ++k) half[k] = k == i ? own : half[k];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) x[i] = round_by_chance(x[i], half[i]);
 }

@@ -237,8 +237,9 @@ struct Outbox {
     __device__ __forceinline__ char* open() {
         if (issues()) bulk_wait_read<1>();
         group_sync(group);
-        return panels + turn * kPanelBytes;
+        return opened();
     }
+    __device__ __forceinline__ char* opened() const { return panels + turn * kPanelBytes; }
 
     // Sends what the group wrote, or adds it to what is there.
     template <bool kAdd>
@@ -268,27 +269,34 @@ __device__ __forceinline__ int fragment_row() {
 }
 __device__ __forceinline__ int fragment_column() { return threadIdx.x % 4 * 2; }
 
+// 64 rows of 64 columns as bf16 into the open panel.
+template <int kFirst, int kCount>
+__device__ __forceinline__ void write_panel(const Outbox& outbox, const float (&sum)[kCount], int panel) {
+    const int lane = threadIdx.x % kWarpThreads, warp_row = threadIdx.x % kGroupThreads / kWarpThreads * 16;
+    char* rows = outbox.opened() + (warp_row + lane % 16) * 128;
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+        unsigned words[4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int at = kFirst / 2 + 4 * (8 * panel + j + half);
+            words[2 * half] = pack_bf16x2(sum[at], sum[at + 1]);
+            words[2 * half + 1] = pack_bf16x2(sum[at + 2], sum[at + 3]);
+        }
+        stmatrix_x4(rows + ((j + lane / 16 ^ lane % 8) << 4), words);
+    }
+}
+
 // 64 rows of some of the tile's columns as bf16, in panels of 64.
 template <int kFirst, int kColumns, int kCount>
 __device__ __forceinline__ void write_rows(Outbox& outbox, const CUtensorMap* d_map, const float (&sum)[kCount], int row0,
                                            int n0, const Problem& p) {
-    const int lane = threadIdx.x % kWarpThreads, warp_row = threadIdx.x % kGroupThreads / kWarpThreads * 16;
 #pragma unroll
     for (int panel = 0; panel < kColumns / 64; ++panel) {
         const int column0 = n0 + 64 * panel;
         if (column0 >= p.n || row0 >= p.m) break;
-        char* rows = outbox.open() + (warp_row + lane % 16) * 128;
-#pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-            unsigned words[4];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int at = kFirst / 2 + 4 * (8 * panel + j + half);
-                words[2 * half] = pack_bf16x2(sum[at], sum[at + 1]);
-                words[2 * half + 1] = pack_bf16x2(sum[at + 2], sum[at + 3]);
-            }
-            stmatrix_x4(rows + ((j + lane / 16 ^ lane % 8) << 4), words);
-        }
+        outbox.open();
+        write_panel<kFirst>(outbox, sum, panel);
         outbox.send<false>(d_map, column0, row0);
     }
 }

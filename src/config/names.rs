@@ -403,6 +403,7 @@ pub(super) const WITHOUT_TRL: &[&str] = &[
     "batch.tokens",
     "optim.decay_ratio",
     "optim.alpha",
+    "optim.gradients",
     "optim.moments",
     "train.save_minutes",
     "train.ema",

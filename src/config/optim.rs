@@ -4,7 +4,10 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::source::Origins;
-use crate::optim::{Moments, Schedule};
+use crate::{
+    device::DType,
+    optim::{Moments, Schedule},
+};
 
 /// Which optimizer, with PyTorch's semantics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,24 @@ pub enum OptimName {
     AdamW,
     /// Tieleman & Hinton 2012, neither centred nor with momentum.
     RmsProp,
+}
+
+/// What the gradients of matrices and tables are added up in; those of vectors are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gradients {
+    /// 4 bytes a parameter.
+    #[default]
+    F32,
+    /// 2 bytes a parameter; every micro-batch rounds what it adds, at random.
+    Bf16,
+}
+
+impl Gradients {
+    /// Of their elements.
+    pub fn dtype(self) -> DType {
+        if self == Self::Bf16 { DType::Bf16 } else { DType::F32 }
+    }
 }
 
 /// Share of all steps over which `warmup_stable_decay` falls if nothing is said.
@@ -62,6 +83,10 @@ pub struct OptimSection {
     /// Added to the root of the second moment or of that mean; above 0.
     /// Example: `eps = 1e-6`.
     pub eps: f64,
+    /// AdamW: what the gradients of matrices and tables are added up in over the micro-batches of a step; those of vectors (norms,
+    /// biases) are f32.
+    /// Example: `gradients = "bf16"`.
+    pub gradients: Gradients,
     /// AdamW: what the two moments of matrices and tables are kept as; those of vectors (norms, biases) are f32. What is cut off
     /// is rounded at random, by the seed, so that nothing is lost on average.
     /// Example: `moments = "8bit"`.
@@ -86,6 +111,7 @@ impl Default for OptimSection {
             beta2: 0.999,
             alpha: 0.99,
             eps: 1e-8,
+            gradients: Gradients::F32,
             moments: Moments::F32,
             max_grad_norm: 1.0,
         }
@@ -115,6 +141,11 @@ impl OptimSection {
             self.name == OptimName::AdamW || self.moments == Moments::F32,
             "{}: `optim.moments`: `optim.name` is \"rmsprop\", whose mean of squares is f32: remove it or set optim.name = \"adamw\"",
             at.of("optim.moments")
+        );
+        ensure!(
+            self.name == OptimName::AdamW || self.gradients == Gradients::F32,
+            "{}: `optim.gradients`: `optim.name` is \"rmsprop\", whose gradients are f32: remove it or set optim.name = \"adamw\"",
+            at.of("optim.gradients")
         );
         Ok(())
     }

@@ -9,7 +9,8 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    Activation, Batch, LayerRanges, Linear, Model, NormKind, NormRanges, OutputHead, memory::LayerSpans, memory::Span,
+    Activation, Batch, LayerRanges, Layout, Linear, Model, NormKind, NormRanges, OutputHead, memory::LayerSpans,
+    memory::Span,
 };
 use crate::{
     device::{Buffer, Float},
@@ -64,6 +65,7 @@ impl<T: Float> Model<T> {
         if let Some(logps) = slopes.logps {
             ensure!(logps.len() == batch.rows, "{} coefficients for {} rows", logps.len(), batch.rows);
         }
+        self.clear_tables(slopes.logps.is_some() || slopes.divergences.is_some())?;
         let dhidden = self.part(self.plan.spans.normed, batch.tokens * self.config.hidden);
         match (slopes.logps, &slopes.divergences) {
             (Some(logps), None) => self.head_bwd(batch, logps)?,
@@ -74,7 +76,23 @@ impl<T: Float> Model<T> {
         }
         let hidden = self.hidden(batch);
         slopes.heads.iter().try_for_each(|head| head.backward(&dhidden, &hidden, batch))?;
-        self.body_bwd(batch)
+        self.body_bwd(batch)?;
+        self.params.added();
+        Ok(())
+    }
+
+    /// Zeroes the bf16 gradients that a step's first micro-batch would not overwrite: of tables that ids are looked up in, of which it
+    /// touches some rows, unless the head of the same table has overwritten it before, and of a head that no slopes reach.
+    fn clear_tables(&self, head_runs: bool) -> Result<()> {
+        if !self.params.is_fresh() {
+            return Ok(());
+        }
+        let Layout { embedding, positions, head, .. } = self.params.layout();
+        let tied = embedding == head;
+        let cleared =
+            [(!tied || !head_runs).then_some(embedding), (!tied && !head_runs).then_some(head), positions.as_ref()];
+        let mut tables = cleared.into_iter().flatten();
+        tables.try_for_each(|range| self.device.fill_zero(&self.params.narrow_grads().slice(range.clone())))
     }
 
     /// Leaves the gradient of the head's input in `normed`.
@@ -85,7 +103,7 @@ impl<T: Float> Model<T> {
         distributions::bwd(
             &self.device,
             &self.part(self.plan.spans.normed, batch.tokens * self.config.hidden),
-            &self.params.grad(&self.params.layout().head),
+            self.params.gradient(&self.params.layout().head),
             &self.head_source(&own_inputs, &own),
             &reference.head_source(&other_inputs, &other),
             kept,
@@ -116,7 +134,7 @@ impl<T: Float> Model<T> {
         let add = |range: &Range<usize>, [distinct, offsets, order]: [&Buffer<i32>; 3], scale, rows| {
             embedding::bwd(
                 &self.device,
-                &self.params.grad(range),
+                self.params.gradient(range),
                 dx,
                 distinct,
                 offsets,
@@ -141,7 +159,7 @@ impl<T: Float> Model<T> {
         head::bwd(
             &self.device,
             &self.part(spans.normed, elements),
-            &self.params.grad(&self.params.layout().head),
+            self.params.gradient(&self.params.layout().head),
             &self.head_scratch(batch.rows),
             &self.part(spans.hidden, elements),
             &self.params.weight(&self.params.layout().head),

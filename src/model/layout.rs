@@ -135,6 +135,11 @@ impl Layout {
         layout
     }
 
+    /// Elements of the matrices and tables that come first; vectors follow.
+    pub fn matrices(&self) -> usize {
+        self.tensors.iter().find(|spec| !spec.decay).map_or(self.elements, |spec| spec.offset)
+    }
+
     /// What an optimizer treats alike: neighbours that are both decayed or both not.
     pub fn groups(&self) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();

@@ -137,7 +137,7 @@ impl Linear {
     ) -> Result<()> {
         let (device, tokens) = (params.device(), dy.len() / self.rows);
         let product = Gemm::tn(self.rows, self.columns, tokens).accumulating();
-        gemm::run_split(device, &product, &params.grad(&self.weight), dy, x, partials)?;
+        gemm::run_gradient(device, &product, &params.gradient(&self.weight), dy, x, Some(partials))?;
         let Some(range) = &self.bias else { return Ok(()) };
         let partials = partials.slice(0..bias::bwd_partials(tokens, self.rows));
         bias::bwd(device, &params.grad(range), &partials, dy, tokens, self.rows)

@@ -133,6 +133,8 @@ pub struct MemoryPlan {
     pub parameters: usize,
     /// What the f32 masters of trained bf16 weights have beside them.
     pub low: usize,
+    /// Element type of the gradients of matrices and tables; those of vectors are f32.
+    pub gradient: DType,
     /// Of the trained weights.
     pub gradients: usize,
     /// What the optimizer remembers.
@@ -188,6 +190,7 @@ impl MemoryPlan {
             exponentials: false,
             parameters: elements * width(precision),
             low: if trains { elements * low } else { 0 },
+            gradient: DType::F32,
             gradients: if trains { elements * 4 } else { 0 },
             optimizer: if trains { elements * 8 } else { 0 },
             saved: 0,
@@ -235,6 +238,15 @@ impl MemoryPlan {
         self.levels = levels;
         self.place(config);
         Ok(self)
+    }
+
+    /// The same plan with gradients of matrices and tables in f32 or bf16; without this they are f32.
+    pub fn adding_up_in(mut self, config: &ModelConfig, gradients: DType) -> Self {
+        let layout = Layout::new(config);
+        let narrow = if gradients == DType::Bf16 { layout.matrices() } else { 0 };
+        self.gradients = if self.trains { 4 * layout.elements - 2 * narrow } else { 0 };
+        self.gradient = gradients;
+        self
     }
 
     /// The same plan for an optimizer that takes so many bytes; without this it is two moments in f32.

@@ -96,7 +96,10 @@ impl<T: Float> Model<T> {
         );
         let planned = plan.clone().on(device, config).exponentials;
         ensure!(planned || !plan.exponentials, "the memory plan is for another device: this one's head stores logits");
-        let params = if plan.trains { ParamSet::trained(device, layout) } else { ParamSet::frozen(device, layout) }?;
+        let params = match plan.trains {
+            true => ParamSet::trained_with(device, layout, plan.gradient)?,
+            false => ParamSet::frozen(device, layout)?,
+        };
         let arena = Arena(device.alloc(plan.arena)?);
         let model = Self { device: device.clone(), config: config.clone(), plan, arena, params };
         model.fill_rotary_tables()?;
@@ -110,7 +113,7 @@ impl<T: Float> Model<T> {
     /// The weights are those of another model.
     pub fn over(&self, params: ParamSet<T>) -> Result<Self> {
         ensure!(params.layout() == self.layout(), "weights of another model in a shared arena");
-        let trains = self.plan.trains && !params.grads().is_empty();
+        let trains = self.plan.trains && params.elements() > 0;
         let plan = MemoryPlan { trains, ..self.plan.clone() };
         Ok(Self { device: self.device.clone(), config: self.config.clone(), plan, arena: self.arena.clone(), params })
     }

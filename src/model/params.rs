@@ -8,15 +8,17 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use anyhow::{Result, ensure};
+use half::bf16;
 
 use super::Layout;
 use crate::{
     device::{Buffer, DType, Device, Float},
+    ops::gradient::{Gradient, Narrow},
     rng::Draw,
 };
 
@@ -50,6 +52,9 @@ pub struct ParamSet<T> {
     trained: Buffer<T>,
     /// What the f32 masters of trained bf16 weights have beside them; f32 weights are their own.
     low: Buffer<u16>,
+    /// Gradients of the matrices and tables, where these are added up in bf16.
+    narrow: Buffer<bf16>,
+    /// All others.
     grads: Buffer<f32>,
     frozen: Buffer<u8>,
     groups: Vec<Group>,
@@ -62,19 +67,31 @@ struct Clock {
     seed: AtomicU64,
     /// Begun, those included whose update was not applied.
     steps: AtomicU64,
+    /// Micro-batches of the step whose gradients are there.
+    micros: AtomicU32,
 }
 
 impl<T: Float> ParamSet<T> {
-    /// Weights to be learnt, undefined until they are filled; gradients are zero. Groups are those of the layout.
+    /// Weights to be learnt, undefined until they are filled; gradients are f32 and zero. Groups are those of the layout.
     ///
     /// # Errors
     /// The device is out of memory.
     pub fn trained(device: &Device, layout: Layout) -> Result<Self> {
+        Self::trained_with(device, layout, DType::F32)
+    }
+
+    /// The same with gradients of matrices and tables in f32 or bf16.
+    ///
+    /// # Errors
+    /// As [`trained`](Self::trained).
+    pub fn trained_with(device: &Device, layout: Layout, gradients: DType) -> Result<Self> {
+        let narrow = if gradients == DType::Bf16 { layout.matrices() } else { 0 };
         Ok(Self {
             device: device.clone(),
             trained: device.alloc(layout.elements)?,
             low: device.alloc(if T::DTYPE == DType::F32 { 0 } else { layout.elements })?,
-            grads: device.zeros(layout.elements)?,
+            narrow: device.zeros(narrow)?,
+            grads: device.zeros(layout.elements - narrow)?,
             frozen: device.alloc(0)?,
             groups: layout.groups(),
             clock: Arc::default(),
@@ -91,6 +108,7 @@ impl<T: Float> ParamSet<T> {
             device: device.clone(),
             trained: device.alloc(0)?,
             low: device.alloc(0)?,
+            narrow: device.alloc(0)?,
             grads: device.alloc(0)?,
             frozen: device.alloc(layout.elements * size_of::<T>())?,
             groups: Vec::new(),
@@ -133,9 +151,19 @@ impl<T: Float> ParamSet<T> {
         if self.frozen.is_empty() { self.trained.clone() } else { self.frozen.cast() }
     }
 
-    /// Gradients of the trained weights in the same order.
+    /// Gradients of the trained weights in the same order, if all of them are f32; otherwise those of the vectors.
     pub fn grads(&self) -> &Buffer<f32> {
         &self.grads
+    }
+
+    /// Gradients of the matrices and tables, if they are bf16.
+    pub fn narrow_grads(&self) -> &Buffer<bf16> {
+        &self.narrow
+    }
+
+    /// Elements of the trained arena.
+    pub fn elements(&self) -> usize {
+        self.trained.len()
     }
 
     /// Where a range of the layout is.
@@ -192,12 +220,47 @@ impl<T: Float> ParamSet<T> {
         self.device.fill_zero(&self.low)
     }
 
-    /// The gradients of a range of the layout.
+    /// The f32 gradients of a range of the layout.
     ///
     /// # Panics
-    /// The set is frozen.
+    /// The set is frozen, or these are bf16.
     pub fn grad(&self, range: &Range<usize>) -> Buffer<f32> {
-        self.grads.slice(range.clone())
+        let before = self.narrow.len();
+        self.grads.slice(range.start - before..range.end - before)
+    }
+
+    /// The gradients of a range of the layout, whatever they are, for what the micro-batch under way adds.
+    ///
+    /// # Panics
+    /// The set is frozen, or the range has gradients of both types.
+    pub fn gradient(&self, range: &Range<usize>) -> Gradient {
+        if range.start >= self.narrow.len() {
+            return Gradient::F32(self.grad(range));
+        }
+        let micro = self.clock.micros.load(Relaxed);
+        let buffer = self.narrow.slice(range.clone());
+        Gradient::Bf16(Narrow { buffer, first: range.start, draw: self.draw(), part: 2 * micro, fresh: micro == 0 })
+    }
+
+    /// The gradients of a range of the layout in f32.
+    ///
+    /// # Errors
+    /// An earlier launch failed.
+    pub fn download_gradient(&self, range: &Range<usize>) -> Result<Vec<f32>> {
+        match self.gradient(range) {
+            Gradient::F32(buffer) => self.device.download(&buffer),
+            Gradient::Bf16(narrow) => Ok(self.device.download(&narrow.buffer)?.into_iter().map(bf16::to_f32).collect()),
+        }
+    }
+
+    /// A micro-batch has added all of its gradients.
+    pub(super) fn added(&self) {
+        self.clock.micros.fetch_add(1, Relaxed);
+    }
+
+    /// Whether the micro-batch under way finds bf16 gradients that it has to overwrite.
+    pub(super) fn is_fresh(&self) -> bool {
+        !self.narrow.is_empty() && self.clock.micros.load(Relaxed) == 0
     }
 
     /// Goes on as after so many steps of a run with this seed.
@@ -211,12 +274,13 @@ impl<T: Float> ParamSet<T> {
         Draw { seed: self.clock.seed.load(Relaxed), number: self.clock.steps.load(Relaxed) as u32 }
     }
 
-    /// Starts a step.
+    /// Starts a step. Gradients in bf16 stay as they are: the first micro-batch overwrites them.
     ///
     /// # Errors
     /// The driver refuses.
     pub fn zero_grads(&self) -> Result<()> {
         self.clock.steps.fetch_add(1, Relaxed);
+        self.clock.micros.store(0, Relaxed);
         self.device.fill_zero(&self.grads)
     }
 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::{CHUNK, chunk_launch, expect_len};
+use super::{
+    CHUNK, chunk_launch, expect_len,
+    gradient::{Gradient, Narrow},
+};
 use crate::device::{Buffer, Device, Float, Launch, Table, kernels::embedding as kernel};
 
 const SUM_THREADS: usize = 64;
@@ -36,7 +39,8 @@ pub fn fwd<T: Float>(
     device.with_tables(&[Table::below("embedding ids", ids, vocab)], work)
 }
 
-/// Adds to each row of `dtable` `scale` times the sum of `dy` over the tokens that carry its id; other rows are not touched.
+/// Adds to each row of `dtable` `scale` times the sum of `dy` over the tokens that carry its id; other rows are not touched. In bf16
+/// every addition is rounded by chance.
 ///
 /// Shapes: `dtable` (vocab, hidden); `dy` (tokens, hidden); `distinct_ids` (distinct), `distinct_offsets`
 /// (distinct + 1), `distinct_tokens` (tokens) as in [`crate::forest::Forest`].
@@ -46,7 +50,7 @@ pub fn fwd<T: Float>(
 #[allow(clippy::too_many_arguments)]
 pub fn bwd<T: Float>(
     device: &Device,
-    dtable: &Buffer<f32>,
+    dtable: impl Into<Gradient>,
     dy: &Buffer<T>,
     distinct_ids: &Buffer<i32>,
     distinct_offsets: &Buffer<i32>,
@@ -56,26 +60,38 @@ pub fn bwd<T: Float>(
     hidden: usize,
     vocab: usize,
 ) -> Result<()> {
-    let distinct = distinct_ids.len();
-    expect_len("embedding dtable", dtable, &[vocab, hidden])?;
+    let (distinct, dtable) = (distinct_ids.len(), dtable.into());
+    ensure!(dtable.len() == vocab * hidden, "embedding dtable: {} elements of {vocab} rows of {hidden}", dtable.len());
     expect_len("embedding dy", dy, &[tokens, hidden])?;
     expect_len("embedding distinct_offsets", distinct_offsets, &[distinct + 1])?;
     expect_len("embedding distinct_tokens", distinct_tokens, &[tokens])?;
     ensure!(distinct <= vocab.min(tokens), "embedding: {distinct} distinct ids of {tokens} tokens, vocabulary {vocab}");
     let columns = hidden.div_ceil(SUM_THREADS * CHUNK);
     let launch = Launch { grid: [distinct as u32, columns as u32, 1], ..Launch::linear(1, SUM_THREADS) };
+    let width = hidden as i32;
     // SAFETY: all lengths were checked above; a host device checks the tables.
     let work = || unsafe {
-        kernel::EmbeddingBwd {
-            dtable,
-            dy,
-            distinct_ids,
-            distinct_offsets,
-            distinct_tokens,
-            scale,
-            hidden: hidden as i32,
+        match &dtable {
+            Gradient::F32(dtable) => {
+                let hidden = width;
+                kernel::EmbeddingBwd { dtable, dy, distinct_ids, distinct_offsets, distinct_tokens, scale, hidden }
+                    .launch(device, launch)
+            }
+            Gradient::Bf16(Narrow { buffer, first, draw, part, .. }) => kernel::EmbeddingBwdNarrow {
+                dtable: buffer,
+                dy,
+                distinct_ids,
+                distinct_offsets,
+                distinct_tokens,
+                scale,
+                hidden: width,
+                seed: draw.seed,
+                number: draw.number,
+                part: part | 1,
+                first: *first as i64,
+            }
+            .launch(device, launch),
         }
-        .launch(device, launch)
     };
     device.with_tables(
         &[

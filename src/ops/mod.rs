@@ -13,6 +13,7 @@ pub mod geglu;
 pub mod gelu;
 pub mod gemm;
 pub mod grad_norm;
+pub mod gradient;
 pub mod head;
 pub mod layernorm;
 pub mod lerp;

@@ -3,13 +3,17 @@
 use anyhow::Result;
 
 use super::{
+    boundary,
     moments::{Moments, State},
     rule::{Rule, Sweep, cut, sweeps},
 };
 use crate::{
-    device::{Buffer, Device, Float},
+    device::{Buffer, DType, Device, Float},
     model::{AnyBuffer, Group, ParamSet},
-    ops::adamw::{self, Hyper, PROGRESS, Tensors},
+    ops::{
+        adamw::{self, Hyper, PROGRESS, Tensors},
+        gradient::Gradient,
+    },
 };
 
 /// First and second moments, and what counts the updates.
@@ -28,8 +32,8 @@ pub(super) struct AdamW {
 
 impl AdamW {
     /// Bytes of the whole state for weights in these groups.
-    pub(super) fn bytes(moments: Moments, groups: &[Group]) -> usize {
-        let (sweeps, boundary) = launches(moments, groups);
+    pub(super) fn bytes(moments: Moments, gradients: DType, groups: &[Group]) -> usize {
+        let (sweeps, boundary) = launches(moments, gradients, groups);
         let elements = groups.last().map_or(0, |group| group.range.end);
         let counts = sweeps.len() * PROGRESS * size_of::<f64>();
         moments.bytes(boundary) + Moments::F32.bytes(elements - boundary) + counts
@@ -38,8 +42,9 @@ impl AdamW {
     /// # Errors
     /// The device is out of memory, or a group of matrices begins within a block of moments.
     pub(super) fn new<T: Float>(params: &ParamSet<T>, hyper: Hyper, moments: Moments) -> Result<Self> {
-        let (device, elements) = (params.device(), params.grads().len());
-        let (sweeps, boundary) = launches(moments, params.groups());
+        let (device, elements) = (params.device(), params.elements());
+        let gradients = if params.narrow_grads().is_empty() { DType::F32 } else { DType::Bf16 };
+        let (sweeps, boundary) = launches(moments, gradients, params.groups());
         let matrices = State::new(device, moments, boundary)?;
         sweeps
             .iter()
@@ -57,30 +62,36 @@ impl AdamW {
 }
 
 /// The launches of a step, and where the moments of vectors begin: nowhere apart if all are alike.
-fn launches(moments: Moments, groups: &[Group]) -> (Vec<Sweep>, usize) {
+fn launches(moments: Moments, gradients: DType, groups: &[Group]) -> (Vec<Sweep>, usize) {
     let elements = groups.last().map_or(0, |group| group.range.end);
-    if moments == Moments::F32 {
-        return (sweeps(groups), elements);
+    let (all, boundary) = (sweeps(groups), boundary(groups));
+    match (moments, gradients) {
+        (Moments::F32, DType::F32) => (all, elements),
+        (Moments::F32, _) => (cut(all, boundary), elements),
+        _ => (cut(all, boundary), boundary),
     }
-    let boundary = groups.iter().find(|group| !group.decay).map_or(elements, |group| group.range.start);
-    (cut(sweeps(groups), boundary), boundary)
 }
 
 impl<T: Float> Rule<T> for AdamW {
     fn step(&self, params: &ParamSet<T>, stats: &Buffer<f32>, lr: f64) -> Result<()> {
         for (Sweep { range, decay_elements, lr_scale }, progress) in &self.sweeps {
-            let tensors = Tensors {
-                params: &params.weight(range),
-                low: &params.low(range),
-                grads: &params.grad(range),
-                stats,
-                progress,
-                decay_elements: *decay_elements,
-            };
-            let hyper = Hyper { lr: lr * lr_scale, ..self.hyper };
+            let (weights, low) = (params.weight(range), params.low(range));
+            let (decay_elements, hyper) = (*decay_elements, Hyper { lr: lr * lr_scale, ..self.hyper });
             let (state, start) =
                 if range.start < self.boundary { (&self.matrices, 0) } else { (&self.vectors, self.boundary) };
-            state.step(params.device(), &tensors, hyper, params.draw(), (range, start))?;
+            let (device, draw, place) = (params.device(), params.draw(), (range, start));
+            match params.gradient(range) {
+                Gradient::F32(grads) => {
+                    let tensors =
+                        Tensors { params: &weights, low: &low, grads: &grads, stats, progress, decay_elements };
+                    state.step(device, &tensors, hyper, draw, place)?;
+                }
+                Gradient::Bf16(narrow) => {
+                    let grads = &narrow.buffer;
+                    let tensors = Tensors { params: &weights, low: &low, grads, stats, progress, decay_elements };
+                    state.step(device, &tensors, hyper, draw, place)?;
+                }
+            }
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use crate::{
-    device::{Buffer, Device},
+    device::{Buffer, Float},
+    model::ParamSet,
     ops::grad_norm,
 };
 
@@ -17,22 +18,28 @@ pub struct GradNorm {
 impl GradNorm {
     /// # Errors
     /// The device is out of memory.
-    pub fn new(device: &Device, elements: usize, max_norm: f32) -> Result<Self> {
-        let partials = device.alloc(grad_norm::partials(elements))?;
+    pub fn new<T: Float>(params: &ParamSet<T>, max_norm: f32) -> Result<Self> {
+        let device = params.device();
+        let partials = device.alloc(Self::partials(params.narrow_grads().len(), params.elements()))?;
         Ok(Self { stats: device.zeros(grad_norm::STATS)?, partials, max_norm })
     }
 
-    /// Bytes of its buffers.
-    pub(super) fn bytes(elements: usize) -> usize {
-        grad_norm::STATS * size_of::<f32>() + grad_norm::partials(elements) * size_of::<f64>()
+    /// Bytes of its buffers for gradients of which the first `narrow` are bf16.
+    pub(super) fn bytes(narrow: usize, elements: usize) -> usize {
+        grad_norm::STATS * size_of::<f32>() + Self::partials(narrow, elements) * size_of::<f64>()
+    }
+
+    fn partials(narrow: usize, elements: usize) -> usize {
+        grad_norm::partials(narrow) + grad_norm::partials(elements - narrow)
     }
 
     /// Computes norm, clip factor and whether the norm is finite, on the device, where the optimizer reads them.
     ///
     /// # Errors
     /// The launch fails.
-    pub fn run(&self, device: &Device, grads: &Buffer<f32>) -> Result<&Buffer<f32>> {
-        grad_norm::run(device, &self.stats, &self.partials, grads, grads.len(), self.max_norm)?;
+    pub fn run<T: Float>(&self, params: &ParamSet<T>) -> Result<&Buffer<f32>> {
+        let both = (params.narrow_grads(), params.grads());
+        grad_norm::run_both(params.device(), &self.stats, &self.partials, both, self.max_norm)?;
         Ok(&self.stats)
     }
 }

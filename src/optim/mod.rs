@@ -63,13 +63,14 @@ impl RuleKind {
     }
 
     /// Bytes of everything that an optimizer with this rule has beside weights and gradients in these groups.
-    pub fn bytes(&self, groups: &[Group]) -> usize {
+    pub fn bytes(&self, groups: &[Group], gradients: DType) -> usize {
+        let narrow = if gradients == DType::Bf16 { boundary(groups) } else { 0 };
         let elements = groups.last().map_or(0, |group| group.range.end);
         let remembered = match self {
-            Self::AdamW { moments, .. } => adamw::AdamW::bytes(*moments, groups),
+            Self::AdamW { moments, .. } => adamw::AdamW::bytes(*moments, gradients, groups),
             Self::RmsProp { .. } => rmsprop::RmsProp::bytes(groups),
         };
-        remembered + GradNorm::bytes(elements)
+        remembered + GradNorm::bytes(narrow, elements)
     }
 }
 
@@ -87,6 +88,12 @@ impl Settings {
             }
         })
     }
+}
+
+/// Where vectors begin: behind the first groups that are decayed.
+fn boundary(groups: &[Group]) -> usize {
+    let elements = groups.last().map_or(0, |group| group.range.end);
+    groups.iter().find(|group| !group.decay).map_or(elements, |group| group.range.start)
 }
 
 /// What one update did.
@@ -134,9 +141,8 @@ impl<T: Float> Optimizer<T> {
     /// # Errors
     /// The device is out of memory.
     pub fn allocate(params: &ParamSet<T>, settings: &Settings) -> Result<Self> {
-        let (device, elements) = (params.device(), params.grads().len());
         Ok(Self {
-            norm: GradNorm::new(device, elements, settings.max_grad_norm as f32)?,
+            norm: GradNorm::new(params, settings.max_grad_norm as f32)?,
             rule: settings.rule(params)?,
             params: params.clone(),
         })
@@ -167,7 +173,7 @@ impl<T: Float> Optimizer<T> {
     }
 
     fn launch(&self, learning_rate: f64) -> Result<&Buffer<f32>> {
-        let stats = self.norm.run(self.params.device(), self.params.grads())?;
+        let stats = self.norm.run(&self.params)?;
         self.rule.step(&self.params, stats, learning_rate)?;
         Ok(stats)
     }
@@ -176,7 +182,7 @@ impl<T: Float> Optimizer<T> {
     pub fn tensors(&self) -> Vec<(&'static str, AnyBuffer)> {
         let mut tensors = self.rule.tensors();
         if T::DTYPE != DType::F32 {
-            let all = 0..self.params.grads().len();
+            let all = 0..self.params.elements();
             let weights = self.params.weight(&all).cast();
             tensors.push(("master", AnyBuffer::masters(&weights, &self.params.low(&all))));
         }

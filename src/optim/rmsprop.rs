@@ -1,6 +1,6 @@
 //! RMSprop (Tieleman & Hinton 2012) as PyTorch defines it, neither centred nor with momentum.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::rule::{Rule, Sweep, sweeps};
 use crate::{
@@ -28,10 +28,11 @@ impl RmsProp {
     /// # Errors
     /// The device is out of memory.
     pub(super) fn new<T: Float>(params: &ParamSet<T>, hyper: Hyper) -> Result<Self> {
+        ensure!(params.narrow_grads().is_empty(), "rmsprop: gradients in bf16 are for adamw");
         let device = params.device();
         let counted = |sweep| Ok((sweep, device.zeros(1)?));
         Ok(Self {
-            square_avg: device.zeros(params.grads().len())?,
+            square_avg: device.zeros(params.elements())?,
             sweeps: sweeps(params.groups()).into_iter().map(counted).collect::<Result<_>>()?,
             hyper,
         })

@@ -20,6 +20,8 @@ pub struct Demand<'a> {
     pub precision: DType,
     /// Where; the head and sums of gradients take what its kernels need.
     pub device: &'a Device,
+    /// What gradients of matrices and tables are added up in.
+    pub gradients: DType,
     /// Bytes of the optimizer beside weights, masters and gradients.
     pub remembered: usize,
     /// Whether the loss looks at whole distributions, which are f32 logits of both models.
@@ -35,6 +37,7 @@ impl Demand<'_> {
     /// The kernels cannot index the micro-batch, or there is not one rung a layer.
     pub fn plan(&self, capacity: Capacity, levels: &[Rung]) -> Result<RunPlan> {
         let policy = MemoryPlan::new(self.shape, self.precision, capacity)?.remembering(self.remembered);
+        let policy = policy.adding_up_in(self.shape, self.gradients);
         let policy = self.on_device(policy).recomputing(self.shape, levels.to_vec())?;
         let mut plan = RunPlan::from(policy);
         if self.beside {

@@ -46,7 +46,8 @@ impl<T: Float> Run<'_, T> {
     pub(super) fn look_before(&mut self) -> Result<()> {
         let fresh = self.session.resumed.is_none();
         let (rule, lr) = (self.config().optimizer().rule, self.config().optim.lr);
-        let warning = self.watch.begin(self.session.trainer.model(), (rule, lr), fresh)?;
+        let steps = self.state().total_steps;
+        let warning = self.watch.begin(self.session.trainer.model(), (rule, lr, steps), fresh)?;
         warning.iter().for_each(|warning| self.journal.say(warning));
         Ok(())
     }

@@ -102,7 +102,7 @@ impl<T: Float> Trainer<T> {
     fn is_still(&self, spec: &TensorSpec) -> Result<bool> {
         let params = self.model().params();
         for piece in pieces(spec.range(), PIECE) {
-            if params.device().download(&params.grad(&piece))?.iter().any(|&g| g != 0.0) {
+            if params.download_gradient(&piece)?.iter().any(|&g| g != 0.0) {
                 return Ok(false);
             }
         }

@@ -1,9 +1,10 @@
 //! Whether a run's weights can learn, and whether what it ends with can be used.
 
 use anyhow::Result;
+use half::bf16;
 
 use crate::{
-    device::Float,
+    device::{DType, Float},
     forest::{Forest, Tree},
     model::Model,
     optim::RuleKind,
@@ -34,6 +35,31 @@ fn too_fast(rule: &RuleKind, lr: f64, typical: f64) -> Option<String> {
         format!(
             "warning: `optim.lr` = {lr:?}: a step of {name} moves every weight by {much}, and the weights are {typical:.2} \
              in size: {steps} what the model knows; rates from 1e-7 to 1e-4 are usual when all weights are trained"
+        )
+    })
+}
+
+/// What a format with so many bits of mantissa tells apart at that size.
+fn unit(size: f64, mantissa: i32) -> f64 {
+    2f64.powi(size.log2().floor() as i32 - mantissa)
+}
+
+/// A line if the rate is lost in what is stored: a step in the f32 masters, or a whole run in the weights that are saved. A step
+/// moves a weight by about the rate.
+fn too_slow(lr: f64, steps: u64, typical: f64, dtype: DType) -> Option<String> {
+    let (trained, most) = (unit(typical, f32::MANTISSA_DIGITS as i32 - 1), lr * steps as f64);
+    if typical > 0.0 && lr < trained / 2.0 {
+        return Some(format!(
+            "warning: `optim.lr` = {lr:?}: a step moves a weight by about so much, and at the weights' size, {typical:.1e}, f32 tells \
+             apart what differs by {trained:.0e}: nothing is learnt; rates from 1e-7 to 1e-4 are usual when all weights are trained"
+        ));
+    }
+    let saved = unit(typical, bf16::MANTISSA_DIGITS as i32 - 1);
+    (typical > 0.0 && dtype == DType::Bf16 && most < saved / 2.0).then(|| {
+        format!(
+            "`optim.lr` = {lr:?}: {steps} steps move a weight by {most:.0e} at most, and at the weights' size, {typical:.1e}, bf16 tells \
+             apart what differs by {saved:.0e}: few of the saved weights will be others than at the start, though their f32 masters \
+             in the checkpoints are; train.precision = \"f32\" saves all of the change"
         )
     })
 }
@@ -168,19 +194,19 @@ impl CourseWatch {
     }
 
     /// Asks the model before the first step, which `fresh` weights take as they are, and gives a line on what cannot go well
-    /// under the rule at the rate `lr`.
+    /// under the rule at the rate `lr` in so many steps.
     ///
     /// # Errors
     /// A launch fails.
     pub fn begin<T: Float>(
         &mut self,
         model: &Model<T>,
-        (rule, lr): (RuleKind, f64),
+        (rule, lr, steps): (RuleKind, f64, u64),
         fresh: bool,
     ) -> Result<Option<String>> {
         let probe = Probe::of(model, &self.row)?;
         self.start = fresh.then_some(probe);
-        Ok(too_fast(&rule, lr, probe.size))
+        Ok(too_fast(&rule, lr, probe.size).or_else(|| too_slow(lr, steps, probe.size, T::DTYPE)))
     }
 
     /// A step was read.
@@ -255,6 +281,26 @@ mod tests {
             let line = too_fast(&ADAMW, lr, typical).expect("a warning");
             assert!(line.starts_with("warning: `optim.lr` = ") && line.contains(part), "{line}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_measured_against_what_is_stored() {
+        let slow = |lr, steps, dtype| too_slow(lr, steps, 0.02, dtype);
+        for (lr, steps, dtype) in [(1e-8, 1, DType::F32), (5e-7, 1, DType::F32), (5e-7, 400, DType::Bf16)] {
+            assert_eq!(slow(lr, steps, dtype), None, "{lr} {steps}");
+        }
+        // f32 has 2^-29 at 0.02, bf16 2^-13.
+        for dtype in [DType::F32, DType::Bf16] {
+            let line = slow(9e-10, 1000, dtype).expect("a warning");
+            assert!(
+                line.starts_with("warning: `optim.lr` = 9e-10")
+                    && line.contains("f32 tells apart what differs by 2e-9"),
+                "{line}"
+            );
+        }
+        let line = slow(5e-7, 100, DType::Bf16).expect("a line");
+        assert!(line.contains("100 steps move a weight by 5e-5 at most") && line.contains("differs by 1e-4"), "{line}");
+        assert_eq!(too_slow(1e-30, 1, 0.0, DType::F32), None);
     }
 
     #[test]

@@ -143,7 +143,8 @@ impl Look {
             shape: &self.shape,
             precision: self.precision(),
             device: &self.target.device,
-            remembered: config.optimizer().rule.bytes(&layout.groups()) + mean,
+            gradients: config.optim.gradients.dtype(),
+            remembered: config.optimizer().rule.bytes(&layout.groups(), config.optim.gradients.dtype()) + mean,
             distributions: self.loss.needs_distributions(),
             beside: self.loss.needs_divergence() || follows(config, &self.loss),
         }

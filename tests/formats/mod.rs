@@ -1,6 +1,7 @@
 //! Number formats of what an optimizer keeps, bit for bit against vectors that `tests/parity/make_memory_vectors.py` made.
 //! `MEMORY_VECTORS` names another file of the same kind.
 
+mod gradients;
 mod moments;
 mod philox;
 mod split_master;

@@ -20,8 +20,10 @@ fn device() -> Device {
 
 #[test]
 fn what_is_planned_is_what_is_allocated() {
-    allocated::<f32>(DType::F32);
-    allocated::<bf16>(DType::Bf16);
+    for gradients in [DType::F32, DType::Bf16] {
+        allocated::<f32>(DType::F32, gradients);
+        allocated::<bf16>(DType::Bf16, gradients);
+    }
 }
 
 #[test]
@@ -40,11 +42,11 @@ fn a_forward_plan_is_what_is_allocated() {
     assert_eq!(deeper.arena, plan.arena);
 }
 
-fn allocated<T: Float>(precision: DType) {
+fn allocated<T: Float>(precision: DType, gradients: DType) {
     let config = tiny_config(false, 2);
     let forest = Forest::pack(&[pair(1, [20, 9, 14]), steps(2), list(3, 4, 8)]).unwrap();
     let capacity = Capacity { tokens: forest.len(), rows: forest.rows(), head_chunk_rows: 16 };
-    let plan = MemoryPlan::new(&config, precision, capacity).unwrap();
+    let plan = MemoryPlan::new(&config, precision, capacity).unwrap().adding_up_in(&config, gradients);
     let device = device();
     let model = Model::<T>::new(&device, &config, plan.clone()).unwrap();
     let held = device.memory().allocated;
@@ -57,9 +59,10 @@ fn allocated<T: Float>(precision: DType) {
 
     let parameters = config.parameters() as usize;
     // The f32 master, which of a bf16 weight is the weight and 16 more bits; gradients and moments are f32.
-    let per_parameter = 4 + 4 + 8;
-    assert_eq!(plan.parameters + plan.low + plan.gradients + plan.optimizer, parameters * per_parameter);
-    assert_eq!(plan.total(), parameters * per_parameter + plan.arena + plan.tables);
+    let saved = if gradients == DType::Bf16 { 2 * model.layout().matrices() } else { 0 };
+    let state = parameters * (4 + 4 + 8) - saved;
+    assert_eq!(plan.parameters + plan.low + plan.gradients + plan.optimizer, state);
+    assert_eq!(plan.total(), state + plan.arena + plan.tables);
     assert_eq!(plan.clone().remembering(11).optimizer, 11);
     let plan = RunPlan::from(plan);
     plan.check_free(plan.total()).unwrap();

@@ -14,7 +14,15 @@ const SAVED: f64 = 16.0 - 8.007_812_5;
 
 fn demand<'a>(shape: &'a ModelConfig, device: &'a Device) -> Demand<'a> {
     let remembered = 8 * shape.parameters() as usize;
-    Demand { shape, precision: DType::Bf16, device, remembered, distributions: false, beside: false }
+    Demand {
+        shape,
+        precision: DType::Bf16,
+        device,
+        gradients: DType::F32,
+        remembered,
+        distributions: false,
+        beside: false,
+    }
 }
 
 fn planner<'a>(demand: Demand<'a>, tokens: usize, free: usize) -> Planner<'a> {

@@ -298,7 +298,7 @@ fn norm(size: &Size) -> Case {
     let moved = bytes::<f32>(elements);
     Case::new::<f32>("grad_norm", format!("{elements}"), 2.0 * elements as f64, moved, move |device| {
         let (stats, partials) = (device.alloc(3)?, device.alloc(grad_norm::partials(elements))?);
-        let grads = filled(device, elements, 1.0)?;
+        let grads = filled::<f32>(device, elements, 1.0)?;
         Ok(Box::new(move |device| grad_norm::run(device, &stats, &partials, &grads, elements, 1.0)))
     })
 }

@@ -11,7 +11,10 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::HostDevice;
-use crate::device::DType;
+use crate::{
+    device::DType,
+    rng::{Draw, Philox, Purpose, bf16_by_chance},
+};
 
 /// Rows and columns of a block at most: its packed operands stay in the second-level cache.
 const BLOCK_M: usize = 288;
@@ -52,6 +55,27 @@ pub(crate) struct Product {
     pub b: Matrix,
     /// Whether `d` is added to.
     pub accumulate: bool,
+    /// How a bf16 `d` is rounded that is added to; without it to nearest.
+    pub chance: Option<Chance>,
+}
+
+/// Rounding by chance of gradients: by an element's place in the arena, where `d` begins at `first`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chance {
+    pub draw: Draw,
+    pub part: u32,
+    pub first: usize,
+}
+
+impl Chance {
+    /// Of one element.
+    fn round(&self, value: f32, stream: &Philox, element: usize, halves: &mut (usize, [u16; 8])) -> bf16 {
+        let chunk = element / 8;
+        if halves.0 != chunk {
+            *halves = (chunk, stream.halves(chunk as u64));
+        }
+        bf16_by_chance(value, halves.1[element % 8])
+    }
 }
 
 impl Matrix {
@@ -78,6 +102,7 @@ impl HostDevice {
     pub(crate) unsafe fn multiply(&self, product: &Product) -> Result<()> {
         let (operand, result) = (product.a.dtype, product.d.dtype);
         match (operand, product.b.dtype, result) {
+            (DType::F32, DType::F32, DType::Bf16) if product.chance.is_some() => {}
             (DType::F32, DType::F32, DType::F32) | (DType::Bf16, DType::Bf16, DType::F32 | DType::Bf16) => {}
             (_, other, _) => bail!("native product of {operand:?} and {other:?} into {result:?}"),
         }
@@ -130,6 +155,8 @@ fn block_of(product: &Product, [i, j]: [usize; 2], [height, width]: [usize; 2]) 
         d: product.d.at(i, j),
         a: product.a.at(i, 0),
         b: product.b.at(0, j),
+        // Of this block's first element.
+        chance: product.chance.map(|chance| Chance { first: chance.first + i * product.d.strides[0] + j, ..chance }),
         ..*product
     }
 }
@@ -139,16 +166,20 @@ fn block_of(product: &Product, [i, j]: [usize; 2], [height, width]: [usize; 2]) 
 unsafe fn multiply_block(p: &Product) {
     // SAFETY: handed on.
     unsafe {
-        if p.a.dtype == DType::F32 {
+        let narrow = p.d.dtype == DType::Bf16;
+        if p.a.dtype == DType::F32 && !narrow {
             return multiply_f32(p);
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let (a, rest) = scratch.split_at_mut(BLOCK_M * PANEL_K);
             let (b, sum) = rest.split_at_mut(PANEL_K * BLOCK_N);
-            let narrow = p.d.dtype == DType::Bf16;
             let d = if narrow { dense(sum, [BLOCK_N, 1]) } else { p.d };
             if narrow && p.accumulate {
                 widen(sum, BLOCK_N, p.d, [p.m, p.n]);
+            }
+            if p.a.dtype == DType::F32 {
+                multiply_f32(&Product { d, ..*p });
+                return round(p, sum);
             }
             for k0 in (0..p.k).step_by(PANEL_K) {
                 let k = PANEL_K.min(p.k - k0);
@@ -157,7 +188,7 @@ unsafe fn multiply_block(p: &Product) {
                 multiply_f32(&Product { k, d, a, b, accumulate: p.accumulate || k0 > 0, ..*p });
             }
             if narrow {
-                round(p.d, sum, [p.m, p.n]);
+                round(p, sum);
             }
         });
     }
@@ -238,15 +269,25 @@ unsafe fn widen(target: &mut [f32], pitch: usize, source: Matrix, [rows, columns
     }
 }
 
-/// Rounds a block of sums, rows `BLOCK_N` apart, into `target`.
+/// Rounds a block of sums, rows `BLOCK_N` apart, into the block's `d`.
 ///
 /// # Safety
-/// `target` has `shape` writable elements, contiguous in the second index, that nobody else touches.
-unsafe fn round(target: Matrix, sum: &[f32], [rows, columns]: [usize; 2]) {
-    for i in 0..rows {
+/// `d` has writable elements, contiguous in the second index, that nobody else touches.
+unsafe fn round(p: &Product, sum: &[f32]) {
+    let chance = p.chance.filter(|_| p.accumulate);
+    for i in 0..p.m {
         // SAFETY: the caller's promise.
-        let to = unsafe { std::slice::from_raw_parts_mut(target.at(i, 0).address as *mut bf16, columns) };
-        to.iter_mut().zip(&sum[i * BLOCK_N..][..columns]).for_each(|(to, &from)| *to = bf16::from_f32(from));
+        let to = unsafe { std::slice::from_raw_parts_mut(p.d.at(i, 0).address as *mut bf16, p.n) };
+        let from = &sum[i * BLOCK_N..][..p.n];
+        let Some(chance) = chance else {
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = bf16::from_f32(from));
+            continue;
+        };
+        let stream = Philox::part(chance.draw.seed, Purpose::Gradients, chance.draw.number, chance.part);
+        let (first, mut halves) = (chance.first + i * p.d.strides[0], (usize::MAX, [0; 8]));
+        for ((to, &from), element) in to.iter_mut().zip(from).zip(first..) {
+            *to = chance.round(from, &stream, element, &mut halves);
+        }
     }
 }
 
@@ -266,6 +307,7 @@ pub(super) fn measure_peak(device: &HostDevice) -> f64 {
         a: matrix(a.as_ptr(), k),
         b: matrix(b.as_ptr(), n),
         accumulate: false,
+        chance: None,
     };
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {

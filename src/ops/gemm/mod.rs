@@ -11,10 +11,14 @@ pub mod sm90;
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use super::{SharedMemory, bias, residual};
+use super::{
+    SharedMemory, bias, expect_chunk,
+    gradient::{Gradient, Narrow},
+    residual,
+};
 use crate::device::{
     Arch, Buffer, DType, Device, Element, Float, GemmBackend,
-    host::gemm::{Matrix, Product},
+    host::gemm::{Chance, Matrix, Product},
 };
 use sm90::Plan;
 
@@ -170,6 +174,75 @@ pub fn run_split<T: Float>(
         }
         _ => run(device, gemm, d, a, b),
     }
+}
+
+/// Adds the product of a weight's gradient to it; one in bf16 that is fresh is overwritten. `workspace` as for [`run_split`], of
+/// which none splits nothing.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_gradient<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    gradient: &Gradient,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    workspace: Option<&Buffer<f32>>,
+) -> Result<()> {
+    match (gradient, workspace) {
+        (Gradient::F32(d), Some(workspace)) => run_split(device, gemm, d, a, b, workspace),
+        (Gradient::F32(d), None) => run(device, gemm, d, a, b),
+        (Gradient::Bf16(narrow), _) => run_narrow(device, gemm, narrow, a, b, workspace),
+    }
+}
+
+fn run_narrow<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    narrow: &Narrow,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+    workspace: Option<&Buffer<f32>>,
+) -> Result<()> {
+    ensure!(gemm.order == Order::Tn, "{gemm:?}: only gradients of weights are added up in bf16");
+    expect_chunk("a gradient in bf16", narrow.first, 8)?;
+    let (gemm, d) = (&Gemm { accumulate: !narrow.fresh, ..*gemm }, &narrow.buffer);
+    if is_empty(gemm, d, a, b, &Epilogue::NONE)? {
+        return Ok(());
+    }
+    if let Some(host) = device.as_host()
+        && host.options().gemm == GemmBackend::Native
+    {
+        device.owns(d).and(device.owns(a)).and(device.owns(b))?;
+        let chance = Chance { draw: narrow.draw, part: narrow.part, first: narrow.first };
+        let product = Product { chance: Some(chance), ..product(gemm, d, a, b) };
+        // SAFETY: all lengths were checked above, and whose the buffers are.
+        return unsafe { host.multiply(&product) };
+    }
+    match device.arch() {
+        Arch::Sm90 if sm90::takes(gemm, d, &Epilogue::<T>::NONE) => {
+            let plan = Plan::choose_split(gemm, device.sm_count(), workspace.map_or(0, Buffer::len));
+            sm90::run_narrow(device, &plan, gemm, narrow, &a.cast(), &b.cast(), workspace)
+        }
+        _ => portable::run_narrow(device, gemm, narrow, a, b),
+    }
+}
+
+/// Runs the product of a gradient in bf16 on Hopper's own units by a given plan.
+///
+/// # Errors
+/// As [`run_planned`].
+pub fn run_narrow_planned(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    narrow: &Narrow,
+    [a, b]: [&Buffer<bf16>; 2],
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let gemm = &Gemm { accumulate: !narrow.fresh, ..*gemm };
+    is_empty(gemm, &narrow.buffer, a, b, &Epilogue::NONE)?;
+    sm90::run_narrow(device, plan, gemm, narrow, a, b, Some(workspace))
 }
 
 /// Elements of the workspace with which [`run_split`] is fastest.
@@ -356,5 +429,6 @@ fn product<T: Float, O: Float>(gemm: &Gemm, d: &Buffer<O>, a: &Buffer<T>, b: &Bu
         a: matrix(a.address(), T::DTYPE, a_strides),
         b: matrix(b.address(), T::DTYPE, b_strides),
         accumulate: gemm.accumulate,
+        chance: None,
     }
 }

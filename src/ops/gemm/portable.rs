@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{Gemm, Order};
+use super::{Gemm, Narrow, Order};
 use crate::{
     device::{Buffer, DType, Device, Float, Launch, kernels::gemm as kernel},
     ops::SharedMemory,
@@ -38,12 +38,7 @@ pub(super) fn run<T: Float, O: Float>(
     a: &Buffer<T>,
     b: &Buffer<T>,
 ) -> Result<()> {
-    let (tile, smem_bytes) = match T::DTYPE {
-        DType::Bf16 => (TILE_BF16, SMEM_BYTES_BF16),
-        _ => (TILE_F32, SMEM_BYTES_F32),
-    };
-    let tiles = gemm.m.div_ceil(tile) * gemm.n.div_ceil(tile);
-    let at = Launch::linear(tiles.min(CTAS_PER_SM * device.sm_count()), THREADS).with_smem(smem_bytes);
+    let at = launch::<T>(device, gemm);
     let accumulate = i32::from(gemm.accumulate);
     let [m, n, k, lda, ldb, ldd] = [gemm.m, gemm.n, gemm.k, gemm.lda, gemm.ldb, gemm.ldd].map(|x| x as i32);
     match (T::DTYPE, O::DTYPE) {
@@ -68,5 +63,35 @@ pub(super) fn run<T: Float, O: Float>(
             unsafe { launch(device, at, kernel::GemmWideBf16 { d, a, b, accumulate, m, n, k, lda, ldb, ldd }) }
         }
         (x, y) => bail!("{gemm:?}: {x:?} operands do not give {y:?}"),
+    }
+}
+
+fn launch<T: Float>(device: &Device, gemm: &Gemm) -> Launch {
+    let (tile, smem_bytes) = match T::DTYPE {
+        DType::Bf16 => (TILE_BF16, SMEM_BYTES_BF16),
+        _ => (TILE_F32, SMEM_BYTES_F32),
+    };
+    let tiles = gemm.m.div_ceil(tile) * gemm.n.div_ceil(tile);
+    Launch::linear(tiles.min(CTAS_PER_SM * device.sm_count()), THREADS).with_smem(smem_bytes)
+}
+
+/// Runs the product of a gradient that is added up in bf16, whose lengths were checked and that is not empty.
+///
+/// # Errors
+/// The launch fails.
+pub(super) fn run_narrow<T: Float>(
+    device: &Device,
+    gemm: &Gemm,
+    narrow: &Narrow,
+    a: &Buffer<T>,
+    b: &Buffer<T>,
+) -> Result<()> {
+    let [m, n, k, lda, ldb, ldd] = [gemm.m, gemm.n, gemm.k, gemm.lda, gemm.ldb, gemm.ldd].map(|x| x as i32);
+    let (accumulate, first) = (i32::from(gemm.accumulate), narrow.first as i64);
+    let (d, seed, number, part) = (&narrow.buffer, narrow.draw.seed, narrow.draw.number, narrow.part);
+    // SAFETY: `gemm::run_narrow` checked the lengths.
+    unsafe {
+        kernel::GemmTnNarrow { d, a, b, accumulate, m, n, k, lda, ldb, ldd, seed, number, part, first }
+            .launch(device, launch::<T>(device, gemm))
     }
 }

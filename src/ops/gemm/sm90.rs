@@ -4,7 +4,7 @@
 use anyhow::{Result, bail, ensure};
 use half::bf16;
 
-use super::{Epilogue, Gemm, Order};
+use super::{Epilogue, Gemm, Narrow, Order};
 use crate::{
     device::{Buffer, DType, Device, Float, Launch, TensorMap, TensorShape, kernels::gemm_sm90 as kernel},
     ops::{CHUNK, SharedMemory},
@@ -187,13 +187,13 @@ impl Plan {
     }
 
     /// Refuses splits that the kernels cannot make.
-    fn check_split(&self, gemm: &Gemm, result: DType, workspace: Option<&Buffer<f32>>) -> Result<()> {
+    fn check_split(&self, gemm: &Gemm, splits: bool, workspace: Option<&Buffer<f32>>) -> Result<()> {
         let pairs = pairs(gemm, self.tile);
         if self.splits == 1 {
             ensure!(self.whole == pairs, "{self:?}: {pairs} pairs of tiles and no split");
             return Ok(());
         }
-        ensure!(gemm.order == Order::Tn && result == DType::F32, "{gemm:?}: only f32 gradients of weights are split");
+        ensure!(gemm.order == Order::Tn && splits, "{gemm:?}: only gradients of weights are split");
         let blocks = gemm.k.div_ceil(BLOCK_K);
         let fits = self.whole < pairs && (2..=blocks).contains(&self.splits);
         ensure!(fits, "{self:?}: of {pairs} pairs of tiles and {blocks} blocks of k");
@@ -252,7 +252,7 @@ pub(super) fn run<O: Float>(
     let stages = plan.tile.max_stages();
     ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
     ensure!(takes(gemm, d, extras), "{gemm:?}: D cannot be written in bulk");
-    plan.check_split(gemm, O::DTYPE, workspace)?;
+    plan.check_split(gemm, O::DTYPE == DType::F32, workspace)?;
     let [a_map, b_map] = operand_maps(device, plan.tile, gemm, a, b)?;
     let d_map = panel_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
     let at = plan.launch();
@@ -274,6 +274,88 @@ pub(super) fn run<O: Float>(
             unsafe { launch_bf16(device, at, plan.tile, gemm, [&d_map, &a_map, &b_map], &d, &extras, sizes) }
         }
         other => bail!("{gemm:?}: no {other:?} results"),
+    }
+}
+
+/// Runs the product of a gradient that is added up in bf16.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_narrow(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    narrow: &Narrow,
+    a: &Buffer<bf16>,
+    b: &Buffer<bf16>,
+    workspace: Option<&Buffer<f32>>,
+) -> Result<()> {
+    let (stages, d) = (plan.tile.max_stages(), &narrow.buffer);
+    ensure!((1..=stages).contains(&plan.stages), "{plan:?}: 1 to {stages} slots fit shared memory");
+    ensure!(takes(gemm, d, &Epilogue::<bf16>::NONE), "{gemm:?}: D cannot be written in bulk");
+    plan.check_split(gemm, true, workspace)?;
+    let [a_map, b_map] = &operand_maps(device, plan.tile, gemm, a, b)?;
+    let d_map = &panel_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
+    let [rows, columns] = plan.tile.sides();
+    let slices_map = &match (plan.splits, workspace) {
+        (2.., Some(workspace)) => {
+            panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)?
+        }
+        _ => *d_map,
+    };
+    let launch = match plan.tile {
+        Tile::M128N256 => kernel::gemm_tn_128x256_narrow_bf16,
+        Tile::M256N128 => kernel::gemm_tn_256x128_narrow_bf16,
+        Tile::M128N192 => kernel::gemm_tn_128x192_narrow_bf16,
+        Tile::M128N128 => kernel::gemm_tn_128x128_narrow_bf16,
+    };
+    let [m, n, k, stages, whole, splits] =
+        [gemm.m, gemm.n, gemm.k, plan.stages, plan.whole, plan.splits].map(|x| x as i32);
+    let [ldd, tile_m, tile_n] = [gemm.ldd, rows, columns].map(|x| x as i32);
+    let (accumulate, first) = (i32::from(gemm.accumulate), narrow.first as i64);
+    let (seed, number, part) = (narrow.draw.seed, narrow.draw.number, narrow.part);
+    let args = kernel::GemmTnNarrowBf16 {
+        d_map,
+        slices_map,
+        a_map,
+        b_map,
+        d,
+        accumulate,
+        m,
+        n,
+        k,
+        stages,
+        whole,
+        splits,
+        ldd,
+        seed,
+        number,
+        part,
+        first,
+    };
+    // SAFETY: `gemm::run_narrow` checked the lengths; the maps carry them.
+    unsafe { launch(device, plan.launch(), args)? };
+    let (2.., Some(slices)) = (plan.splits, workspace) else { return Ok(()) };
+    let at = Launch::linear(plan.workspace(gemm) / plan.splits / (ADD_THREADS * CHUNK), ADD_THREADS);
+    // SAFETY: as above; one thread for every chunk of the tiles that are split.
+    unsafe {
+        kernel::GemmAddSlicesNarrow {
+            d,
+            slices,
+            accumulate,
+            m,
+            n,
+            ldd,
+            tile_m,
+            tile_n,
+            whole,
+            splits,
+            seed,
+            number,
+            part,
+            first,
+        }
+        .launch(device, at)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     ops::{
         self, chunk_launch, expect_len,
         gemm::{self, Gemm},
+        gradient::Gradient,
     },
 };
 
@@ -119,7 +120,7 @@ pub struct RowSlopes<'a> {
 pub fn bwd<T: Float>(
     device: &Device,
     dhidden: &Buffer<T>,
-    dweight: &Buffer<f32>,
+    dweight: impl Into<Gradient>,
     policy: &Source<T>,
     reference: &Source<T>,
     kept: &Divergence,
@@ -128,8 +129,8 @@ pub fn bwd<T: Float>(
     accumulate: bool,
 ) -> Result<()> {
     let HeadShape { vocab, hidden, .. } = policy.head;
-    let (ld, scratch) = (policy.head.ld(), policy.scratch);
-    for chunk in policy.head.chunks(rows.rows) {
+    let (ld, scratch, dweight) = (policy.head.ld(), policy.scratch, dweight.into());
+    for (i, chunk) in policy.head.chunks(rows.rows).enumerate() {
         let [z, zq] = [policy, reference].map(|source| source.logits(device, rows, &chunk));
         let (z, zq, count) = (z?, zq?, chunk.len());
         let dz = scratch.dlogits.slice(0..count * ld);
@@ -140,7 +141,7 @@ pub fn bwd<T: Float>(
         let dx = scratch.dx_rows.slice(chunk.start * hidden..chunk.end * hidden);
         gemm::run(device, &Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) }, &dx, &dz, policy.weight)?;
         let by_weight = Gemm { lda: ld, ..Gemm::tn(vocab, hidden, count).accumulating() };
-        gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
+        gemm::run_gradient(device, &by_weight, &dweight.after(i), &dz, &scratch.x_rows, None)?;
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
     super::scatter(device, dhidden, &dx_rows, rows, accumulate, hidden)

@@ -16,6 +16,7 @@ use half::bf16;
 use super::{
     chunk_launch, embedding, expect_len,
     gemm::{self, Gemm},
+    gradient::Gradient,
 };
 use crate::device::{Arch, Buffer, DType, Device, Float, Launch, Table, kernels::head as kernel};
 use sm90::Logits;
@@ -160,7 +161,7 @@ pub fn fwd<T: Float>(
 }
 
 /// Gradients of [`fwd`] for `coefficients` = dLoss / dlogp: writes `dhidden`, or adds to what another head left there if
-/// `accumulate`; adds to `dweight`.
+/// `accumulate`; adds to `dweight`, which in bf16 the first chunk of a step overwrites.
 ///
 /// The chunks are walked from the last to the first. If `kept`, the scratch still holds what [`fwd`] left there for
 /// the same inputs, and the last chunk's logits are not computed again.
@@ -174,7 +175,7 @@ pub fn fwd<T: Float>(
 pub fn bwd<T: Float>(
     device: &Device,
     dhidden: &Buffer<T>,
-    dweight: &Buffer<f32>,
+    dweight: impl Into<Gradient>,
     scratch: &Scratch<T>,
     hidden_states: &Buffer<T>,
     weight: &Buffer<T>,
@@ -188,8 +189,9 @@ pub fn bwd<T: Float>(
     ensure!(head.chunk_rows > 0, "head: chunks of no rows");
     expect_len("head lse", lse, &[rows.rows])?;
     expect_len("head coefficients", coefficients, &[rows.rows])?;
-    expect_len("head dweight", dweight, &[head.vocab, head.hidden])?;
     let HeadShape { vocab, hidden, .. } = *head;
+    let dweight = dweight.into();
+    ensure!(dweight.len() == vocab * hidden, "head dweight: {} elements of {vocab} rows of {hidden}", dweight.len());
     let ld = head.ld();
     for (i, chunk) in head.chunks(rows.rows).rev().enumerate() {
         let (count, kept) = (chunk.len(), kept && i == 0);
@@ -213,7 +215,7 @@ pub fn bwd<T: Float>(
         let by_rows = Gemm { lda: ld, ..Gemm::nn(count, hidden, vocab) };
         gemm::run(device, &by_rows, &dx, &dz, weight)?;
         let by_weight = Gemm { lda: ld, ..Gemm::tn(vocab, hidden, count).accumulating() };
-        gemm::run(device, &by_weight, dweight, &dz, &scratch.x_rows)?;
+        gemm::run_gradient(device, &by_weight, &dweight.after(i), &dz, &scratch.x_rows, None)?;
     }
     let dx_rows = scratch.dx_rows.slice(0..rows.rows * hidden);
     scatter(device, dhidden, &dx_rows, rows, accumulate, hidden)
