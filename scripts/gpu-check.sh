@@ -268,6 +268,9 @@ part bench && bench
 if part steps; then
     step_bench "step bench" steps
     step_bench "step bench, graphs" steps-graph --task dpo --graph true
+    # All weights, as much computed again as it takes: exact, and with moments in 8 bits.
+    step_bench "step bench, 3B exact" steps-3b --task dpo --layout shared --model qwen2.5-3b
+    step_bench "step bench, 8B" steps-8b --task dpo --layout shared --model llama-3-8b --gradients bf16 --moments 8bit
 fi
 if part baselines; then
     if [[ $device == host ]]; then

@@ -14,11 +14,11 @@ use crate::{
     feed::Work,
     forest::{Forest, Tree},
     loss::Loss,
-    model::{Capacity, MemoryPlan, Model, ModelConfig, Slopes, flops},
+    model::{Capacity, Layout as Weights, MemoryPlan, Model, ModelConfig, Slopes, flops},
     ops::head,
-    optim::{Optimizer, RuleKind, Settings},
+    optim::{Moments, Optimizer, RuleKind, Settings},
     roles::{
-        Policy, Reference, Roles, RunPlan,
+        Demand, Planner, Policy, Rates, Reference, Roles, RunPlan,
         reference::{RowValues, compute},
     },
     train::step::{self, Trainer},
@@ -33,7 +33,6 @@ use super::{
     times::Times,
 };
 
-const SETTINGS: Settings = Settings { rule: RuleKind::adamw(0.9, 0.999, 1e-8), weight_decay: 0.0, max_grad_norm: 1.0 };
 const LEARNING_RATE: f64 = 1e-6;
 /// Steps that warm up.
 const UNTIMED: usize = 2;
@@ -87,9 +86,18 @@ pub struct StepOptions {
     pub steps: usize,
     /// Whether a micro-batch of a `dpo` step is launched as a graph.
     pub graph: bool,
+    /// What gradients of matrices and tables are added up in.
+    pub gradients: DType,
+    /// What AdamW's moments are kept as.
+    pub moments: Moments,
 }
 
 impl StepOptions {
+    fn settings(&self) -> Settings {
+        let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: self.moments };
+        Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 }
+    }
+
     fn lengths(&self) -> Lengths {
         Lengths { prompt: self.prompt, response: self.response }
     }
@@ -168,22 +176,22 @@ fn case<'a>(
     let share = if device.is_cuda() { 1 } else { 16 };
     let lengths = Lengths { prompt: options.prompt.div_ceil(share), response: options.response.div_ceil(share) };
     let trees = shapes::pairs(options.pairs.div_ceil(share), layout, lengths, shape.vocab);
-    Case::new(model, shape, task, layout, trees, options.tokens, device)
+    Case::new(model, shape, task, layout, trees, options, device)
 }
 
 impl<'a> Case<'a> {
-    /// Packs of at most `budget` tokens, and the memory that they take.
+    /// Packs, and the memory that they take: on a GPU as much is computed again as it takes to fit.
     fn new(
         model: &'a str,
         shape: &'a ModelConfig,
         task: Task,
         layout: Layout,
         trees: Vec<Tree>,
-        budget: usize,
+        options: &StepOptions,
         device: &Device,
     ) -> Result<Self> {
         let rows: Trees = trees.into_iter().collect();
-        let work = Work::of(&rows, &(0..rows.len() as u32).collect::<Vec<_>>(), budget, &RowValues::none())?;
+        let work = Work::of(&rows, &(0..rows.len() as u32).collect::<Vec<_>>(), options.tokens, &RowValues::none())?;
         let forests = work.forests()?;
         let most = |count: fn(&Forest) -> usize| forests.iter().map(count).max().unwrap_or(1);
         let capacity = Capacity {
@@ -192,11 +200,40 @@ impl<'a> Case<'a> {
             head_chunk_rows: head::default_chunk_rows(device, DType::Bf16, shape.vocab, shape.hidden),
         };
         let plan = match task {
-            Task::Score => MemoryPlan::forward_only(shape, DType::Bf16, capacity)?,
-            _ => MemoryPlan::new(shape, DType::Bf16, capacity)?,
+            Task::Score => MemoryPlan::forward_only(shape, DType::Bf16, capacity)?.on(device, shape),
+            _ => {
+                let keys = forests.iter().map(Forest::mean_keys).max().unwrap_or(1);
+                training_plan(shape, capacity, keys, options, device)?
+            }
         };
-        Ok(Self { model, shape, task, layout, work, forests, plan: plan.on(device, shape) })
+        Ok(Self { model, shape, task, layout, work, forests, plan })
     }
+}
+
+/// The cheapest that fits on a GPU; nothing is computed again where steps are counted only.
+fn training_plan(
+    shape: &ModelConfig,
+    capacity: Capacity,
+    keys: usize,
+    options: &StepOptions,
+    device: &Device,
+) -> Result<MemoryPlan> {
+    let gradients = options.gradients;
+    let remembered = options.settings().rule.bytes(&Weights::new(shape).groups(), gradients);
+    let (precision, distributions, beside) = (DType::Bf16, false, false);
+    let demand = Demand { shape, precision, device, gradients, remembered, distributions, beside };
+    let planner = Planner {
+        demand,
+        capacity,
+        longest_row: capacity.tokens,
+        mean_keys: keys as f64,
+        free: if device.is_cuda() { device.memory().free } else { 0 },
+        levels: None,
+        chunk_is_fixed: false,
+        rates: Rates::default(),
+        savings: Vec::new(),
+    };
+    Ok(planner.decide()?.plan.policy)
 }
 
 /// What was measured of a case.
@@ -215,8 +252,8 @@ fn timed(device: &Device, case: &Case, options: &StepOptions) -> Result<Measured
     let model = Model::<bf16>::new(device, case.shape, case.plan.clone())?;
     shapes::fill(&model)?;
     let mut step: RunStep = match case.task {
-        Task::Dpo => dpo(case, model, options.graph)?,
-        Task::Sft => sft(device, case, model)?,
+        Task::Dpo => dpo(case, model, options)?,
+        Task::Sft => sft(device, case, model, &options.settings())?,
         Task::Score => Box::new(move || {
             let mut queued = None;
             for forest in &case.forests {
@@ -252,14 +289,14 @@ fn timed(device: &Device, case: &Case, options: &StepOptions) -> Result<Measured
     Ok(Measured { step_ms, queued_ms, peak: device.memory().peak })
 }
 
-fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a>> {
+fn dpo<'a>(case: &'a Case, model: Model<bf16>, options: &StepOptions) -> Result<RunStep<'a>> {
     let trees: Trees = case.work.trees.iter().cloned().collect();
     let rows: Vec<u32> = (0..trees.len() as u32).collect();
     let values = compute(&model, &trees, case.plan.capacity.tokens)?;
     let work = Work::of(&trees, &rows, case.plan.capacity.tokens, &values)?;
-    let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
+    let optimizer = Optimizer::new(model.params(), &options.settings())?;
     let roles = Roles { policy: Policy { model, optimizer, masks: None, ema: None }, reference: Reference::Values };
-    let trainer = Trainer::new(roles, Loss::named("dpo")?, step::StepOptions { graphed: graph })?;
+    let trainer = Trainer::new(roles, Loss::named("dpo")?, step::StepOptions { graphed: options.graph })?;
     let mut unread = None;
     Ok(Box::new(move || {
         let queued = trainer.queue(&work, LEARNING_RATE, false)?;
@@ -271,8 +308,8 @@ fn dpo<'a>(case: &'a Case, model: Model<bf16>, graph: bool) -> Result<RunStep<'a
 }
 
 /// Both responses, by the mean over their tokens.
-fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>) -> Result<RunStep<'a>> {
-    let optimizer = Optimizer::new(model.params(), &SETTINGS)?;
+fn sft<'a>(device: &Device, case: &'a Case, model: Model<bf16>, settings: &Settings) -> Result<RunStep<'a>> {
+    let optimizer = Optimizer::new(model.params(), settings)?;
     let rows: usize = case.forests.iter().map(Forest::rows).sum();
     let device = device.clone();
     Ok(Box::new(move || {
@@ -318,7 +355,10 @@ fn report(device: &Device, case: &Case, options: &StepOptions, measured: &Measur
         "prompt": options.prompt, "response": options.response, "packed_tokens": tokens,
         "micro_batches": case.forests.len(), "steps": step_ms.len(), "step_ms": step_ms, "pairs_per_s": rate(pairs),
         "flops": flops, "share_of_peak": share, "planned_bytes": case.plan.total(), "peak_bytes": peak,
-        "queued_ms": queued, "graph": options.graph,
+        "queued_ms": queued, "graph": options.graph, "moments": options.moments,
+        "gradients": if options.gradients == DType::Bf16 { "bf16" } else { "f32" },
+        "levels": case.plan.levels.iter().map(|rung| rung.name()).collect::<Vec<_>>(),
+        "head_chunk_rows": case.plan.capacity.head_chunk_rows,
     }))
 }
 
@@ -337,7 +377,7 @@ fn account(options: &StepOptions) -> Result<()> {
     for (model, shape) in shapes::released()? {
         for (task, layout) in selected(options, &model, false) {
             let trees = shapes::pairs(options.pairs, layout, options.lengths(), shape.vocab);
-            let case = Case::new(&model, &shape, task, layout, trees, options.tokens, &counted)?;
+            let case = Case::new(&model, &shape, task, layout, trees, options, &counted)?;
             let flops = task.passes() * forward_flops(&case);
             let heads = case
                 .forests

@@ -17,8 +17,9 @@ use crate::{
         kernels::{self, KernelOptions},
         step::{self, StepOptions},
     },
-    device::Choice,
+    device::{Choice, DType},
     files,
+    optim::Moments,
 };
 
 #[derive(clap::Args)]
@@ -80,6 +81,12 @@ struct StepArgs {
     /// Whether each micro-batch of a dpo step is launched as a CUDA graph
     #[arg(long, value_name = "true|false", default_value_t = false, action = clap::ArgAction::Set)]
     graph: bool,
+    /// f32 or bf16: what gradients are added up in
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = gradients)]
+    gradients: DType,
+    /// f32, bf16 or 8bit: what AdamW's moments are kept as
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = moments)]
+    moments: Moments,
     /// auto, cuda, cuda:N or host; auto takes the first GPU if there is one
     #[arg(long, default_value = "auto")]
     device: Choice,
@@ -120,6 +127,18 @@ struct RooflineArgs {
     title: Option<String>,
 }
 
+fn gradients(text: &str) -> Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        _ => Err("expected f32 or bf16".into()),
+    }
+}
+
+fn moments(text: &str) -> Result<Moments, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected f32, bf16 or 8bit".into())
+}
+
 fn at_least_1(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected 1 or more".into())
 }
@@ -145,10 +164,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 impl StepArgs {
     fn options(&self) -> StepOptions {
-        let Self { model, task, layout, pairs, prompt, response, tokens, steps, graph, device, .. } = self;
+        let Self {
+            model, task, layout, pairs, prompt, response, tokens, steps, graph, gradients, moments, device, ..
+        } = self;
         let (model, task, layout) = (model.clone(), task.clone(), layout.clone());
         let [pairs, prompt, response, tokens, steps] = [pairs, prompt, response, tokens, steps].map(|number| *number);
-        StepOptions { device: *device, model, task, layout, pairs, prompt, response, tokens, steps, graph: *graph }
+        StepOptions {
+            device: *device,
+            model,
+            task,
+            layout,
+            pairs,
+            prompt,
+            response,
+            tokens,
+            steps,
+            graph: *graph,
+            gradients: *gradients,
+            moments: *moments,
+        }
     }
 }
 
