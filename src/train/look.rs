@@ -8,7 +8,7 @@ use super::{
     start::Start,
 };
 use crate::{
-    config::{Config, OptimName, Precision},
+    config::{Config, Gradients, OptimName, Precision},
     data::{Dataset, batches},
     device::{DType, Device},
     forest::Forest,
@@ -157,6 +157,10 @@ impl Look {
         if config.optim.name == OptimName::AdamW && config.optim.moments != Moments::Eight {
             config.optim.moments = Moments::Eight;
             found.push(("optim.moments = \"8bit\"".into(), self.demand(&config)));
+        }
+        if config.optim.name == OptimName::AdamW && config.optim.gradients != Gradients::Bf16 {
+            config.optim.gradients = Gradients::Bf16;
+            found.push(("optim.gradients = \"bf16\"".into(), self.demand(&config)));
         }
         found
     }
