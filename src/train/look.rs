@@ -153,14 +153,19 @@ impl Look {
     /// Settings of the optimizer that take less, each with those before it.
     fn savings(&self) -> Vec<(String, Demand<'_>)> {
         let mut config = self.config.clone();
-        let mut found = Vec::new();
-        if config.optim.name == OptimName::AdamW && config.optim.moments != Moments::Eight {
-            config.optim.moments = Moments::Eight;
-            found.push(("optim.moments = \"8bit\"".into(), self.demand(&config)));
+        let (mut words, mut found) = (Vec::new(), Vec::new());
+        if config.optim.name != OptimName::AdamW {
+            return found;
         }
-        if config.optim.name == OptimName::AdamW && config.optim.gradients != Gradients::Bf16 {
+        if config.optim.gradients != Gradients::Bf16 {
             config.optim.gradients = Gradients::Bf16;
-            found.push(("optim.gradients = \"bf16\"".into(), self.demand(&config)));
+            words.push("optim.gradients = \"bf16\"");
+            found.push((words.join(" and "), self.demand(&config)));
+        }
+        if config.optim.moments != Moments::Eight {
+            config.optim.moments = Moments::Eight;
+            words.push("optim.moments = \"8bit\"");
+            found.push((words.join(" and "), self.demand(&config)));
         }
         found
     }

@@ -28,9 +28,9 @@ fn json(args: &[&str]) -> (Value, Option<i32>) {
 #[test]
 fn budgets_of_released_models() {
     let mut all = String::new();
-    let exact = "optim.moments=f32";
-    let small = "optim.moments=8bit";
-    for (model, moments) in [
+    let exact = ["optim.gradients=f32", "optim.moments=f32"];
+    let small = ["optim.gradients=bf16", "optim.moments=8bit"];
+    for (model, [gradients, moments]) in [
         ("llama-3.2-1b", exact),
         ("llama-3.2-3b", exact),
         ("qwen2.5-3b", exact),
@@ -40,7 +40,8 @@ fn budgets_of_released_models() {
     ] {
         for tokens in ["4096", "8192", "16384"] {
             let tokens = format!("batch.tokens={tokens}");
-            let args = ["--model", model, "--device-memory", "82.0GB", "--set", moments, "--set", &tokens];
+            let sets = ["--set", gradients, "--set", moments, "--set", &tokens];
+            let args = [&["--model", model, "--device-memory", "82.0GB"][..], &sets].concat();
             all += &format!("$ warpo plan {}\n{}\n", args.join(" "), text(&args));
         }
     }
