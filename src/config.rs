@@ -34,7 +34,7 @@ pub use crate::{
     optim::Schedule,
 };
 pub use best_metric::BestMetric;
-pub use optim::{Gradients, OptimName, OptimSection};
+pub use optim::{Gradients, MomentsOn, OptimName, OptimSection};
 pub use recompute::Recompute;
 use source::Origins;
 

@@ -11,8 +11,8 @@ use crate::support::{assert_same_bits, fast_device, normal};
 
 const RULES: [RuleKind; 4] = [
     RuleKind::adamw(0.9, 0.999, 1e-8),
-    RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: Moments::Bf16 },
-    RuleKind::AdamW { beta1: 0.95, beta2: 0.999, eps: 1e-8, moments: Moments::Eight },
+    RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: Moments::Bf16, windows: None },
+    RuleKind::AdamW { beta1: 0.95, beta2: 0.999, eps: 1e-8, moments: Moments::Eight, windows: None },
     RuleKind::RmsProp { alpha: 0.99, eps: 1e-8 },
 ];
 const MATRIX: usize = 40;
@@ -101,17 +101,107 @@ fn copy<E: Element>(device: &Device, to: &AnyBuffer, from: &AnyBuffer) -> usize 
     1
 }
 
+/// AdamW with moments of a kind, in the host's memory if windows have a size.
+fn adamw(moments: Moments, windows: Option<usize>) -> RuleKind {
+    RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments, windows }
+}
+
+const KINDS: [Moments; 3] = [Moments::F32, Moments::Bf16, Moments::Eight];
+
+/// Less than a block, and eight blocks of f32 moments: of 66 blocks and a ragged one pieces of one block and of many.
+const WINDOWS: [usize; 2] = [1, 16 << 10];
+
+/// Several steps of a matrix of 65 blocks and a bit, and of a vector, of which one step is refused.
+pub fn moved(device: &Device, moments: Moments, windows: Option<usize>) -> Vec<f32> {
+    let layout = Layout::of([("w".into(), vec![130, 129], true), ("b".into(), vec![VECTOR], false)]);
+    let params = ParamSet::<f32>::trained(device, layout).unwrap();
+    let elements = params.grads().len();
+    device.copy_in(&params.values(), &normal(1, elements)).unwrap();
+    let optimizer = Optimizer::new(&params, &settings(adamw(moments, windows))).unwrap();
+    for step in 0..4 {
+        params.zero_grads().unwrap();
+        let mut grads = normal(100 + step, elements);
+        grads[elements / 2] *= if step == 2 { f32::INFINITY } else { 1.0 };
+        device.copy_in(params.grads(), &grads).unwrap();
+        optimizer.apply(0.1).unwrap();
+    }
+    assert_eq!(optimizer.updates().unwrap(), 3);
+    device.download(&params.values()).unwrap()
+}
+
+/// Where moments are kept, and how they are cut on their way, moves no bit.
+#[test]
+fn moments_in_the_hosts_memory_are_the_same() {
+    let device = fast_device(2);
+    for moments in KINDS {
+        let want = moved(&device, moments, None);
+        for windows in WINDOWS {
+            let got = moved(&device, moments, Some(windows));
+            assert_same_bits(&format!("{moments:?} by {windows} bytes"), &got, &want);
+        }
+    }
+}
+
+/// In the child of the stand-in for the driver, which runs copies as late or as early as it may.
+pub fn moments_beside_the_work() {
+    let (device, here) = (Device::cuda(0).unwrap(), fast_device(2));
+    for moments in KINDS {
+        let want = moved(&here, moments, None);
+        for windows in WINDOWS {
+            assert_same_bits(&format!("{moments:?}"), &moved(&device, moments, Some(windows)), &want);
+            println!("{moments:?} by {windows} bytes: the same");
+        }
+    }
+}
+
+/// A run with moments in the host's memory leaves the files of one without, and goes on as either.
+#[test]
+fn a_run_may_move_its_moments() {
+    let fixture = crate::train::fixture::Fixture::new();
+    let run = |out: &str, extra: &[&str]| {
+        let set = ["--set", "train.save_every=4", "--set", "optim.moments=8bit"];
+        let output = fixture.execute(out, &[&set[..], extra].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let on_host = ["--set", "optim.moments_on=host"];
+    run("device", &[]);
+    run("host", &on_host);
+    fixture.assert_same_run("device", "host");
+    for gone in ["checkpoint-8", "final"] {
+        for out in ["device", "host"] {
+            std::fs::remove_dir_all(fixture.path(out).join(gone)).unwrap();
+        }
+    }
+    run("device", &[&on_host[..], &["--resume"]].concat());
+    run("host", &["--set", "optim.moments_on=device", "--resume"]);
+    run("straight", &[]);
+    for out in ["device", "host"] {
+        fixture.assert_same_run("straight", out);
+    }
+    let refused = fixture.execute("other", &["--set", "optim.name=rmsprop", "--set", "optim.moments_on=host"]);
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("`optim.moments_on`: `optim.name` is \"rmsprop\", which has no moments"), "{why}");
+}
+
 /// What a plan counts for a rule is what the device has less, to the byte.
 #[test]
 fn an_optimizer_takes_what_is_planned() {
     let device = fast_device(1);
-    for rule in RULES {
+    let on_host = KINDS.into_iter().flat_map(|moments| WINDOWS.map(|windows| adamw(moments, Some(windows))));
+    for rule in RULES.into_iter().chain(on_host) {
         // More than a block of moments and more than a slice of the norm, neither whole.
         let layout = Layout::of([("w".into(), vec![130, 129], true), ("b".into(), vec![VECTOR], false)]);
         let params = ParamSet::<f32>::trained(&device, layout).unwrap();
         let before = device.memory().allocated;
         let _optimizer = Optimizer::allocate(&params, &settings(rule)).unwrap();
         assert_eq!(device.memory().allocated - before, rule.bytes(params.groups(), DType::F32), "{rule:?}");
+        let moments = match rule {
+            RuleKind::AdamW { moments, windows: Some(_), .. } => {
+                [8 * 16786, 4 * 16770, 2 * (16770 + 66)][moments as usize]
+            }
+            _ => 0,
+        };
+        assert_eq!(rule.host_bytes(params.groups()), moments, "{rule:?}");
     }
 }
 

@@ -94,7 +94,7 @@ pub struct StepOptions {
 
 impl StepOptions {
     fn settings(&self) -> Settings {
-        let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: self.moments };
+        let rule = RuleKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, moments: self.moments, windows: None };
         Settings { rule, weight_decay: 0.0, max_grad_norm: 1.0 }
     }
 
@@ -221,7 +221,7 @@ fn training_plan(
     let gradients = options.gradients;
     let remembered = options.settings().rule.bytes(&Weights::new(shape).groups(), gradients);
     let (precision, distributions, beside) = (DType::Bf16, false, false);
-    let demand = Demand { shape, precision, device, gradients, remembered, distributions, beside };
+    let demand = Demand { shape, precision, device, gradients, remembered, on_host: 0, distributions, beside };
     let planner = Planner {
         demand,
         capacity,

@@ -1,6 +1,6 @@
 //! `warpo doctor`: what this program can run on, and what it was built from.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
@@ -9,6 +9,9 @@ use crate::device::{
     cuda::{CudaDevice, CudaOptions, EMBEDDED, GpuInfo, driver},
     kernels,
 };
+
+/// What the link to a GPU is timed with.
+const LINK_BYTES: usize = 256 << 20;
 
 #[derive(clap::Args)]
 pub struct Args {}
@@ -40,10 +43,35 @@ fn report() -> Result<String> {
 fn describe(gpu: &GpuInfo) -> String {
     let loaded = CudaDevice::new(gpu.ordinal, CudaOptions::default()).and_then(|device| device.load_all());
     let kernels = match loaded {
-        Ok(count) => format!("loads all {count} kernels"),
+        Ok(count) => format!("loads all {count} kernels; {}", link(gpu.ordinal)),
         Err(why) => format!("cannot run: {why:#}"),
     };
     format!("cuda:{}      {gpu}: {kernels}\n", gpu.ordinal)
+}
+
+/// How fast copies to and from page-locked memory are, both at once: what moments in the host's memory wait for.
+fn link(ordinal: usize) -> String {
+    match bandwidth(ordinal) {
+        Ok(rate) => format!("copies {rate:.1} GB/s to and from the host at once"),
+        Err(why) => format!("copies from the host fail: {why:#}"),
+    }
+}
+
+/// GB/s each way, of the fastest of three rounds.
+fn bandwidth(ordinal: usize) -> Result<f64> {
+    let device = Device::cuda(ordinal)?;
+    let (from, to) = (device.pinned::<u8>(LINK_BYTES)?, device.pinned::<u8>(LINK_BYTES)?);
+    let (target, source) = (device.zeros::<u8>(LINK_BYTES)?, device.zeros::<u8>(LINK_BYTES)?);
+    let mut best = 0.0_f64;
+    for _ in 0..3 {
+        device.synchronize()?;
+        let start = Instant::now();
+        device.copy_from_pinned(&target, &from, 0..LINK_BYTES)?;
+        device.copy_to_pinned(&to, 0..LINK_BYTES, &source)?;
+        device.synchronize()?;
+        best = best.max(LINK_BYTES as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    Ok(best)
 }
 
 fn embedded() -> String {

@@ -405,6 +405,7 @@ pub(super) const WITHOUT_TRL: &[&str] = &[
     "optim.alpha",
     "optim.gradients",
     "optim.moments",
+    "optim.moments_on",
     "train.save_minutes",
     "train.ema",
     "train.threads",

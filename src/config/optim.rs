@@ -38,6 +38,27 @@ impl Gradients {
     }
 }
 
+/// Whose memory the moments are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentsOn {
+    /// The device's.
+    #[default]
+    Device,
+    /// The host's, page-locked: every update copies them to the device and back, beside its other work.
+    Host,
+}
+
+impl MomentsOn {
+    /// Bytes of each of the device's windows for moments of the host.
+    pub fn windows(self) -> Option<usize> {
+        (self == Self::Host).then_some(WINDOW_BYTES)
+    }
+}
+
+/// Both moments of four million elements in f32: half a millisecond of a link.
+const WINDOW_BYTES: usize = 32 << 20;
+
 /// Share of all steps over which `warmup_stable_decay` falls if nothing is said.
 const DECAY_RATIO: f64 = 0.1;
 
@@ -91,6 +112,10 @@ pub struct OptimSection {
     /// is rounded at random, by the seed, so that nothing is lost on average.
     /// Example: `moments = "8bit"`.
     pub moments: Moments,
+    /// AdamW: whose memory those moments are in. In the host's, 8 billion parameters in f32 are 64 GB, which every update copies
+    /// to the device and back; the bits are the same.
+    /// Example: `moments_on = "host"`.
+    pub moments_on: MomentsOn,
     /// Largest global gradient norm; 0 or more. Larger gradients are scaled down to it, 0 turns clipping off.
     /// Example: `max_grad_norm = 10.0`.
     pub max_grad_norm: f64,
@@ -113,6 +138,7 @@ impl Default for OptimSection {
             eps: 1e-8,
             gradients: Gradients::F32,
             moments: Moments::F32,
+            moments_on: MomentsOn::Device,
             max_grad_norm: 1.0,
         }
     }
@@ -146,6 +172,11 @@ impl OptimSection {
             self.name == OptimName::AdamW || self.gradients == Gradients::F32,
             "{}: `optim.gradients`: `optim.name` is \"rmsprop\", whose gradients are f32: remove it or set optim.name = \"adamw\"",
             at.of("optim.gradients")
+        );
+        ensure!(
+            self.name == OptimName::AdamW || self.moments_on == MomentsOn::Device,
+            "{}: `optim.moments_on`: `optim.name` is \"rmsprop\", which has no moments: remove it or set optim.name = \"adamw\"",
+            at.of("optim.moments_on")
         );
         Ok(())
     }

@@ -134,8 +134,8 @@ impl Config {
         Settings {
             rule: match optim.name {
                 OptimName::AdamW => {
-                    let super::OptimSection { beta1, beta2, eps, moments, .. } = *optim;
-                    RuleKind::AdamW { beta1, beta2, eps, moments }
+                    let super::OptimSection { beta1, beta2, eps, moments, moments_on, .. } = *optim;
+                    RuleKind::AdamW { beta1, beta2, eps, moments, windows: moments_on.windows() }
                 }
                 OptimName::RmsProp => RuleKind::RmsProp { alpha: optim.alpha, eps: optim.eps },
             },

@@ -9,6 +9,7 @@ pub mod host;
 // Written by the build: constants have the names of the kernels' own enums and no words beside.
 #[allow(missing_docs)]
 pub mod kernels;
+mod pinned;
 mod tables;
 mod tensor_map;
 
@@ -19,6 +20,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 pub use buffer::{Buffer, DType, Element, Float};
 pub use cuda::CudaOptions;
 pub use host::{Fault, GemmBackend, HostOptions, ThreadOrder};
+pub use pinned::{Pinned, Stream};
 pub(crate) use tables::Table;
 pub use tensor_map::{Swizzle, TensorMap, TensorShape};
 
@@ -535,7 +537,7 @@ impl Device {
         }
     }
 
-    /// Waits until everything launched has ended.
+    /// Waits until everything launched and every copy has ended, on all streams.
     ///
     /// # Errors
     /// Something launched failed.
@@ -554,6 +556,29 @@ impl Device {
         match &*self.0 {
             Backend::Host(_) => Ok(Event::Host(std::time::Instant::now())),
             Backend::Cuda(cuda) => Ok(Event::Cuda(cuda.record()?)),
+        }
+    }
+
+    /// Marks the current point of a stream, for others to [wait](Self::wait_on) for.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn mark(&self, stream: Stream) -> Result<Event> {
+        match &*self.0 {
+            Backend::Host(_) => self.record(),
+            Backend::Cuda(cuda) => Ok(Event::Cuda(cuda.mark(stream)?)),
+        }
+    }
+
+    /// Lets what is queued on `stream` from now on begin only after the event. The host device runs everything as it comes.
+    ///
+    /// # Errors
+    /// The event is of another device, or the driver refuses.
+    pub fn wait_on(&self, stream: Stream, event: &Event) -> Result<()> {
+        match (&*self.0, event) {
+            (Backend::Host(_), Event::Host(_)) => Ok(()),
+            (Backend::Cuda(cuda), Event::Cuda(event)) => cuda.wait_on(stream, event),
+            _ => bail!("an event of another device"),
         }
     }
 

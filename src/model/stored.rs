@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use half::bf16;
 
 use crate::{
-    device::{Buffer, DType, Device, Element, Float},
+    device::{Buffer, DType, Device, Element, Float, Pinned},
     files::safetensors::{Dtype, PIECE_BYTES, Reader, Writer},
 };
 
@@ -19,6 +19,12 @@ enum Parts {
     Whole {
         dtype: DType,
         bytes: Buffer<u8>,
+    },
+    /// In the host's memory, the bytes of this range.
+    OnHost {
+        dtype: DType,
+        memory: Pinned<u8>,
+        range: Range<usize>,
     },
     /// f32 masters.
     Split {
@@ -39,11 +45,24 @@ impl AnyBuffer {
         Self(Parts::Split { weights: weights.clone(), low: low.clone() })
     }
 
+    /// What a device keeps in the host's memory, as elements of this type.
+    pub fn on_host(dtype: DType, memory: &Pinned<u8>) -> Self {
+        Self(Parts::OnHost { dtype, memory: memory.clone(), range: 0..memory.len() })
+    }
+
+    /// The element type: of masters that of their file.
+    pub fn element(&self) -> DType {
+        match self.0 {
+            Parts::Split { .. } => DType::F32,
+            Parts::Whole { dtype, .. } | Parts::OnHost { dtype, .. } => dtype,
+        }
+    }
+
     /// The element type as a file names it.
     pub fn dtype(&self) -> Dtype {
         match self.0 {
             Parts::Split { .. } => Dtype::F32,
-            Parts::Whole { dtype, .. } => match dtype {
+            Parts::Whole { dtype, .. } | Parts::OnHost { dtype, .. } => match dtype {
                 DType::F32 => Dtype::F32,
                 DType::Bf16 => Dtype::BF16,
                 DType::F64 => Dtype::F64,
@@ -67,6 +86,7 @@ impl AnyBuffer {
     pub fn len(&self) -> usize {
         match &self.0 {
             Parts::Whole { bytes, .. } => bytes.len() / self.width(),
+            Parts::OnHost { range, .. } => range.len() / self.width(),
             Parts::Split { low, .. } => low.len(),
         }
     }
@@ -85,6 +105,11 @@ impl AnyBuffer {
         Self(match &self.0 {
             Parts::Whole { dtype, bytes } => {
                 Parts::Whole { dtype: *dtype, bytes: bytes.slice(range.start * width..range.end * width) }
+            }
+            Parts::OnHost { dtype, memory, range: own } => {
+                assert!(range.end * width <= own.len(), "slice {range:?} of {} elements", own.len() / width);
+                let range = own.start + range.start * width..own.start + range.end * width;
+                Parts::OnHost { dtype: *dtype, memory: memory.clone(), range }
             }
             Parts::Split { weights, low } => {
                 Parts::Split { weights: weights.slice(range.clone()), low: low.slice(range) }
@@ -133,6 +158,7 @@ impl AnyBuffer {
     fn download(&self, device: &Device) -> Result<Vec<u8>> {
         match &self.0 {
             Parts::Whole { bytes, .. } => device.download(bytes),
+            Parts::OnHost { memory, range, .. } => device.read_pinned(memory, range.clone()),
             Parts::Split { weights, low } => {
                 let (weights, low) = (device.download(weights)?, device.download(low)?);
                 let masters = weights.into_iter().zip(low).map(|(weight, low)| weight.join(low).to_le_bytes());
@@ -144,6 +170,7 @@ impl AnyBuffer {
     fn upload(&self, device: &Device, from: &[u8]) -> Result<()> {
         match &self.0 {
             Parts::Whole { bytes, .. } => device.copy_in(bytes, from),
+            Parts::OnHost { memory, range, .. } => device.write_pinned(memory, range.start, from),
             Parts::Split { weights, low } => {
                 let masters = from.as_chunks().0.iter().map(|&bytes| bf16::split(f32::from_le_bytes(bytes)));
                 let (high, rest): (Vec<bf16>, Vec<u16>) = masters.unzip();

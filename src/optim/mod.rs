@@ -7,6 +7,7 @@ mod moments;
 mod rmsprop;
 mod rule;
 pub mod schedule;
+mod streamed;
 
 use anyhow::Result;
 
@@ -46,6 +47,8 @@ pub enum RuleKind {
         eps: f64,
         /// What both moments of matrices and tables are kept as.
         moments: Moments,
+        /// Bytes of each of three windows on the device, where these moments are in the host's memory.
+        windows: Option<usize>,
     },
     /// Decay is added to the gradients.
     RmsProp {
@@ -59,7 +62,7 @@ pub enum RuleKind {
 impl RuleKind {
     /// AdamW with moments in f32.
     pub const fn adamw(beta1: f64, beta2: f64, eps: f64) -> Self {
-        Self::AdamW { beta1, beta2, eps, moments: Moments::F32 }
+        Self::AdamW { beta1, beta2, eps, moments: Moments::F32, windows: None }
     }
 
     /// Bytes of everything that an optimizer with this rule has beside weights and gradients in these groups.
@@ -67,10 +70,18 @@ impl RuleKind {
         let narrow = if gradients == DType::Bf16 { boundary(groups) } else { 0 };
         let elements = groups.last().map_or(0, |group| group.range.end);
         let remembered = match self {
-            Self::AdamW { moments, .. } => adamw::AdamW::bytes(*moments, gradients, groups),
+            Self::AdamW { moments, windows, .. } => adamw::AdamW::bytes(*moments, *windows, gradients, groups),
             Self::RmsProp { .. } => rmsprop::RmsProp::bytes(groups),
         };
         remembered + GradNorm::bytes(narrow, elements)
+    }
+
+    /// Bytes of page-locked memory of the host that it takes, all of which are copied to the device and back in every update.
+    pub fn host_bytes(&self, groups: &[Group]) -> usize {
+        match self {
+            Self::AdamW { moments, windows: Some(_), .. } => adamw::AdamW::host_bytes(*moments, groups),
+            Self::AdamW { .. } | Self::RmsProp { .. } => 0,
+        }
     }
 }
 
@@ -78,9 +89,9 @@ impl Settings {
     fn rule<T: Float>(&self, params: &ParamSet<T>) -> Result<Box<dyn Rule<T>>> {
         let weight_decay = self.weight_decay;
         Ok(match self.rule {
-            RuleKind::AdamW { beta1, beta2, eps, moments } => {
+            RuleKind::AdamW { beta1, beta2, eps, moments, windows } => {
                 let hyper = ops::adamw::Hyper { lr: 0.0, beta1, beta2, eps, weight_decay };
-                Box::new(adamw::AdamW::new(params, hyper, moments)?)
+                Box::new(adamw::AdamW::new(params, hyper, moments, windows)?)
             }
             RuleKind::RmsProp { alpha, eps } => {
                 let hyper = ops::rmsprop::Hyper { lr: 0.0, alpha, eps, weight_decay };

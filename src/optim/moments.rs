@@ -41,6 +41,30 @@ impl Moments {
             Self::Eight => 2 * (elements + elements.div_ceil(BLOCK)),
         }
     }
+
+    /// Refuses elements that do not begin where a block does.
+    ///
+    /// # Errors
+    /// As it says.
+    pub(super) fn check(self, first: usize) -> Result<()> {
+        ensure!(
+            self != Self::Eight || first.is_multiple_of(BLOCK),
+            "moments in 8 bits: a group begins at element {first}, not at a multiple of {BLOCK}"
+        );
+        Ok(())
+    }
+
+    /// Bytes of each part of so many elements' moments, in the order of [`State::parts`].
+    pub(super) fn part_bytes(self, elements: usize) -> Vec<usize> {
+        match self {
+            Self::F32 => vec![4 * elements; 2],
+            Self::Bf16 => vec![2 * elements; 2],
+            Self::Eight => {
+                let blocks = elements.div_ceil(BLOCK);
+                vec![elements, elements, blocks, blocks]
+            }
+        }
+    }
 }
 
 /// Both moments of some elements of the arena.
@@ -69,20 +93,8 @@ impl State {
         })
     }
 
-    /// Refuses elements that do not begin where a block does.
-    ///
-    /// # Errors
-    /// As it says.
-    pub(super) fn check(&self, first: usize) -> Result<()> {
-        ensure!(
-            !matches!(self, Self::Eight(_)) || first.is_multiple_of(BLOCK),
-            "moments in 8 bits: a group begins at element {first}, not at a multiple of {BLOCK}"
-        );
-        Ok(())
-    }
-
     /// The moments of some of the elements.
-    fn slice(&self, range: Range<usize>) -> Self {
+    pub(super) fn slice(&self, range: Range<usize>) -> Self {
         match self {
             Self::F32(both) => Self::F32(both.each_ref().map(|moment| moment.slice(range.clone()))),
             Self::Bf16(both) => Self::Bf16(both.each_ref().map(|moment| moment.slice(range.clone()))),
@@ -111,6 +123,17 @@ impl State {
             Self::F32([m, v]) => adamw::step(device, tensors, [&m, &v], hyper),
             Self::Bf16([m, v]) => adamw_bf16::step(device, tensors, [&m, &v], hyper, draw, range.start),
             Self::Eight(moments) => adamw_8bit::step(device, tensors, &moments, hyper, draw, range.start),
+        }
+    }
+
+    /// The bytes of each buffer, in the order of [`tensors`](Self::tensors).
+    pub(super) fn parts(&self) -> Vec<Buffer<u8>> {
+        match self {
+            Self::F32(both) => both.iter().map(Buffer::cast).collect(),
+            Self::Bf16(both) => both.iter().map(Buffer::cast).collect(),
+            Self::Eight(adamw_8bit::Moments { m, v, m_exponents, v_exponents }) => {
+                [m, v, m_exponents, v_exponents].map(Buffer::cast).into()
+            }
         }
     }
 

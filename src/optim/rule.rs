@@ -74,6 +74,19 @@ pub(super) fn cut(sweeps: Vec<Sweep>, boundary: usize) -> Vec<Sweep> {
     sweeps.into_iter().flat_map(halves).filter(|sweep| !sweep.range.is_empty()).collect()
 }
 
+/// The same launches, none of which has more than so many of the elements before `end`.
+pub(super) fn cut_at_every(sweeps: Vec<Sweep>, elements: usize, end: usize) -> Vec<Sweep> {
+    let parts = |sweep: Sweep| {
+        let inside = sweep.range.start.min(end)..sweep.range.end.min(end);
+        inside.skip(elements).step_by(elements).fold(vec![sweep], |mut parts, at| {
+            let last = parts.pop().into_iter().collect();
+            parts.extend(cut(last, at));
+            parts
+        })
+    };
+    sweeps.into_iter().flat_map(parts).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +108,12 @@ mod tests {
         assert_eq!(cut(whole(), 6), [sweep(0..6, 6, 1.0), sweep(6..8, 0, 1.0), sweep(8..9, 0, 4.0)]);
         assert_eq!(cut(whole(), 4), [sweep(0..4, 4, 1.0), sweep(4..8, 2, 1.0), sweep(8..9, 0, 4.0)]);
         assert_eq!([cut(whole(), 0), cut(whole(), 9)], [whole(), whole()]);
+        let threes = [sweep(0..3, 3, 1.0), sweep(3..6, 3, 1.0), sweep(6..8, 0, 1.0), sweep(8..9, 0, 4.0)];
+        assert_eq!(cut_at_every(whole(), 3, 9), threes);
+        assert_eq!(
+            cut_at_every(whole(), 3, 6),
+            threes[..1].iter().cloned().chain([sweep(3..8, 3, 1.0), sweep(8..9, 0, 4.0)]).collect::<Vec<_>>()
+        );
+        assert_eq!(cut_at_every(whole(), 8, 9), whole());
     }
 }

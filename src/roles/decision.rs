@@ -107,6 +107,8 @@ impl Decision {
             "head_chunk_rows": policy.capacity.head_chunk_rows,
             "more_work": self.more_work,
             "head_more_work": self.head_more_work,
+            "host_bytes": self.plan.on_host,
+            "link_seconds": self.link_seconds,
             "total_bytes_without": self.without.total(),
             "tokens_without": self.tokens_without,
             "remedies": self.remedies.iter().map(remedy).collect::<Vec<_>>(),
@@ -122,6 +124,13 @@ impl Decision {
         let layers = self.without.policy.saved.saturating_sub(self.plan.policy.saved);
         if self.recomputes() {
             lines.push(line(format!("recompute: {}", self.layers()), layers, self.more_work));
+        }
+        if self.plan.on_host > 0 {
+            lines.push(format!(
+                "moments: {} of the host's memory; an update copies them in and out, {:.2} s at 50 GB/s each way",
+                gigabytes(self.plan.on_host),
+                self.link_seconds
+            ));
         }
         if self.is_chunked() {
             let Capacity { rows, head_chunk_rows, .. } = self.plan.policy.capacity;

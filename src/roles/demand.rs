@@ -24,6 +24,8 @@ pub struct Demand<'a> {
     pub gradients: DType,
     /// Bytes of the optimizer beside weights, masters and gradients.
     pub remembered: usize,
+    /// Bytes of it in the host's memory, which every update copies to the device and back.
+    pub on_host: usize,
     /// Whether the loss looks at whole distributions, which are f32 logits of both models.
     pub distributions: bool,
     /// Whether a reference runs beside the policy.
@@ -39,7 +41,7 @@ impl Demand<'_> {
         let policy = MemoryPlan::new(self.shape, self.precision, capacity)?.remembering(self.remembered);
         let policy = policy.adding_up_in(self.shape, self.gradients);
         let policy = self.on_device(policy).recomputing(self.shape, levels.to_vec())?;
-        let mut plan = RunPlan::from(policy);
+        let mut plan = RunPlan { on_host: self.on_host, ..RunPlan::from(policy) };
         if self.beside {
             let reference = MemoryPlan::forward_only(self.shape, self.precision, capacity)?;
             plan.others.push((REFERENCE_MODEL, self.on_device(reference)));

@@ -18,6 +18,8 @@ pub struct RunPlan {
     pub policy: MemoryPlan,
     /// Of the other models, under the names that people read.
     pub others: Vec<(&'static str, MemoryPlan)>,
+    /// Bytes of page-locked memory of the host.
+    pub on_host: usize,
 }
 
 impl RunPlan {
@@ -64,7 +66,7 @@ impl RunPlan {
 impl From<MemoryPlan> for RunPlan {
     /// One model alone.
     fn from(policy: MemoryPlan) -> Self {
-        Self { policy, others: Vec::new() }
+        Self { policy, others: Vec::new(), on_host: 0 }
     }
 }
 

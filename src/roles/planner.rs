@@ -10,6 +10,7 @@ use crate::model::{Capacity, LayerFlops, ModelConfig, Rung};
 const LEAST_CHUNK_ROWS: usize = 2048;
 /// Rungs whose cost of a byte is so much alike are climbed one by one.
 const ALIKE: f64 = 1.05;
+const AUTO: &str = "train.recompute = \"auto\"";
 /// What a smaller micro-batch is a multiple of.
 const TOKENS_STEP: usize = 256;
 
@@ -20,11 +21,13 @@ pub struct Rates {
     pub products: f64,
     /// Of attention.
     pub attention: f64,
+    /// Bytes a second of a link to the host, each way at once: what is left of the 64 of PCIe 5 by its data sheet, not measured.
+    pub link: f64,
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        Self { products: 700e12, attention: 400e12 }
+        Self { products: 700e12, attention: 400e12, link: 50e9 }
     }
 }
 
@@ -59,6 +62,8 @@ pub struct Decision {
     pub more_work: f64,
     /// The same for logits, beside what the usual chunk of the head computes again.
     pub head_more_work: f64,
+    /// Seconds of the link for what an update copies to the device and back, beside which it does its other work.
+    pub link_seconds: f64,
     /// With nothing computed again, and the usual chunk.
     pub without: RunPlan,
     /// Tokens of the largest micro-batch that fits with nothing computed again, where this one does not.
@@ -114,6 +119,7 @@ impl Planner<'_> {
         Ok(Decision {
             more_work: way.seconds / step,
             head_more_work: head / step,
+            link_seconds: way.plan.on_host as f64 / self.rates.link,
             remedies: if self.fits(way.plan.total()) { Vec::new() } else { self.remedies()? },
             plan: way.plan,
             without,
@@ -266,15 +272,19 @@ impl Planner<'_> {
             found.push(Remedy { change, total });
             Ok(())
         };
-        if self.levels.as_ref().is_some_and(|levels| *levels != block) {
-            add("train.recompute = \"auto\"".into(), self.capacity)?;
-        }
-        if let Some(tokens) = self.tokens(&block)? {
+        let smaller = self.tokens(&block)?.filter(|&tokens| tokens < self.capacity.tokens);
+        if let Some(tokens) = smaller {
             add(format!("batch.tokens = {tokens} and everything computed again"), self.smaller(tokens))?;
+        }
+        let mut open = String::new();
+        if self.levels.as_ref().is_some_and(|levels| *levels != block) {
+            let total = self.with(self.demand).decide()?.plan.total();
+            found.insert(0, Remedy { change: AUTO.into(), total });
+            open = format!(" and {AUTO}");
         }
         for (change, demand) in &self.savings {
             let total = self.with(*demand).decide()?.plan.total();
-            found.push(Remedy { change: change.clone(), total });
+            found.push(Remedy { change: format!("{change}{open}"), total });
         }
         Ok(found)
     }

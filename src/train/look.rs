@@ -8,7 +8,7 @@ use super::{
     start::Start,
 };
 use crate::{
-    config::{Config, Gradients, OptimName, Precision},
+    config::{Config, Gradients, MomentsOn, OptimName, Precision},
     data::{Dataset, batches},
     device::{DType, Device},
     forest::Forest,
@@ -138,13 +138,15 @@ impl Look {
     /// Under other settings of the optimizer than the run's own.
     fn demand(&self, config: &Config) -> Demand<'_> {
         let layout = Layout::new(&self.shape);
+        let (groups, rule) = (layout.groups(), config.optimizer().rule);
         let mean = if config.train.ema > 0.0 { ema::BYTES * layout.elements } else { 0 };
         Demand {
             shape: &self.shape,
             precision: self.precision(),
             device: &self.target.device,
             gradients: config.optim.gradients.dtype(),
-            remembered: config.optimizer().rule.bytes(&layout.groups(), config.optim.gradients.dtype()) + mean,
+            remembered: rule.bytes(&groups, config.optim.gradients.dtype()) + mean,
+            on_host: rule.host_bytes(&groups),
             distributions: self.loss.needs_distributions(),
             beside: self.loss.needs_divergence() || follows(config, &self.loss),
         }
@@ -162,10 +164,15 @@ impl Look {
             words.push("optim.gradients = \"bf16\"");
             found.push((words.join(" and "), self.demand(&config)));
         }
+        let change = |words: &[&str], word: &'static str| [words, &[word]].concat().join(" and ");
+        if config.optim.moments_on == MomentsOn::Device {
+            let mut config = config.clone();
+            config.optim.moments_on = MomentsOn::Host;
+            found.push((change(&words, "optim.moments_on = \"host\""), self.demand(&config)));
+        }
         if config.optim.moments != Moments::Eight {
             config.optim.moments = Moments::Eight;
-            words.push("optim.moments = \"8bit\"");
-            found.push((words.join(" and "), self.demand(&config)));
+            found.push((change(&words, "optim.moments = \"8bit\""), self.demand(&config)));
         }
         found
     }

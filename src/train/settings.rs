@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// Pace of output and of the machine; the length of the run, which may grow; and paths, whose content is bound instead: see
 /// [`binding`](super::binding).
-const FREE: [&str; 20] = [
+const FREE: [&str; 21] = [
     "cache.dir",
     "data.eval",
     "data.on_error",
@@ -25,6 +25,7 @@ const FREE: [&str; 20] = [
     "train.keep_checkpoints",
     "train.log_every",
     "train.recompute",
+    "optim.moments_on",
     "train.save_best",
     "train.save_every",
     "train.save_minutes",

@@ -1,5 +1,6 @@
 // Stands in for libcuda in tests: memory is the process's own. Launches are printed instead of run, unless the test gives a
-// function that runs them: then nothing queued is done before somebody waits for it, and not more than he waits for.
+// function that runs them: then nothing queued is done before somebody waits for it, and not more than he waits for, on each
+// stream by itself. With FAKE_CUDA_COPIES=early what is queued on any stream but the first is done as soon as it may be.
 // FAKE_CUDA picks what goes wrong: no_device, zero, old, bad_launch, bad_kernel, bad_image. FAKE_CUDA_CAPABILITY,
 // FAKE_CUDA_SMS and FAKE_CUDA_SMEM say which GPU it is.
 #include <stdio.h>
@@ -16,18 +17,24 @@ static int mode(const char *name) {
 static int launches;
 static void *current;
 
-// ---- what is queued, on the one stream there is
+// ---- what is queued, by stream
 
+typedef struct Stream Stream;
+
+// A record is done when those before it on its stream are. An event that is destroyed lives on while something queued names it.
 typedef struct {
-    int pending;
+    int recorded, done, names, destroyed;
+    Stream *stream;
 } Event;
 
 typedef struct Work {
-    enum { kCopy, kMove, kFill, kRelease, kRecord, kLaunch } kind;
+    enum { kCopy, kMove, kFill, kRelease, kRecord, kWait, kLaunch } kind;
     void *to;
     const void *from;
     size_t bytes;
     int value;
+    // Which of the event's records is made or waited for.
+    int record;
     Event *event;
     void *launch;
     const char *function;
@@ -40,7 +47,12 @@ typedef struct {
     int count, invalid;
 } Graph;
 
-static Work *first, **end = &first;
+// Streams are kept when they are destroyed: events remember theirs.
+struct Stream {
+    Work *first, **end;
+    Stream *older;
+};
+static Stream *newest;
 // What is captured, if anything is: what comes from or goes to the host, and memory, has no place in it.
 static Graph *capturing;
 static int graph_launches, graphs_made;
@@ -50,6 +62,8 @@ static void *(*capture)(const char *kernel, const unsigned *config, void **param
 static void (*run)(void *launch);
 // Most work that was queued behind what somebody waited for.
 static int most_behind;
+// Times that work on a stream waited for another stream's.
+static int waits_across;
 
 // Takes a launch's arguments, and runs it later.
 void fake_cuda_runner(void *(*take)(const char *, const unsigned *, void **), void (*go)(void *)) {
@@ -57,6 +71,7 @@ void fake_cuda_runner(void *(*take)(const char *, const unsigned *, void **), vo
     run = go;
 }
 int fake_cuda_most_behind(void) { return most_behind; }
+int fake_cuda_waits_across(void) { return waits_across; }
 int fake_cuda_graph_launches(void) { return graph_launches; }
 int fake_cuda_graphs_made(void) { return graphs_made; }
 int fake_cuda_launches_changed(void) { return launches_changed; }
@@ -68,12 +83,19 @@ static void do_work(const Work *work) {
         case kCopy: memcpy(work->to, work->from, work->bytes); break;
         case kFill: memset(work->to, work->value, work->bytes); break;
         case kRelease: memset(work->to, 0xff, work->bytes); free((char *)work->to - 256); break;
-        case kRecord: --work->event->pending; break;
+        case kRecord: work->event->done = work->record; break;
+        case kWait: break;
         case kLaunch: if (run) run(work->launch); break;
     }
 }
 
-static int queue(Work work) {
+static void go_ahead(void);
+
+static void let_go(Event *event) {
+    if (event->destroyed && !event->names) free(event);
+}
+
+static int queue(Stream *stream, Work work) {
     if (capturing) {
         if (work.kind != kLaunch && work.kind != kFill && work.kind != kMove) capturing->invalid = 1;
         *capturing->end = malloc(sizeof work);
@@ -83,28 +105,60 @@ static int queue(Work work) {
         ++capturing->count;
         return 0;
     }
+    if (work.event) ++work.event->names;
     if (!run) {
         do_work(&work);
+        if (work.event) --work.event->names;
         return 0;
     }
-    *end = malloc(sizeof work);
-    **end = work;
-    end = &(*end)->next;
-    *end = NULL;
+    *stream->end = malloc(sizeof work);
+    **stream->end = work;
+    stream->end = &(*stream->end)->next;
+    *stream->end = NULL;
+    go_ahead();
     return 0;
 }
 
-static void wait_for(const Event *event) {
-    if (capturing) capturing->invalid = 1;
-    while (first && (!event || event->pending)) {
-        Work *work = first;
-        first = work->next;
-        if (!first) end = &first;
-        do_work(work);
-        free(work);
+static void do_first(Stream *stream) {
+    Work *work = stream->first;
+    stream->first = work->next;
+    if (!stream->first) stream->end = &stream->first;
+    do_work(work);
+    if (work->event) --work->event->names, let_go(work->event);
+    free(work);
+}
+
+static int is_blocked(const Work *work) { return work->kind == kWait && work->event->done < work->record; }
+
+// Does what may be done early.
+static void go_ahead(void) {
+    const char *copies = getenv("FAKE_CUDA_COPIES");
+    if (!copies || strcmp(copies, "early")) return;
+    for (int moved = 1; moved;) {
+        moved = 0;
+        for (Stream *stream = newest; stream && stream->older; stream = stream->older)
+            for (; stream->first && !is_blocked(stream->first); moved = 1) do_first(stream);
     }
+}
+
+// Does what is queued on a stream, to the record of an event that is wanted or to the end; and of other streams what it waits for.
+static void work_off(Stream *stream, const Event *event, int record) {
+    while (stream->first && (!event || event->done < record)) {
+        if (is_blocked(stream->first)) {
+            ++waits_across;
+            work_off(stream->first->event->stream, stream->first->event, stream->first->record);
+        }
+        do_first(stream);
+        go_ahead();
+    }
+}
+
+static void wait_for(Stream *stream, const Event *event) {
+    if (capturing) capturing->invalid = 1;
+    if (!stream) return;
+    work_off(stream, event, event ? event->recorded : 0);
     int behind = 0;
-    for (Work *work = first; work; work = work->next) behind += work->kind == kLaunch;
+    for (Work *work = stream->first; work; work = work->next) behind += work->kind == kLaunch;
     if (behind > most_behind) most_behind = behind;
 }
 
@@ -161,23 +215,42 @@ int cuCtxSetCurrent(void *context) { current = context; return 0; }
 int cuGetErrorName(int error, const char **text) { *text = "NAME"; return 0; }
 int cuGetErrorString(int error, const char **text) { *text = "the driver's words"; return 0; }
 
-int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return 0; }
-int cuStreamDestroy_v2(void *stream) { free(stream); return 0; }
+int cuStreamCreate(void **stream, unsigned flags) {
+    Stream *made = calloc(1, sizeof *made);
+    made->end = &made->first;
+    made->older = newest;
+    newest = *stream = made;
+    return 0;
+}
+// What is queued is still done.
+int cuStreamDestroy_v2(void *stream) {
+    wait_for(stream, NULL);
+    return 0;
+}
 int cuStreamSynchronize(void *stream) {
-    wait_for(NULL);
+    wait_for(stream, NULL);
     return mode("bad_kernel") && launches ? 700 : 0;
 }
 int cuEventCreate(void **event, unsigned flags) { *event = calloc(1, sizeof(Event)); return 0; }
-int cuEventDestroy_v2(void *event) { wait_for(event); free(event); return 0; }
+int cuEventDestroy_v2(void *event) {
+    ((Event *)event)->destroyed = 1;
+    let_go(event);
+    return 0;
+}
 int cuEventRecord(void *event, void *stream) {
-    ++((Event *)event)->pending;
-    return queue((Work){.kind = kRecord, .event = event});
+    Event *own = event;
+    own->stream = stream;
+    return queue(stream, (Work){.kind = kRecord, .event = own, .record = ++own->recorded});
+}
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    Event *other = event;
+    return queue(stream, (Work){.kind = kWait, .event = other, .record = other->recorded});
 }
 int cuEventSynchronize(void *event) {
-    wait_for(event);
+    wait_for(((Event *)event)->stream, event);
     return mode("bad_kernel") && launches ? 700 : 0;
 }
-int cuEventQuery(void *event) { return ((Event *)event)->pending ? 600 : 0; }
+int cuEventQuery(void *event) { return ((Event *)event)->done < ((Event *)event)->recorded ? 600 : 0; }
 int cuEventElapsedTime_v2(float *ms, void *start, void *end) { *ms = 1.5f; return 0; }
 
 // The size stands before what is handed out. New memory, like released memory, is full of NaN.
@@ -190,15 +263,16 @@ static int allocate(Address *address, size_t bytes) {
     *address = (Address)(memory + 256);
     return 0;
 }
-static int release(Address address) {
+static int release(Stream *stream, Address address) {
     if (!run) printf("free\n");
     char *memory = (char *)address;
-    return queue((Work){.kind = kRelease, .to = memory, .bytes = *(size_t *)(memory - 256)});
+    return queue(stream, (Work){.kind = kRelease, .to = memory, .bytes = *(size_t *)(memory - 256)});
 }
 int cuMemAlloc_v2(Address *address, size_t bytes) { return allocate(address, bytes); }
-int cuMemFree_v2(Address address) { return release(address); }
+// For devices without memory pools, which this one is not.
+int cuMemFree_v2(Address address) { return 801; }
 int cuMemAllocAsync(Address *address, size_t bytes, void *stream) { return allocate(address, bytes); }
-int cuMemFreeAsync(Address address, void *stream) { return release(address); }
+int cuMemFreeAsync(Address address, void *stream) { return release(stream, address); }
 int cuDeviceGetDefaultMemPool(void **pool, int device) { *pool = &launches; return 0; }
 int cuMemPoolSetAttribute(void *pool, int which, void *value) {
     printf("pool attribute %d = %llx\n", which, *(unsigned long long *)value);
@@ -217,16 +291,16 @@ int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
 int cuMemFreeHost(void *address) { free(address); return 0; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = 5ull << 30; *total = 8ull << 30; return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
-    return queue((Work){.kind = kCopy, .to = (void *)to, .from = from, .bytes = bytes});
+    return queue(stream, (Work){.kind = kCopy, .to = (void *)to, .from = from, .bytes = bytes});
 }
 int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
-    return queue((Work){.kind = kCopy, .to = to, .from = (void *)from, .bytes = bytes});
+    return queue(stream, (Work){.kind = kCopy, .to = to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
-    return queue((Work){.kind = kMove, .to = (void *)to, .from = (void *)from, .bytes = bytes});
+    return queue(stream, (Work){.kind = kMove, .to = (void *)to, .from = (void *)from, .bytes = bytes});
 }
 int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
-    return queue((Work){.kind = kFill, .to = (void *)to, .bytes = bytes, .value = value});
+    return queue(stream, (Work){.kind = kFill, .to = (void *)to, .bytes = bytes, .value = value});
 }
 
 // Machine code begins like any ELF file, PTX with a comment; both must be where the program says.
@@ -314,7 +388,7 @@ int cuGraphExecUpdate_v2(void *executable, void *graph, void *info) {
 // A launch's arguments belong to the stream's work: a graph that ran is updated before it runs again.
 int cuGraphLaunch(void *executable, void *stream) {
     ++graph_launches;
-    for (Work *work = ((Graph *)executable)->first; work; work = work->next) queue(*work);
+    for (Work *work = ((Graph *)executable)->first; work; work = work->next) queue(stream, *work);
     return 0;
 }
 int cuGraphDestroy(void *graph) { forget(graph); return 0; }
@@ -325,11 +399,11 @@ int cuLaunchKernelEx(const Config *config, void *function, void **params, void *
     if (mode("bad_launch")) return 1;
     ++launches;
     if (run || capturing)
-        return queue((Work){.kind = kLaunch,
-                            .launch = run ? capture(function, config->grid, params) : NULL,
-                            .function = function,
-                            .block = {config->block[0], config->block[1], config->block[2]},
-                            .smem_bytes = config->smem_bytes});
+        return queue(config->stream, (Work){.kind = kLaunch,
+                                            .launch = run ? capture(function, config->grid, params) : NULL,
+                                            .function = function,
+                                            .block = {config->block[0], config->block[1], config->block[2]},
+                                            .smem_bytes = config->smem_bytes});
     printf("launch %s grid %u,%u,%u block %u,%u,%u smem %u attributes %u\n", (char *)function, config->grid[0],
            config->grid[1], config->grid[2], config->block[0], config->block[1], config->block[2], config->smem_bytes,
            config->attribute_count);

@@ -90,9 +90,18 @@ fn symbol(name: &str) -> *mut c_void {
     found
 }
 
-fn counter(name: &str) -> extern "C" fn() -> c_int {
+pub(super) fn counter(name: &str) -> extern "C" fn() -> c_int {
     // SAFETY: the stand-in's counters have this type.
     unsafe { std::mem::transmute(symbol(&format!("fake_cuda_{name}"))) }
+}
+
+/// In the child: from now on launches are run, when somebody waits for them.
+pub(super) fn run_launches() {
+    // SAFETY: these are the types in fake_driver.c.
+    let give_runner = unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner"))
+    };
+    give_runner(capture as *const c_void, run as *const c_void);
 }
 
 /// In the child: the model's list of kernels has every launch so far that took much shared memory.
@@ -109,13 +118,9 @@ fn check_large_launches(config: &ModelConfig, precision: DType) {
 /// In the child: the same run on the host device with emulated kernels and through the stand-in.
 pub fn train() {
     let hopper = env::var("FAKE_CUDA_CAPABILITY").unwrap() == "9.0";
-    // SAFETY: these are the types in fake_driver.c.
-    let give_runner = unsafe {
-        std::mem::transmute::<*mut c_void, extern "C" fn(*const c_void, *const c_void)>(symbol("fake_cuda_runner"))
-    };
     let [most_behind, graph_launches, graphs_made] = ["most_behind", "graph_launches", "graphs_made"].map(counter);
     let [launches_changed, loaded_late] = ["launches_changed", "loaded_late"].map(counter);
-    give_runner(capture as *const c_void, run as *const c_void);
+    run_launches();
     let fixture = Fixture::new();
     // Heads that attention on Hopper's units takes, or larger ones.
     let head_dim = env::var("HEAD_DIM").map_or(64, |text| text.parse().unwrap());

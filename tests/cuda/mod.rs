@@ -1,6 +1,7 @@
 //! The GPU device against a stand-in for the driver: refusals, arguments, errors. What only a GPU can show is not here.
 
 mod late;
+mod streams;
 
 use std::{
     env, fs,
@@ -65,6 +66,11 @@ fn in_child() {
         "big launch" => big_launch(),
         "train late" => late::train(),
         "graphs" => late::graphs(),
+        "streams" => streams::orders(),
+        "moments" => {
+            late::run_launches();
+            crate::optim::moments_beside_the_work();
+        }
         "shared memory" => late::shared_memory(),
         other => panic!("scenario {other}"),
     }
@@ -320,7 +326,7 @@ fn doctor_tells_what_there_is() {
     let Some(()) = fake_driver(folder.path(), &[]) else { return };
     let gpu = "\ndriver:     for CUDA 13.0\ncuda:0      Fake GPU (cuda:0, compute capability 9.0, 132 SMs, 8.0 GiB): ";
     let text = doctor(Some(folder.path()), "");
-    assert!(text.contains(&format!("{gpu}loads all {} kernels\n", kernels::ALL.len())), "{text}");
+    assert!(text.contains(&format!("{gpu}loads all {} kernels; copies ", kernels::ALL.len())), "{text}");
     let text = doctor(Some(folder.path()), "bad_image");
     assert!(text.contains(&format!("{gpu}cannot run: kernels/")), "{text}");
 }

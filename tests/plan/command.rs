@@ -48,6 +48,28 @@ fn budgets_of_released_models() {
     insta::assert_snapshot!(all);
 }
 
+/// What the host's memory takes, and what that costs; and a remedy where it is not asked for.
+#[test]
+fn moments_of_the_host() {
+    let model = ["--model", "llama-3-8b", "--device-memory", "82.0GB", "--set", "batch.tokens=4096"];
+    let there = ["--set", "optim.moments_on=host"];
+    let (found, _) = json(&[&model[..], &there].concat());
+    // Two moments of 4 bytes of 8,030,261,248 parameters.
+    assert_eq!(found["host_bytes"], 64_242_089_984_u64);
+    assert!((found["link_seconds"].as_f64().unwrap() - 64.242e9 / 50e9).abs() < 1e-3);
+    let said = text(&[&model[..], &there].concat());
+    assert!(
+        said.contains("moments: 64.2 GB of the host's memory; an update copies them in and out, 1.28 s at 50 GB/s"),
+        "{said}"
+    );
+    let (without, _) = json(&model);
+    assert_eq!(without["host_bytes"], 0);
+    // Three windows in the place of the moments, and a count of 40 bytes for each of 1915 pieces instead of one for all.
+    let state = |found: &Value| found["parts"]["optimizer_state"].as_u64().unwrap();
+    assert_eq!(state(&without) - state(&found), 64_242_089_984 - 3 * (32 << 20) - 40 * (1915 - 1));
+    assert!(text(&model).contains("optim.moments_on = \"host\": "), "{}", text(&model));
+}
+
 #[test]
 fn numbers_for_programs() {
     let args = ["--model", "llama-3.2-3b", "--device-memory", "62GB", "--set", "batch.tokens=8192"];

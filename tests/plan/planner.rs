@@ -20,6 +20,7 @@ fn demand<'a>(shape: &'a ModelConfig, device: &'a Device) -> Demand<'a> {
         device,
         gradients: DType::F32,
         remembered,
+        on_host: 0,
         distributions: false,
         beside: false,
     }

@@ -171,6 +171,9 @@ impl<'a> Foreign<'a> {
             Some((here, words)) => {
                 self.take(name);
                 self.draft.set("optim.name", here, format!("`{name}` \"{there}\" there{words}"));
+                if here == "adamw" && there.contains("8bit") {
+                    self.draft.set("optim.moments", "8bit", "of another format than bitsandbytes'");
+                }
             }
             None => self.leave(name, "the optimizers are adamw and rmsprop: adamw stands in"),
         }

@@ -33,9 +33,10 @@ pub(super) fn optimizer(there: &str) -> Option<(&'static str, &'static str)> {
         "rmsprop" => Some(("rmsprop", "")),
         "rmsprop_bnb" | "rmsprop_bnb_8bit" | "rmsprop_bnb_32bit" => Some(("rmsprop", ": its state is f32 here")),
         "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw_apex_fused" | "adamw" => Some(("adamw", "")),
-        _ if there.contains("adamw") && (there.contains("bit") || there.starts_with("paged")) => {
-            Some(("adamw", ": moments are f32 here, and not paged"))
+        _ if there.contains("adamw") && there.starts_with("paged") => {
+            Some(("adamw", ": nothing is paged here; optim.moments_on = \"host\" keeps moments in the host's memory"))
         }
+        _ if there.contains("adamw") && there.contains("bit") => Some(("adamw", "")),
         _ => None,
     }
 }

@@ -1,19 +1,20 @@
 //! GPUs through the CUDA driver, loaded at run time.
 //!
-//! Owns one stream, its memory and its launches; every copy, launch and release is ordered on that stream. Contexts and
-//! loaded kernels are shared by all devices of a process that name the same GPU.
+//! Owns one stream, its memory and its launches; every copy, launch and release is ordered on that stream, but for copies from
+//! and to page-locked memory of a caller, which have streams of their own. Contexts and loaded kernels are shared by all devices of a process that name the same GPU.
 
 pub mod driver;
 mod graph;
 pub mod images;
 mod modules;
 mod peak;
+mod pinned;
 mod staging;
 
 use std::{
     ffi::c_void,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -31,6 +32,8 @@ pub use driver::{GpuInfo, NoGpu};
 use graph::{Capture, Graphs, Node};
 pub use images::{Cubin, CubinTable, EMBEDDED};
 use modules::Gpu;
+use pinned::Copies;
+pub use pinned::CudaPinned;
 use staging::{Slot, Staging};
 
 /// How a GPU is driven.
@@ -54,6 +57,8 @@ pub struct CudaDevice {
 struct Inner {
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
+    /// `None` if the driver refused them.
+    copies: OnceLock<Option<Copies>>,
     staging: Mutex<Staging>,
     graphs: Mutex<Graphs>,
     /// While a graph is captured.
@@ -156,6 +161,7 @@ impl CudaDevice {
         let inner = Inner {
             gpu,
             stream,
+            copies: OnceLock::new(),
             staging: Mutex::new(Staging::new()),
             graphs: Mutex::default(),
             capture: Mutex::default(),
@@ -371,15 +377,12 @@ impl CudaDevice {
         Ok(TensorMap(map.opaque))
     }
 
-    /// Waits until everything launched has ended.
+    /// Waits until everything launched and every copy has ended.
     ///
     /// # Errors
     /// Something launched failed.
     pub fn synchronize(&self) -> Result<()> {
-        let done = self.inner.bind().and_then(|()| {
-            // SAFETY: the stream is this device's own.
-            unsafe { result::stream::synchronize(self.inner.stream.cu_stream()) }.map_err(explain)
-        });
+        let done = self.inner.bind().and_then(|()| self.inner.wait_for_all().map_err(explain));
         let why = self.inner.suspects();
         let mut unchecked = self.inner.unchecked();
         let launches = unchecked.launches;

@@ -2,7 +2,7 @@
 //! and the copy is queued, so that an index table of the next micro-batch does not wait for the kernels of the one before. A
 //! copy from the GPU is queued too, and waited for when its bytes are wanted, while what was launched after it runs on.
 //!
-//! Copies stay on the device's one stream. A second stream for them was not worth its events: a micro-batch's tables are less
+//! These copies stay on the work's stream. A second stream for them was not worth its events: a micro-batch's tables are less
 //! than a megabyte, some 40 microseconds of a link, beside tens of milliseconds of kernels.
 
 use std::{ffi::c_void, sync::Arc};
