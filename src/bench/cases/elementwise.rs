@@ -1,22 +1,30 @@
 //! Kernels whose roof is memory.
 
+use anyhow::Result;
+use half::bf16;
+
 use crate::{
-    device::{DType, Float},
+    device::{Buffer, DType, Device, Float},
     forest::Forest,
     loss::{Groups, Loss, Outputs, Shape, Step},
     ops::{
-        adamw, bias, embedding, geglu, gelu, grad_norm, layernorm, lerp, loss_batch,
+        adamw,
+        adamw_8bit::{self, BLOCK, Moments},
+        adamw_bf16, bias, embedding, geglu, gelu, grad_norm, layernorm, lerp, loss_batch,
         loss_rows::RowInputs,
         residual,
         rmsnorm::{self, RmsNorm},
         rope::{self, Heads, Rotary},
         swiglu,
     },
+    rng::Draw,
 };
 
 use super::{Case, Size, bytes, filled};
 
 const EPS: f32 = 1e-5;
+/// What the roundings of an update are drawn by.
+const DRAW: Draw = Draw { seed: 1, number: 10 };
 
 pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
     let mut cases = vec![
@@ -38,6 +46,8 @@ pub fn cases<T: Float>(size: &Size) -> Vec<Case> {
         residual_add::<T>(size),
         lerp_by::<T>(size),
         adamw_step::<T>(size),
+        adamw_bf16_step::<T>(size),
+        adamw_8bit_step::<T>(size),
     ];
     if T::DTYPE == DType::F32 {
         // f32 whatever the model's type is.
@@ -303,26 +313,69 @@ fn norm(size: &Size) -> Case {
     })
 }
 
+/// What a step of AdamW reads and writes beside moments.
+struct Update<T, G> {
+    params: Buffer<T>,
+    low: Buffer<u16>,
+    grads: Buffer<G>,
+    stats: Buffer<f32>,
+    progress: Buffer<f64>,
+}
+
+const HYPER: adamw::Hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+
+impl<T: Float, G: Float> Update<T, G> {
+    fn new(device: &Device, elements: usize) -> Result<Self> {
+        Ok(Self {
+            params: filled(device, elements, 1.0)?,
+            low: device.zeros(if T::DTYPE == DType::F32 { 0 } else { elements })?,
+            grads: filled(device, elements, 1.0)?,
+            stats: device.upload(&[1.0f32, 1.0, 1.0])?,
+            progress: device.upload(&adamw::progress(9, HYPER.beta1, HYPER.beta2))?,
+        })
+    }
+
+    fn tensors(&self) -> adamw::Tensors<'_, T, G> {
+        let Self { params, low, grads, stats, progress } = self;
+        adamw::Tensors { params, low, grads, stats, progress, decay_elements: params.len() / 2 }
+    }
+
+    /// Bytes moved beside moments: masters, of which bf16 weights are a half, are read and written, gradients are read.
+    fn moved(elements: usize) -> f64 {
+        2.0 * bytes::<f32>(elements) + bytes::<G>(elements)
+    }
+}
+
 fn adamw_step<T: Float>(size: &Size) -> Case {
     let elements = size.parameters;
-    // Masters, of which bf16 weights are a half, and both moments are read and written, gradients are read.
-    let moved = 7.0 * bytes::<f32>(elements);
+    let moved = Update::<T, f32>::moved(elements) + 4.0 * bytes::<f32>(elements);
     Case::new::<T>("adamw_step", format!("{elements}"), 14.0 * elements as f64, moved, move |device| {
-        let params = filled::<T>(device, elements, 1.0)?;
-        let low = device.zeros(if T::DTYPE == DType::F32 { 0 } else { elements })?;
-        let (m, v, grads) = (device.zeros(elements)?, device.zeros(elements)?, filled::<f32>(device, elements, 1.0)?);
-        let (stats, progress) = (device.upload(&[1.0f32, 1.0, 1.0])?, device.upload(&adamw::progress(9, 0.9, 0.95))?);
-        Ok(Box::new(move |device| {
-            let hyper = adamw::Hyper { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
-            let tensors = adamw::Tensors {
-                params: &params,
-                low: &low,
-                grads: &grads,
-                stats: &stats,
-                progress: &progress,
-                decay_elements: elements / 2,
-            };
-            adamw::step(device, &tensors, [&m, &v], hyper)
-        }))
+        let update = Update::<T, f32>::new(device, elements)?;
+        let (m, v) = (device.zeros(elements)?, device.zeros(elements)?);
+        Ok(Box::new(move |device| adamw::step(device, &update.tensors(), [&m, &v], HYPER)))
+    })
+}
+
+/// Moments in bf16.
+fn adamw_bf16_step<T: Float>(size: &Size) -> Case {
+    let elements = size.parameters;
+    let moved = Update::<T, f32>::moved(elements) + 4.0 * bytes::<bf16>(elements);
+    Case::new::<T>("adamw_bf16_step", format!("{elements}"), 14.0 * elements as f64, moved, move |device| {
+        let update = Update::<T, f32>::new(device, elements)?;
+        let (m, v) = (device.zeros(elements)?, device.zeros(elements)?);
+        Ok(Box::new(move |device| adamw_bf16::step(device, &update.tensors(), [&m, &v], HYPER, DRAW, 0)))
+    })
+}
+
+/// Moments in eight bits and gradients in bf16: 14 bytes a parameter.
+fn adamw_8bit_step<T: Float>(size: &Size) -> Case {
+    let (elements, blocks) = (size.parameters, size.parameters.div_ceil(BLOCK));
+    let moved = Update::<T, bf16>::moved(elements) + 4.0 * bytes::<u8>(elements + blocks);
+    let shape = format!("{elements}, gradients in bf16");
+    Case::new::<T>("adamw_8bit_step", shape, 14.0 * elements as f64, moved, move |device| {
+        let update = Update::<T, bf16>::new(device, elements)?;
+        let (codes, exponents) = (|| device.zeros(elements), || device.zeros(blocks));
+        let moments = Moments { m: codes()?, v: codes()?, m_exponents: exponents()?, v_exponents: exponents()? };
+        Ok(Box::new(move |device| adamw_8bit::step(device, &update.tensors(), &moments, HYPER, DRAW, 0)))
     })
 }
