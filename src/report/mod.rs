@@ -26,6 +26,7 @@ pub mod summary;
 pub mod terminal;
 #[cfg(feature = "figures")]
 mod thin;
+mod watch;
 
 /// The resolved configuration in a run's folder.
 pub const CONFIG: &str = "config.toml";

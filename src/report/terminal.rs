@@ -20,7 +20,7 @@ use rustix::{
     termios::tcgetwinsize,
 };
 
-use super::bar;
+use super::{bar, watch::Watch};
 use crate::{escape::visible, units::duration};
 
 /// Where there is no bar, a long phase says a line at least this often.
@@ -124,12 +124,16 @@ pub struct Terminal {
     started: Cell<(u64, Instant)>,
     /// Whether an estimate was given.
     estimated: Cell<bool>,
+    /// Where there is no bar, what says that a long piece goes on.
+    watch: Option<Watch>,
 }
 
 impl Terminal {
     /// Steps `first..total` are to be run; every `log_every` steps a line is due.
     pub fn new(first: u64, total: u64, log_every: u64) -> Self {
-        Self { first, total, log_every, started: Cell::new((first, Instant::now())), estimated: Cell::new(false) }
+        let (started, estimated) = (Cell::new((first, Instant::now())), Cell::new(false));
+        let watch = (!has_bar()).then(|| Watch::new(PLAIN_EVERY, || screen().silence(), |line| say(&line)));
+        Self { first, total, log_every, started, estimated, watch }
     }
 
     /// The first step begins: what came before says nothing about the pace.
@@ -144,6 +148,7 @@ impl Terminal {
 
     /// Shows that step `step` (counted from 1) ended.
     pub fn step(&self, step: u64, summary: &str) {
+        self.watch(&format!("step {step}/{} is done", self.total));
         let opening = step == self.first + 1;
         // The first step is looked at closely, and slower than those that follow: its pace counts where no better one comes soon.
         let known = !opening || step == self.total || self.started.get().1.elapsed() > LONG;
@@ -168,12 +173,18 @@ impl Terminal {
             return screen().draw(bar::line(width(), [position, self.total], left, message));
         }
         let early = !self.estimated.get() && left.is_some_and(|left| left > LONG);
+        let share = 100.0 * position as f64 / self.total.max(1) as f64;
+        self.watch(&format!("{message}: {share:.0} % done"));
         if position < self.total && (early || screen().silence() > PLAIN_EVERY) {
             self.estimated.set(true);
-            let share = 100.0 * position as f64 / self.total.max(1) as f64;
             let left = left.map_or(String::new(), |left| format!(", about {} left", duration(left)));
             say(&format!("{message}: {share:.0} % done{left}"));
         }
+    }
+
+    /// Notes how far the work is, for a line while the next piece takes long.
+    fn watch(&self, done: &str) {
+        self.watch.iter().for_each(|watch| watch.note(done));
     }
 
     /// By the pace so far.
