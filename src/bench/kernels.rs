@@ -58,7 +58,7 @@ struct Gpu<'a> {
     device: &'a Device,
     /// The same GPU by its portable kernels, where it has others.
     portable: Option<Device>,
-    library: Option<Library>,
+    vendor: Option<Library>,
     flush: Flush,
     /// Bytes a second.
     bandwidth: f64,
@@ -92,7 +92,7 @@ impl<'a> Gpu<'a> {
             None => measured_bandwidth(device)?,
         };
         row!("roof: {:.0} GB/s", bandwidth / 1e9);
-        let library = match Library::open(device) {
+        let vendor = match Library::open(device) {
             Ok(library) => Some(library),
             Err(why) => {
                 row!("no library to compare with: {why:#}");
@@ -102,7 +102,7 @@ impl<'a> Gpu<'a> {
         let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
         let portable = CudaOptions { portable: true, ..CudaOptions::default() };
         let portable = (device.arch() == Arch::Sm90).then(|| Device::cuda_with(ordinal, portable)).transpose()?;
-        Ok(Self { device, portable, library, flush: Flush::new(device)?, bandwidth })
+        Ok(Self { device, portable, vendor, flush: Flush::new(device)?, bandwidth })
     }
 
     fn time(&self, case: Case) -> Result<Timed> {
@@ -120,7 +120,7 @@ impl<'a> Gpu<'a> {
         };
         let mut ours = of(self.device, &prepared.run)?;
         let mut vendor = None;
-        if let (Some(library), Some(product)) = (&self.library, &prepared.product) {
+        if let (Some(library), Some(product)) = (&self.vendor, &prepared.product) {
             // In turn, so that both see the same clocks.
             vendor = Some(median(of(self.device, &plan(library, product)?)?));
             ours.extend(of(self.device, &prepared.run)?);

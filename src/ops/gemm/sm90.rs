@@ -297,12 +297,7 @@ pub(super) fn run_narrow(
     let [a_map, b_map] = &operand_maps(device, plan.tile, gemm, a, b)?;
     let d_map = &panel_map(device, d, [gemm.m, gemm.n], gemm.ldd)?;
     let [rows, columns] = plan.tile.sides();
-    let slices_map = &match (plan.splits, workspace) {
-        (2.., Some(workspace)) => {
-            panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)?
-        }
-        _ => *d_map,
-    };
+    let slices_map = &slices_map(device, plan, gemm, workspace, d_map)?;
     let launch = match plan.tile {
         Tile::M128N256 => kernel::gemm_tn_128x256_narrow_bf16,
         Tile::M256N128 => kernel::gemm_tn_256x128_narrow_bf16,
@@ -356,6 +351,23 @@ pub(super) fn run_narrow(
             first,
         }
         .launch(device, at)
+    }
+}
+
+/// Where the parts of split sums go; without any the map of D stands in, which nothing is then written by.
+fn slices_map(
+    device: &Device,
+    plan: &Plan,
+    gemm: &Gemm,
+    workspace: Option<&Buffer<f32>>,
+    d_map: &TensorMap,
+) -> Result<TensorMap> {
+    let [rows, columns] = plan.tile.sides();
+    match (plan.splits, workspace) {
+        (2.., Some(workspace)) => {
+            panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)
+        }
+        _ => Ok(*d_map),
     }
 }
 
@@ -447,10 +459,7 @@ unsafe fn launch_split(
     };
     let ([rows, columns], accumulate) = (plan.tile.sides(), i32::from(gemm.accumulate));
     let [whole, splits] = [plan.whole, plan.splits].map(|x| x as i32);
-    let slices_map = match plan.splits {
-        1 => *d_map,
-        _ => panel_map(device, workspace, [plan.slices(gemm) * CLUSTER_CTAS * rows, columns], columns)?,
-    };
+    let slices_map = slices_map(device, plan, gemm, Some(workspace), d_map)?;
     let args = kernel::GemmTnWideBf16 {
         d_map,
         slices_map: &slices_map,
